@@ -1,0 +1,2 @@
+//! Benchmarks, each with its floor in the same run.
+fn main() {}

@@ -1,0 +1,19 @@
+//! The contract of the feature store, both ends of its wire.
+//!
+//! | file | holds |
+//! |---|---|
+//! | [`service`] | [`FeatureStore`], the trait callers hold and the service implements |
+//! | [`wire`] | the types that travel |
+//! | [`error`] | [`FeatureStoreError`] |
+//! | [`server`] | the router that serves any [`FeatureStore`] over HTTP, and its OpenAPI document |
+//! | [`client`] | the [`FeatureStore`] that calls such a router |
+
+pub mod client;
+pub mod error;
+pub mod server;
+pub mod service;
+pub mod wire;
+
+pub use client::FeatureStoreClient;
+pub use error::FeatureStoreError;
+pub use service::FeatureStore;

@@ -1,0 +1,58 @@
+//! What the feature store promises.
+
+use crate::error::FeatureStoreError;
+use crate::wire::{
+    Applied, DefinitionFiles, DefinitionHistory, Delivery, FeatureBatch, OfflineTable, PartitionPosition, Plan,
+    ReadRequest, WriteReceipt,
+};
+use async_trait::async_trait;
+use ondol_vocabulary::Snapshot;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// The feature store: registry of definitions, write path, online reads, offline tables.
+///
+/// Callers hold `Arc<dyn FeatureStore>` and can't tell a local one from a remote one. Dropping a future abandons the
+/// wait, not the work: a write that was sent may still be applied, and repeating it changes nothing.
+#[async_trait]
+pub trait FeatureStore: Send + Sync + 'static {
+    /// What applying `files` would change. Changes nothing.
+    async fn plan(&self, files: DefinitionFiles) -> Result<Plan, FeatureStoreError>;
+
+    /// Makes `files` the definitions in force: changed ones become new immutable versions. Atomic and idempotent:
+    /// applying the same files again changes nothing. New view versions start in state `provisioning`; the result
+    /// returns before they are active.
+    async fn apply(&self, files: DefinitionFiles) -> Result<Applied, FeatureStoreError>;
+
+    /// The definitions in force.
+    async fn snapshot(&self) -> Result<Arc<Snapshot>, FeatureStoreError>;
+
+    /// Waits until the snapshot's version exceeds `after`, at most `wait`; then the snapshot in force, changed or not.
+    async fn next_snapshot(&self, after: u64, wait: Duration) -> Result<Arc<Snapshot>, FeatureStoreError>;
+
+    /// Every version of the source, view or model called `name`, newest first.
+    async fn history(&self, name: &str) -> Result<DefinitionHistory, FeatureStoreError>;
+
+    /// Marks a view version that reads a table as provisioned, so that it serves from now on. Idempotent. (Views over
+    /// streams are bootstrapped from the log and activated by the store itself.)
+    async fn activate(&self, view_id: u32) -> Result<(), FeatureStoreError>;
+
+    /// Where ingest must resume each partition of `source`: the first offset that is not yet in the committed log.
+    /// A partition that is not listed starts at its beginning.
+    async fn resume(&self, source: &str, generation: &str) -> Result<Vec<PartitionPosition>, FeatureStoreError>;
+
+    /// Takes decoded events. When it returns, they are visible to online reads; they are durable once a receipt's
+    /// `durable` positions have passed them. Repeating a delivery, in whole or in part, changes nothing. A delivery
+    /// that would leave a gap after what the store holds is refused with [`FeatureStoreError::Gap`]: resume from the
+    /// position it names.
+    async fn write(&self, delivery: Delivery) -> Result<WriteReceipt, FeatureStoreError>;
+
+    /// Commits everything that was written for `source` to its offline table.
+    async fn flush(&self, source: &str) -> Result<WriteReceipt, FeatureStoreError>;
+
+    /// Reads features of a batch of entities in one round trip to the online store.
+    async fn read(&self, request: ReadRequest) -> Result<FeatureBatch, FeatureStoreError>;
+
+    /// The offline tables, readable by any Delta reader.
+    async fn tables(&self) -> Result<Vec<OfflineTable>, FeatureStoreError>;
+}

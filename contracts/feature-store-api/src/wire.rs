@@ -1,0 +1,197 @@
+//! The types that travel to and from the feature store.
+
+use arrow::array::{ArrayRef, RecordBatch};
+pub use ondol_vocabulary::files::{DefinitionFile, DefinitionFiles, Diagnostic};
+use ondol_vocabulary::{EventTime, FeatureRef, FeatureStatus, PartitionRange, Snapshot, Value, VersionedName};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// What applying definitions would change.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Plan {
+    /// The registry version the plan compares with.
+    pub base_version: u64,
+    /// One entry per source, view and model that would change; empty when nothing would.
+    pub changes: Vec<Change>,
+}
+
+/// One definition that would change, or did.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Change {
+    /// `source`, `view` or `model`.
+    pub noun: String,
+    /// The name with the version it would become (or had, when removed).
+    pub name: VersionedName,
+    /// What happens to it.
+    pub action: ChangeAction,
+    /// What differs, a line each: `feature spend_24h: sum(amount) over 12h → sum(amount) over 24h`.
+    pub differences: Vec<String>,
+    /// Events or rows that would be read to provision it, as far as known.
+    pub rows_to_backfill: Option<u64>,
+    /// Models whose feature vector the change touches.
+    pub models_affected: Vec<String>,
+}
+
+/// What happens to a definition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ChangeAction {
+    /// It is new.
+    Create,
+    /// It becomes a new version.
+    Update,
+    /// It is no longer in the files.
+    Remove,
+}
+
+/// The outcome of an apply.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Applied {
+    /// What changed; empty when the files were in force already.
+    pub changes: Vec<Change>,
+    /// The definitions now in force.
+    pub snapshot: Snapshot,
+}
+
+/// Every version of one definition.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct DefinitionHistory {
+    /// `source`, `view` or `model`.
+    pub noun: String,
+    /// Its name.
+    pub name: String,
+    /// Newest first.
+    pub versions: Vec<DefinitionVersion>,
+}
+
+/// One immutable version of a definition.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct DefinitionVersion {
+    /// Counts from 1.
+    pub version: u32,
+    /// When it was applied.
+    pub applied_at: EventTime,
+    /// Whether it is the one in force.
+    pub in_force: bool,
+    /// The definition as stored (a `SourceDefinition`, `ViewDefinition` or `ModelDefinition`).
+    #[schema(value_type = Object)]
+    pub definition: serde_json::Value,
+}
+
+/// A partition and the next offset it needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct PartitionPosition {
+    /// The partition.
+    pub partition: i32,
+    /// The first offset not covered.
+    pub next_offset: i64,
+}
+
+/// Names of the columns that a delivery carries beside the source's own.
+pub mod columns {
+    /// `Int32`, never null: the event's partition.
+    pub const PARTITION: &str = "_partition";
+    /// `Int64`, never null: the event's offset.
+    pub const OFFSET: &str = "_offset";
+    /// `Timestamp(Microsecond, UTC)`, never null: when the event counts as known.
+    pub const INGESTED_AT: &str = "_ingested_at";
+    /// `Date32`: the event date (UTC), the partition column of offline tables; not part of a delivery.
+    pub const EVENT_DATE: &str = "_event_date";
+}
+
+/// Decoded events of one source, with the positions they cover.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Delivery {
+    /// What it is.
+    pub header: DeliveryHeader,
+    /// The source's columns in declared order, then [`columns::PARTITION`], [`columns::OFFSET`] and
+    /// [`columns::INGESTED_AT`]; within a partition rows stand in offset order. The time column is never null.
+    pub events: RecordBatch,
+}
+
+/// What a delivery is; travels as JSON in the Arrow schema's metadata under [`DeliveryHeader::METADATA_KEY`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct DeliveryHeader {
+    /// The source's name.
+    pub source: String,
+    /// The source version the events were decoded by.
+    pub source_version: u32,
+    /// Names one life of the topic (or one version of a table): offsets compare only within it.
+    pub generation: String,
+    /// What is covered, at most one range a partition.
+    pub ranges: Vec<PartitionRange>,
+}
+
+impl DeliveryHeader {
+    /// The key of the Arrow schema's metadata that holds the header.
+    pub const METADATA_KEY: &'static str = "ondol.delivery";
+}
+
+/// How far a source is held.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct WriteReceipt {
+    /// Held, and visible online.
+    pub written: Vec<PartitionPosition>,
+    /// Committed to the offline table and synced online: survives any crash.
+    pub durable: Vec<PartitionPosition>,
+}
+
+/// A read of features for a batch of entities.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct ReadRequest {
+    /// Which features, in the order of the answer.
+    pub features: Vec<FeatureRef>,
+    /// One column per join key that the features' views need. All of the same length, one value per entity.
+    pub entities: Vec<EntityColumn>,
+    /// The moment to read as of; absent means now. A moment at or before an absorbed event is refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub as_of: Option<EventTime>,
+}
+
+/// One join key's values, a row per entity.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct EntityColumn {
+    /// The join key's name.
+    pub name: String,
+    /// Its values.
+    pub values: Vec<Value>,
+}
+
+/// Feature values for a batch of entities: columns in the order asked, rows in the order of the entities.
+#[derive(Clone, Debug)]
+pub struct FeatureBatch {
+    /// The moment the values are as of.
+    pub as_of: EventTime,
+    /// Number of entities.
+    pub rows: usize,
+    /// One per feature asked for.
+    pub columns: Vec<FeatureColumn>,
+}
+
+/// One feature's values.
+#[derive(Clone, Debug)]
+pub struct FeatureColumn {
+    /// Which feature.
+    pub feature: FeatureRef,
+    /// The view version it came from.
+    pub view_version: u32,
+    /// The values; null unless the status is fresh (a count of a missing entity is 0).
+    pub values: ArrayRef,
+    /// What each value is worth.
+    pub status: Vec<FeatureStatus>,
+    /// Time of the newest event behind each value; none for a missing entity.
+    pub event_time: Vec<Option<EventTime>>,
+}
+
+/// An offline table.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct OfflineTable {
+    /// The source it archives.
+    pub source: String,
+    /// Where it is: a URL any Delta reader takes.
+    pub url: String,
+    /// Its newest version; absent before the first commit.
+    pub version: Option<i64>,
+    /// Rows in it, where the files' statistics say so.
+    pub rows: Option<u64>,
+}

@@ -1,0 +1,104 @@
+//! What can go wrong in the model gateway.
+
+use http::StatusCode;
+use ondol_wire::ContractError;
+use serde::{Deserialize, Serialize};
+
+/// An error of the model gateway, the same on both ends of the wire.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
+#[serde(tag = "code", rename_all = "kebab-case")]
+pub enum ModelGatewayError {
+    /// The request is not of the contract's form or not of the model's inputs.
+    #[error("{detail}")]
+    InvalidRequest {
+        /// The field, the value and the remedy.
+        detail: String,
+    },
+    /// No such model, or no such version.
+    #[error("unknown model `{name}`{}", suggestion.as_ref().map(|s| format!(": did you mean `{s}`?")).unwrap_or_default())]
+    UnknownModel {
+        /// The name as given.
+        name: String,
+        /// The nearest valid name.
+        suggestion: Option<String>,
+    },
+    /// The model is defined, but nothing that scores it has been registered.
+    #[error("model `{name}` has no registered version: `ondol model register {name} model.onnx`")]
+    NothingRegistered {
+        /// The model's name.
+        name: String,
+    },
+    /// The artifact does not fit the model's feature vector.
+    #[error("the artifact does not fit the feature vector of `{model}`:\n{}", differences.join("\n"))]
+    Mismatch {
+        /// The model's name.
+        model: String,
+        /// What differs, a line each.
+        differences: Vec<String>,
+    },
+    /// More requests are under way than the configured bound.
+    #[error("the gateway is overloaded: {detail}")]
+    Overloaded {
+        /// Which bound was hit.
+        detail: String,
+    },
+    /// The deadline passed.
+    #[error("deadline of {deadline_ms} ms exceeded during {stage}")]
+    DeadlineExceeded {
+        /// The request's deadline.
+        deadline_ms: u64,
+        /// `features` or `model`.
+        stage: String,
+    },
+    /// The gateway, or something it needs, can't answer now.
+    #[error("the model gateway is unavailable: {detail}")]
+    Unavailable {
+        /// What failed.
+        detail: String,
+    },
+    /// A fault of the gateway's own, or of the model.
+    #[error("the model gateway failed: {detail}")]
+    Internal {
+        /// What failed.
+        detail: String,
+    },
+}
+
+impl ContractError for ModelGatewayError {
+    fn status(&self) -> StatusCode {
+        match self {
+            Self::InvalidRequest { .. } => StatusCode::BAD_REQUEST,
+            Self::UnknownModel { .. } | Self::NothingRegistered { .. } => StatusCode::NOT_FOUND,
+            Self::Mismatch { .. } => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::Overloaded { .. } => StatusCode::TOO_MANY_REQUESTS,
+            Self::DeadlineExceeded { .. } => StatusCode::GATEWAY_TIMEOUT,
+            Self::Unavailable { .. } => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Internal { .. } => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+
+    fn code(&self) -> &'static str {
+        match self {
+            Self::InvalidRequest { .. } => "invalid-request",
+            Self::UnknownModel { .. } => "unknown-model",
+            Self::NothingRegistered { .. } => "nothing-registered",
+            Self::Mismatch { .. } => "mismatch",
+            Self::Overloaded { .. } => "overloaded",
+            Self::DeadlineExceeded { .. } => "deadline-exceeded",
+            Self::Unavailable { .. } => "unavailable",
+            Self::Internal { .. } => "internal",
+        }
+    }
+
+    fn retryable(&self) -> bool {
+        matches!(self, Self::Overloaded { .. } | Self::DeadlineExceeded { .. } | Self::Unavailable { .. })
+    }
+
+    fn unavailable(detail: String) -> Self {
+        Self::Unavailable { detail }
+    }
+
+    fn invalid(detail: String) -> Self {
+        Self::InvalidRequest { detail }
+    }
+}

@@ -1,0 +1,14 @@
+//! The contract of the model gateway, both ends of its wire: [`service`], [`wire`], [`error`], [`server`], [`client`].
+//!
+//! The gateway also speaks the Open Inference Protocol V2, whose wire is fixed by its specification and therefore
+//! lives in the gateway (`open_inference`), not here.
+
+pub mod client;
+pub mod error;
+pub mod server;
+pub mod service;
+pub mod wire;
+
+pub use client::ModelGatewayClient;
+pub use error::ModelGatewayError;
+pub use service::ModelGateway;

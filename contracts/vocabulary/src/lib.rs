@@ -1,0 +1,28 @@
+//! The nouns that travel on two or more wires, in the order the data meets them: a definition says what a
+//! feature is; an event has a time, a value and a position; an entity has a key; a served feature has a status.
+//!
+//! This crate holds types and their stored or sent forms, and no behaviour of any service.
+
+pub mod batch;
+pub mod definition;
+pub mod files;
+pub mod key;
+pub mod name;
+pub mod position;
+pub mod snapshot;
+pub mod status;
+pub mod time;
+pub mod value;
+
+pub use definition::{
+    Aggregation, Arrival, FeatureDefinition, FeatureKind, FeatureOrigin, Field, ModelDefinition, ModelFeature,
+    SourceDefinition, SourceOrigin, StreamFormat, TableFormat, ViewDefinition, Window,
+};
+pub use files::{DefinitionFile, DefinitionFiles, Diagnostic};
+pub use key::EntityKey;
+pub use name::{FeatureRef, VersionedName};
+pub use position::{PartitionRange, SourcePosition};
+pub use snapshot::{ModelVersion, Snapshot, SourceVersion, ViewState, ViewVersion};
+pub use status::FeatureStatus;
+pub use time::EventTime;
+pub use value::{DataType, Value};

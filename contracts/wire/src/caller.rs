@@ -1,0 +1,106 @@
+//! The client's end of a wire: sends a request, turns a problem back into the contract's error.
+
+use crate::{ContractError, Problem};
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use bytes::Bytes;
+use http::Method;
+use ondol_vocabulary::batch;
+use serde::{Serialize, de::DeserializeOwned};
+use std::time::Duration;
+use url::Url;
+
+/// Calls one service at its base URL. Cheap to clone; connections are pooled.
+#[derive(Clone, Debug)]
+pub struct Caller {
+    http: reqwest::Client,
+    base: Url,
+}
+
+impl Caller {
+    /// How long one call may take unless the caller asks for another limit.
+    pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(60);
+
+    /// For the service at `base`, for example `http://localhost:8082`.
+    pub fn new(base: Url) -> Result<Self, reqwest::Error> {
+        let http = reqwest::Client::builder()
+            .tcp_nodelay(true)
+            .connect_timeout(Duration::from_secs(5))
+            .timeout(Self::DEFAULT_TIMEOUT)
+            .build()?;
+        Ok(Self { http, base })
+    }
+
+    /// The service's base URL.
+    pub fn base(&self) -> &Url {
+        &self.base
+    }
+
+    /// A request for `path`, which starts with `/` and may carry a query.
+    pub fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
+        let mut url = self.base.as_str().trim_end_matches('/').to_owned();
+        url.push_str(path);
+        self.http.request(method, url)
+    }
+
+    /// GETs JSON.
+    pub async fn get<T: DeserializeOwned, E: ContractError>(&self, path: &str) -> Result<T, E> {
+        self.json(self.request(Method::GET, path)).await
+    }
+
+    /// POSTs JSON, receives JSON.
+    pub async fn post<B: Serialize + ?Sized, T: DeserializeOwned, E: ContractError>(
+        &self,
+        path: &str,
+        body: &B,
+    ) -> Result<T, E> {
+        self.json(self.request(Method::POST, path).json(body)).await
+    }
+
+    /// POSTs an Arrow IPC stream, receives JSON.
+    pub async fn post_arrow<T: DeserializeOwned, E: ContractError>(
+        &self,
+        path: &str,
+        schema: &SchemaRef,
+        batches: &[RecordBatch],
+    ) -> Result<T, E> {
+        let body = batch::encode(schema, batches).map_err(|error| E::invalid(error.to_string()))?;
+        let request = self.request(Method::POST, path).header(http::header::CONTENT_TYPE, batch::MEDIA_TYPE).body(body);
+        self.json(request).await
+    }
+
+    /// Sends `request` and reads a JSON answer.
+    pub async fn json<T: DeserializeOwned, E: ContractError>(&self, request: reqwest::RequestBuilder) -> Result<T, E> {
+        let bytes = self.bytes(request).await?;
+        serde_json::from_slice(&bytes)
+            .map_err(|error| E::unavailable(format!("{} answered outside its contract: {error}", self.base)))
+    }
+
+    /// Sends `request` and reads the answer's body; a problem becomes the contract's error.
+    pub async fn bytes<E: ContractError>(&self, request: reqwest::RequestBuilder) -> Result<Bytes, E> {
+        let unreachable =
+            |error: reqwest::Error| E::unavailable(format!("{} can't be reached: {}", self.base, chain(&error)));
+        let response = request.send().await.map_err(unreachable)?;
+        let status = response.status();
+        let bytes = response.bytes().await.map_err(unreachable)?;
+        if status.is_success() {
+            return Ok(bytes);
+        }
+        Err(match serde_json::from_slice::<Problem>(&bytes) {
+            Ok(problem) => problem.into_error(),
+            Err(_) => E::unavailable(format!("{} answered {status}", self.base)),
+        })
+    }
+}
+
+/// An error and its causes in one line: `reqwest` hides the reason in the source chain.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}

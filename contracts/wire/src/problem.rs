@@ -1,0 +1,85 @@
+//! Errors on the wire: RFC 9457 problem documents that a client turns back into the very error the service returned.
+
+use axum::response::{IntoResponse, Response};
+use http::{HeaderValue, StatusCode, header};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use utoipa::ToSchema;
+
+/// The media type of a problem document.
+pub const MEDIA_TYPE: &str = "application/problem+json";
+
+/// What every error of a contract can say of itself. Implemented once per contract, on its error enum.
+pub trait ContractError: std::error::Error + Serialize + DeserializeOwned + Send + Sync + 'static {
+    /// The HTTP status.
+    fn status(&self) -> StatusCode;
+    /// A stable, documented name in kebab case, such as `unknown-view`.
+    fn code(&self) -> &'static str;
+    /// Whether the same call may succeed later.
+    fn retryable(&self) -> bool;
+    /// The error a client reports when the service can't be reached or answers with something else than the contract.
+    fn unavailable(detail: String) -> Self;
+    /// The error for a request that is not of the contract's form.
+    fn invalid(detail: String) -> Self;
+}
+
+/// An RFC 9457 problem document.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Problem {
+    /// `urn:ondol:problem:` and the code.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// The status' own phrase.
+    pub title: String,
+    /// The HTTP status.
+    pub status: u16,
+    /// What happened, with the offending value and the remedy.
+    pub detail: String,
+    /// A stable name of the error.
+    pub code: String,
+    /// Whether the same call may succeed later.
+    pub retryable: bool,
+    /// The error with its fields, for clients that act on them.
+    #[serde(default)]
+    #[schema(value_type = Object)]
+    pub error: serde_json::Value,
+}
+
+impl Problem {
+    /// The document for `error`.
+    pub fn of<E: ContractError>(error: &E) -> Self {
+        let status = error.status();
+        Self {
+            kind: format!("urn:ondol:problem:{}", error.code()),
+            title: status.canonical_reason().unwrap_or("Error").to_owned(),
+            status: status.as_u16(),
+            detail: error.to_string(),
+            code: error.code().to_owned(),
+            retryable: error.retryable(),
+            error: serde_json::to_value(error).unwrap_or_default(),
+        }
+    }
+
+    /// The error this document was made of. One that this client does not know (a newer service) becomes
+    /// [`ContractError::unavailable`] with the document's own words.
+    pub fn into_error<E: ContractError>(self) -> E {
+        let Self { detail, code, error, .. } = self;
+        serde_json::from_value(error).unwrap_or_else(|_| E::unavailable(format!("{detail} ({code})")))
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let body = serde_json::to_vec(&self).unwrap_or_default();
+        (status, [(header::CONTENT_TYPE, HeaderValue::from_static(MEDIA_TYPE))], body).into_response()
+    }
+}
+
+/// The response for a contract's error: its problem document, logged when the fault is the service's own.
+pub fn respond<E: ContractError>(error: &E) -> Response {
+    let problem = Problem::of(error);
+    if problem.status >= 500 {
+        tracing::error!(code = problem.code, error = error as &dyn std::error::Error, "request failed");
+    }
+    problem.into_response()
+}

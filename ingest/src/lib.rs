@@ -1,0 +1,1 @@
+//! The ingest service: streams in, decoded and validated events out.

@@ -1,0 +1,1 @@
+//! The model gateway: one API for all models.

@@ -1,0 +1,1 @@
+//! The pipelines service: training sets and materialization.
