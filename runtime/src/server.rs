@@ -1,0 +1,96 @@
+//! One port: the contracts' routers, health, metrics and documents together, over HTTP/1.1 and HTTP/2.
+
+use crate::http::{method_not_allowed, not_found, observe};
+use crate::{Health, Shutdown, docs, metrics};
+use axum::Router;
+use axum::extract::DefaultBodyLimit;
+use axum::middleware::from_fn;
+use axum::serve::ListenerExt;
+use tokio::net::TcpListener;
+use utoipa::openapi::OpenApi;
+
+/// Composes what one port serves. Contracts must not overlap in their routes: an overlap panics when it is built.
+pub struct ServiceRouter {
+    routes: Router,
+    openapi: Option<OpenApi>,
+    title: Option<String>,
+    body_limit_bytes: usize,
+}
+
+impl ServiceRouter {
+    /// How large a request body may be where neither the route nor [`Self::body_limit`] says otherwise.
+    pub const BODY_LIMIT_BYTES: usize = 64 << 20;
+
+    /// With `/healthz`, `/readyz` and `/metrics`.
+    pub fn new(health: &Health) -> Self {
+        let routes = health.routes().merge(metrics::routes());
+        Self { routes, openapi: None, title: None, body_limit_bytes: Self::BODY_LIMIT_BYTES }
+    }
+
+    /// Adds a contract's routes and its document. Its requests are counted under `service`.
+    #[must_use]
+    pub fn contract(mut self, service: &'static str, router: Router, openapi: OpenApi) -> Self {
+        self.openapi = Some(match self.openapi.take() {
+            Some(first) => first.merge_from(openapi),
+            None => openapi,
+        });
+        self.undocumented(service, router)
+    }
+
+    /// Adds routes whose document is published elsewhere, such as a protocol's. Counted under `service`.
+    #[must_use]
+    pub fn undocumented(mut self, service: &'static str, router: Router) -> Self {
+        let observed = router
+            .method_not_allowed_fallback(method_not_allowed)
+            .layer(from_fn(move |request, next| observe(service, request, next)));
+        self.routes = self.routes.merge(observed);
+        self
+    }
+
+    /// The title of the merged document; without it the first contract's stands.
+    #[must_use]
+    pub fn title(mut self, title: impl Into<String>) -> Self {
+        self.title = Some(title.into());
+        self
+    }
+
+    /// How large a request body may be on routes that set no limit of their own.
+    #[must_use]
+    pub fn body_limit(mut self, bytes: usize) -> Self {
+        self.body_limit_bytes = bytes;
+        self
+    }
+
+    /// The router to [`serve`].
+    pub fn build(self) -> Router {
+        let mut routes = self.routes;
+        if let Some(mut openapi) = self.openapi {
+            if let Some(title) = self.title {
+                openapi.info.title = title;
+            }
+            routes = routes.merge(docs::routes(openapi));
+        }
+        let unmatched = Router::new()
+            .fallback(not_found)
+            .layer(from_fn(|request, next| observe("none", request, next)));
+        routes.fallback_service(unmatched).layer(DefaultBodyLimit::max(self.body_limit_bytes))
+    }
+}
+
+/// Serves `router` on `listener` until `shutdown` is triggered; then takes no new connections, finishes the requests
+/// under way and returns. HTTP/1.1 and HTTP/2 with prior knowledge (h2c) share the port.
+pub async fn serve(listener: TcpListener, router: Router, shutdown: Shutdown) {
+    let address = listener.local_addr().map(|address| address.to_string()).unwrap_or_default();
+    tracing::info!(address, "serving");
+    let listener = listener.tap_io(|stream| {
+        // Answers are small and complete: waiting to fill a packet only adds latency.
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::warn!(%error, "TCP_NODELAY can't be set");
+        }
+    });
+    let served = axum::serve(listener, router).with_graceful_shutdown(shutdown.token().cancelled_owned()).await;
+    match served {
+        Ok(()) => tracing::info!(address, "stopped serving"),
+        Err(error) => tracing::error!(address, %error, "serving failed"),
+    }
+}
