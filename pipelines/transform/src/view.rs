@@ -3,7 +3,7 @@
 use crate::expression::ExpressionError;
 use crate::row::{Row, RowError};
 use arrow::array::{ArrayRef, RecordBatch};
-use ondol_vocabulary::{EntityKey, EventTime, FeatureStatus, SourceDefinition, ViewDefinition};
+use ondol_vocabulary::{EntityKey, EventTime, FeatureStatus, SourceDefinition, SourcePosition, ViewDefinition};
 
 /// A compiled view. Immutable and shared; compile once per snapshot.
 #[derive(Debug)]
@@ -85,6 +85,11 @@ impl Projection {
 
     /// Event `index`'s time.
     pub fn event_time(&self, index: usize) -> EventTime {
+        todo!("{index}")
+    }
+
+    /// Where event `index` stands in the source: the writer moves fences by it.
+    pub fn position(&self, index: usize) -> SourcePosition {
         todo!("{index}")
     }
 
