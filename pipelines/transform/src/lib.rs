@@ -9,6 +9,7 @@
 
 pub mod definition;
 pub mod expression;
+mod nearest;
 pub mod row;
 pub mod vector;
 pub mod view;

@@ -1,7 +1,28 @@
 //! SQL expressions over Arrow batches, planned once and evaluated vectorised.
+//!
+//! `text → syntax (names resolved) → plan (typed, total) → values`. An expression sees one row at a time and nothing
+//! else: no aggregate, no subquery, no clock, no random number. So the stream, history and the request compute the same
+//! value from the same row.
+//!
+//! Bad data never stops a batch:
+//! - floats follow IEEE 754 (`1.0 / 0` is infinity, `0.0 / 0` is NaN);
+//! - integer division and modulo by zero are null, and so is a `cast` of a value that does not fit;
+//! - integer `+`, `-`, `*` wrap around at 64 (or 32) bits;
+//! - any other failure on a row's data makes the expression null in that row, and in no other.
+//!
+//! Cost: planning walks the text a few times (do it once); evaluation allocates per batch, not per row. Only a batch
+//! with a failing row is evaluated again, in halves, until the failing rows stand alone.
 
-use arrow::array::{ArrayRef, RecordBatch};
-use arrow::datatypes::{DataType as ArrowType, SchemaRef};
+mod functions;
+mod plan;
+mod syntax;
+
+use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions, new_empty_array, new_null_array};
+use arrow::compute::{CastOptions, cast_with_options, concat};
+use arrow::datatypes::{DataType as ArrowType, Schema, SchemaRef};
+use arrow::error::ArrowError;
+use datafusion_physical_expr::PhysicalExpr;
+use std::sync::Arc;
 
 /// Why an expression can't be planned or evaluated.
 #[derive(Debug, thiserror::Error)]
@@ -26,28 +47,130 @@ pub enum ExpressionError {
     },
 }
 
-/// A planned expression.
+/// A planned expression. Immutable; clones share the plan.
 #[derive(Clone, Debug)]
-pub struct Expression;
+pub struct Expression {
+    text: Arc<str>,
+    physical: Arc<dyn PhysicalExpr>,
+    /// The columns it reads, in order of first use.
+    input: SchemaRef,
+    data_type: ArrowType,
+}
 
 impl Expression {
-    /// Plans `text` against `schema`. Columns may be qualified (`card.spend_24h` names the field of that very name).
+    /// Plans `text` against `schema`. Columns may be qualified (`card.spend_24h` names the field of that very name);
+    /// their names are case-sensitive, those of functions are not.
     pub fn plan(text: &str, schema: &SchemaRef) -> Result<Self, ExpressionError> {
-        todo!("{text} {schema:?}")
+        let plan = plan::plan(syntax::parse(text, schema)?, schema)?;
+        let expression = Self {
+            text: text.into(),
+            physical: plan.physical,
+            input: plan.input,
+            data_type: plan.data_type,
+        };
+        // What fails on nulls fails on its own constants: an error of the definition, not of the data.
+        let columns = expression
+            .input
+            .fields()
+            .iter()
+            .map(|field| new_null_array(field.data_type(), 1))
+            .collect();
+        let probe = batch(&expression.input, columns, 1).map_err(|error| expression.failure(&error))?;
+        match expression.values(&probe) {
+            Ok(_) => Ok(expression),
+            Err(message) => Err(ExpressionError::Plan {
+                message,
+                offset: None,
+                suggestion: None,
+            }),
+        }
     }
 
-    /// The type of its values.
+    /// The type of its values: always the Arrow form of an `ondol_vocabulary::DataType`.
     pub fn data_type(&self) -> &ArrowType {
-        todo!()
+        &self.data_type
     }
 
-    /// The columns of the schema it reads.
+    /// The columns of the schema it reads, in order of first use.
     pub fn columns(&self) -> Vec<String> {
-        todo!()
+        self.input.fields().iter().map(|field| field.name().clone()).collect()
     }
 
-    /// Its values over `batch`, one per row.
+    /// Its values over `batch`, one per row. The batch needs the columns it reads, by name and type, in any order.
+    /// A row whose data it fails on is null; an error means that a column is absent or of another type.
     pub fn evaluate(&self, batch: &RecordBatch) -> Result<ArrayRef, ExpressionError> {
-        todo!("{batch:?}")
+        if batch.num_rows() == 0 {
+            return Ok(new_empty_array(&self.data_type));
+        }
+        let input = self.input(batch)?;
+        match self.values(&input) {
+            Ok(values) => Ok(values),
+            Err(_) => self.values_of_good_rows(&input),
+        }
+    }
+
+    fn input(&self, source: &RecordBatch) -> Result<RecordBatch, ExpressionError> {
+        let mut columns = Vec::with_capacity(self.input.fields().len());
+        for field in self.input.fields() {
+            let column = source
+                .column_by_name(field.name())
+                .ok_or_else(|| ExpressionError::Evaluate {
+                    expression: self.text.to_string(),
+                    message: format!("the batch has no column `{}`", field.name()),
+                })?;
+            columns.push(Arc::clone(column));
+        }
+        batch(&self.input, columns, source.num_rows()).map_err(|error| self.failure(&error))
+    }
+
+    fn values(&self, input: &RecordBatch) -> Result<ArrayRef, String> {
+        let values = self
+            .physical
+            .evaluate(input)
+            .and_then(|values| values.into_array(input.num_rows()))
+            .map_err(|error| plan::readable(&error))?;
+        if *values.data_type() == self.data_type {
+            return Ok(values);
+        }
+        // Safe: what does not fit the vocabulary's type is null.
+        let options = CastOptions {
+            safe: true,
+            ..CastOptions::default()
+        };
+        cast_with_options(&values, &self.data_type, &options).map_err(|error| error.to_string())
+    }
+
+    /// As [`Self::values`], null in every row that fails by itself.
+    fn values_of_good_rows(&self, input: &RecordBatch) -> Result<ArrayRef, ExpressionError> {
+        let rows = input.num_rows();
+        if rows == 1 {
+            return Ok(new_null_array(&self.data_type, 1));
+        }
+        let half = rows / 2;
+        let mut parts = Vec::with_capacity(2);
+        for part in [input.slice(0, half), input.slice(half, rows - half)] {
+            parts.push(match self.values(&part) {
+                Ok(values) => values,
+                Err(_) => self.values_of_good_rows(&part)?,
+            });
+        }
+        let parts: Vec<_> = parts.iter().map(AsRef::as_ref).collect();
+        concat(&parts).map_err(|error| self.failure(&error))
+    }
+
+    fn failure(&self, error: &ArrowError) -> ExpressionError {
+        ExpressionError::Evaluate {
+            expression: self.text.to_string(),
+            message: error.to_string(),
+        }
     }
 }
+
+/// A batch of `rows` rows, even where the expression reads no column at all.
+fn batch(schema: &Arc<Schema>, columns: Vec<ArrayRef>, rows: usize) -> Result<RecordBatch, ArrowError> {
+    let options = RecordBatchOptions::new().with_row_count(Some(rows));
+    RecordBatch::try_new_with_options(Arc::clone(schema), columns, &options)
+}
+
+#[cfg(test)]
+mod tests;

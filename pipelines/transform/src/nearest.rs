@@ -1,0 +1,36 @@
+//! The nearest valid name to one that is not: what an error suggests.
+
+/// The candidate that `name` most likely meant, if any is near enough to be worth suggesting. Ties go to the first
+/// candidate, so that messages are stable.
+pub(crate) fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let lower = name.to_lowercase();
+    // A third of the name may be wrong: more than that and a suggestion is a guess.
+    let allowed = (lower.chars().count() / 3).max(1);
+    let mut best: Option<(usize, &str)> = None;
+    for candidate in candidates {
+        let distance = strsim::damerau_levenshtein(&lower, &candidate.to_lowercase());
+        let near = distance <= allowed && distance < candidate.chars().count();
+        if near && best.is_none_or(|(least, _)| distance < least) {
+            best = Some((distance, candidate));
+        }
+    }
+    best.map(|(_, candidate)| candidate)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::nearest;
+
+    #[test]
+    fn a_slip_of_the_pen_finds_its_name() {
+        assert_eq!(nearest("amonut", ["amount", "account"]), Some("amount"));
+        assert_eq!(nearest("Amount", ["amount"]), Some("amount"));
+        assert_eq!(nearest("timestmp", ["string", "timestamp"]), Some("timestamp"));
+    }
+
+    #[test]
+    fn a_different_word_finds_nothing() {
+        assert_eq!(nearest("colour", ["amount", "card_id"]), None);
+        assert_eq!(nearest("x", ["y"]), None);
+    }
+}
