@@ -1,1 +1,5 @@
-//! Fakes of each contract, a clock, and handles to the real services the tests run against.
+//! Handles to the real services the tests run against. Dev-only: it panics where a test can't go on.
+
+pub mod services;
+
+pub use services::unique_name;

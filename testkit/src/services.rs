@@ -1,0 +1,34 @@
+//! Where the real services are. A test that needs one fails when it is missing; it never skips.
+
+#![allow(clippy::panic, reason = "a test without its service must fail, and say what to do")]
+
+/// Kafka's bootstrap servers.
+pub fn kafka() -> String {
+    address("ONDOL_TEST_KAFKA")
+}
+
+/// A Redis URL; each test uses a key prefix of its own.
+pub fn redis() -> String {
+    address("ONDOL_TEST_REDIS")
+}
+
+/// A PostgreSQL URL of a role that may create databases.
+pub fn postgres() -> String {
+    address("ONDOL_TEST_POSTGRES")
+}
+
+/// A Python interpreter that has the packages of `scripts/requirements-test.txt`.
+pub fn python() -> String {
+    address("ONDOL_TEST_PYTHON")
+}
+
+/// `prefix` with a random ending: topics, key prefixes and schemas of tests that run side by side must differ.
+pub fn unique_name(prefix: &str) -> String {
+    format!("{prefix}_{:016x}", rand::random::<u64>())
+}
+
+fn address(variable: &str) -> String {
+    std::env::var(variable).unwrap_or_else(|_| {
+        panic!("{variable} is not set: run `scripts/services up` and `eval \"$(scripts/services env)\"`, or `scripts/test`")
+    })
+}
