@@ -1,1 +1,113 @@
-//! Pending.
+//! The [`FeatureStore`] that calls a [`router`](crate::server::router).
+
+use crate::error::FeatureStoreError;
+use crate::service::FeatureStore;
+use crate::wire::{
+    Applied, DefinitionFiles, DefinitionHistory, Delivery, FeatureBatch, OfflineTable, PartitionPosition, Plan,
+    ReadRequest, WriteReceipt,
+};
+use arrow::error::ArrowError;
+use async_trait::async_trait;
+use http::{Method, header};
+use ondol_vocabulary::{Snapshot, batch};
+use ondol_wire::path::encode_segment;
+use ondol_wire::{Caller, ContractError};
+use std::sync::Arc;
+use std::time::Duration;
+use url::Url;
+
+/// How much longer than the wait a long poll may take: the way there and back, and a busy server.
+const POLL_MARGIN: Duration = Duration::from_secs(15);
+
+/// How long an apply, a delivery or a flush may take: each can wait for a commit to a slow object store.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// A feature store somewhere else. Cheap to clone; connections are pooled.
+#[derive(Clone, Debug)]
+pub struct FeatureStoreClient {
+    caller: Caller,
+}
+
+impl FeatureStoreClient {
+    /// For the feature store at `base`, for example `http://localhost:8081`. Connects when first used.
+    ///
+    /// # Errors
+    /// When the HTTP client can't be built.
+    pub fn new(base: Url) -> Result<Self, reqwest::Error> {
+        Ok(Self { caller: Caller::new(base)? })
+    }
+}
+
+#[async_trait]
+impl FeatureStore for FeatureStoreClient {
+    async fn plan(&self, files: DefinitionFiles) -> Result<Plan, FeatureStoreError> {
+        self.caller.post("/v1/definitions:plan", &files).await
+    }
+
+    async fn apply(&self, files: DefinitionFiles) -> Result<Applied, FeatureStoreError> {
+        let request = self.caller.request(Method::POST, "/v1/definitions:apply").timeout(WRITE_TIMEOUT).json(&files);
+        self.caller.json(request).await
+    }
+
+    async fn snapshot(&self) -> Result<Arc<Snapshot>, FeatureStoreError> {
+        self.caller.get("/v1/snapshot").await
+    }
+
+    async fn next_snapshot(&self, after: u64, wait: Duration) -> Result<Arc<Snapshot>, FeatureStoreError> {
+        let path = format!("/v1/snapshot?after={after}&wait_ms={}", wait.as_millis());
+        self.caller.json(self.caller.request(Method::GET, &path).timeout(wait + POLL_MARGIN)).await
+    }
+
+    async fn history(&self, name: &str) -> Result<DefinitionHistory, FeatureStoreError> {
+        self.caller.get(&format!("/v1/definitions/{}/history", encode_segment(name))).await
+    }
+
+    async fn activate(&self, view_id: u32) -> Result<(), FeatureStoreError> {
+        self.caller.json(self.caller.request(Method::POST, &format!("/v1/views/{view_id}:activate"))).await
+    }
+
+    async fn resume(&self, source: &str, generation: &str) -> Result<Vec<PartitionPosition>, FeatureStoreError> {
+        let path = format!("/v1/sources/{}/positions", encode_segment(source));
+        self.caller.json(self.caller.request(Method::GET, &path).query(&[("generation", generation)])).await
+    }
+
+    async fn write(&self, delivery: Delivery) -> Result<WriteReceipt, FeatureStoreError> {
+        let events = delivery.to_arrow().map_err(invalid)?;
+        let body = batch::encode(&events.schema(), &[events]).map_err(invalid)?;
+        let request = self
+            .caller
+            .request(Method::POST, "/v1/deliveries")
+            .timeout(WRITE_TIMEOUT)
+            .header(header::CONTENT_TYPE, batch::MEDIA_TYPE)
+            .body(body);
+        self.caller.json(request).await
+    }
+
+    async fn flush(&self, source: &str) -> Result<WriteReceipt, FeatureStoreError> {
+        let path = format!("/v1/sources/{}:flush", encode_segment(source));
+        self.caller.json(self.caller.request(Method::POST, &path).timeout(WRITE_TIMEOUT)).await
+    }
+
+    async fn read(&self, request: ReadRequest) -> Result<FeatureBatch, FeatureStoreError> {
+        let request = self
+            .caller
+            .request(Method::POST, "/v1/features:read")
+            .header(header::ACCEPT, batch::MEDIA_TYPE)
+            .json(&request);
+        let bytes = self.caller.bytes(request).await?;
+        let outside = |error: ArrowError| {
+            FeatureStoreError::unavailable(format!("{} answered outside its contract: {error}", self.caller.base()))
+        };
+        let batch = batch::decode_one(&bytes).map_err(outside)?;
+        FeatureBatch::from_arrow(&batch).map_err(outside)
+    }
+
+    async fn tables(&self) -> Result<Vec<OfflineTable>, FeatureStoreError> {
+        self.caller.get("/v1/tables").await
+    }
+}
+
+#[allow(clippy::needless_pass_by_value, reason = "the shape map_err wants")]
+fn invalid(error: ArrowError) -> FeatureStoreError {
+    FeatureStoreError::invalid(error.to_string())
+}

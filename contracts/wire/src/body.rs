@@ -1,6 +1,6 @@
 //! Request and response bodies of the routers: JSON and Arrow, refused with the contract's own problem.
 
-use crate::{ContractError, problem};
+use crate::{ContractError, Problem, problem};
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use axum::extract::{FromRequest, Request};
@@ -35,17 +35,22 @@ impl<E: ContractError, S: Send + Sync> FromRequest<S> for ArrowBody<E> {
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Response> {
         let bytes = read_body::<E, S>(request, state).await?;
-        match batch::decode(&bytes) {
-            Ok((schema, batches)) => Ok(Self(schema, batches, PhantomData)),
-            Err(error) => Err(problem::respond(&E::invalid(format!("the body is no Arrow IPC stream: {error}")))),
+        let invalid = |why: &str| problem::respond(&E::invalid(format!("the body is no Arrow IPC stream: {why}")));
+        // Arrow's decoder validates, yet some forged metadata still trips its assertions: that, too, is a bad request.
+        match std::panic::catch_unwind(|| batch::decode(&bytes)) {
+            Ok(Ok((schema, batches))) => Ok(Self(schema, batches, PhantomData)),
+            Ok(Err(error)) => Err(invalid(&error.to_string())),
+            Err(_) => Err(invalid("its metadata is inconsistent")),
         }
     }
 }
 
-async fn read_body<E: ContractError, S: Send + Sync>(request: Request, state: &S) -> Result<Bytes, Response> {
+/// The whole body, within the route's limit.
+pub async fn read_body<E: ContractError, S: Send + Sync>(request: Request, state: &S) -> Result<Bytes, Response> {
     Bytes::from_request(request, state).await.map_err(|rejection| {
         if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
-            rejection.into_response()
+            let detail = "the body is larger than this route takes: send it in parts".to_owned();
+            Problem::of_wire(StatusCode::PAYLOAD_TOO_LARGE, "body-too-large", detail).into_response()
         } else {
             problem::respond(&E::invalid(rejection.body_text()))
         }

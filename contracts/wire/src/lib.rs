@@ -3,8 +3,11 @@
 
 pub mod body;
 pub mod caller;
+pub mod path;
 pub mod problem;
+pub mod responses;
 
 pub use body::{ArrowBody, ArrowStream, JsonBody};
 pub use caller::Caller;
-pub use problem::{ContractError, Problem};
+pub use path::{Query, Segment};
+pub use problem::{ContractError, Problem, answer};

@@ -1,5 +1,6 @@
 //! Errors on the wire: RFC 9457 problem documents that a client turns back into the very error the service returned.
 
+use axum::Json;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -60,10 +61,28 @@ impl Problem {
     }
 
     /// The error this document was made of. One that this client does not know (a newer service) becomes
-    /// [`ContractError::unavailable`] with the document's own words.
+    /// [`ContractError::unavailable`] or, where the request is to blame, [`ContractError::invalid`], with the
+    /// document's own words.
     pub fn into_error<E: ContractError>(self) -> E {
-        let Self { detail, code, error, .. } = self;
-        serde_json::from_value(error).unwrap_or_else(|_| E::unavailable(format!("{detail} ({code})")))
+        let Self { detail, code, error, status, retryable, .. } = self;
+        let unknown = |_| match status {
+            400..=499 if !retryable => E::invalid(format!("{detail} ({code})")),
+            _ => E::unavailable(format!("{detail} ({code})")),
+        };
+        serde_json::from_value(error).unwrap_or_else(unknown)
+    }
+
+    /// A document of the wire itself, which no contract's error stands behind.
+    pub(crate) fn of_wire(status: StatusCode, code: &str, detail: String) -> Self {
+        Self {
+            kind: format!("urn:ondol:problem:{code}"),
+            title: status.canonical_reason().unwrap_or("Error").to_owned(),
+            status: status.as_u16(),
+            detail,
+            code: code.to_owned(),
+            retryable: false,
+            error: serde_json::Value::Null,
+        }
     }
 }
 
@@ -82,4 +101,12 @@ pub fn respond<E: ContractError>(error: &E) -> Response {
         tracing::error!(code = problem.code, error = error as &dyn std::error::Error, "request failed");
     }
     problem.into_response()
+}
+
+/// The response for what a service returned: its value as JSON, or its error as a problem.
+pub fn answer<T: Serialize, E: ContractError>(outcome: Result<T, E>) -> Response {
+    match outcome {
+        Ok(value) => Json(value).into_response(),
+        Err(error) => respond(&error),
+    }
 }
