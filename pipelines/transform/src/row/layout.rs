@@ -1,0 +1,167 @@
+//! What the rows of one view hold: which values are kept, which partial states, in tiles of which hop.
+//!
+//! The layout is compiled from the view's definition. Features of the same function, argument and filter share one
+//! partial state per hop, however many windows read it.
+
+use super::state::Kind;
+use ondol_vocabulary::{DataType, Window};
+
+/// The shape of every row of one view.
+#[derive(Debug, Default)]
+pub(crate) struct RowLayout {
+    /// Types of the view's distinct input expressions.
+    pub(crate) inputs: Vec<DataType>,
+    /// Number of the view's distinct feature filters.
+    pub(crate) filters: usize,
+    /// The inputs that the latest row keeps, by slot.
+    pub(crate) latest: Vec<usize>,
+    /// One per distinct hop, and one for all time if the view has aggregates without a window.
+    pub(crate) sets: Vec<SetLayout>,
+    /// Stored in every row, so that a row of another layout is refused rather than misread.
+    pub(crate) fingerprint: u16,
+}
+
+/// The partial states that share one hop.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct SetLayout {
+    pub(crate) span: Span,
+    pub(crate) measures: Vec<Measure>,
+}
+
+/// How a set of states divides time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Span {
+    /// All time is one tile, of index 0.
+    Ever,
+    /// Tile `i` covers `[i · hop, (i + 1) · hop)`.
+    Tiles {
+        hop_us: i64,
+        /// The widest window that reads them.
+        width_us: i64,
+    },
+}
+
+/// One partial state: what it keeps of which values of which events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Measure {
+    pub(crate) kind: Kind,
+    /// The argument; none counts events.
+    pub(crate) input: Option<usize>,
+    /// The condition on events.
+    pub(crate) filter: Option<usize>,
+}
+
+impl RowLayout {
+    /// The place of measure `measure` in the set that `window` reads: added unless it is there.
+    pub(crate) fn place(&mut self, window: Option<Window>, measure: Measure) -> (usize, usize) {
+        let set = match self.sets.iter().position(|set| set.span.hop_us() == window.map(|window| window.hop_us)) {
+            Some(set) => set,
+            None => {
+                let span = match window {
+                    Some(window) => Span::Tiles { hop_us: window.hop_us, width_us: window.width_us },
+                    None => Span::Ever,
+                };
+                self.sets.push(SetLayout { span, measures: Vec::new() });
+                self.sets.len() - 1
+            }
+        };
+        let layout = &mut self.sets[set];
+        if let (Span::Tiles { width_us, .. }, Some(window)) = (&mut layout.span, window) {
+            *width_us = (*width_us).max(window.width_us);
+        }
+        let at = layout.measures.iter().position(|known| *known == measure).unwrap_or_else(|| {
+            layout.measures.push(measure);
+            layout.measures.len() - 1
+        });
+        (set, at)
+    }
+
+    /// The slot of the latest row that keeps `input`: added unless it is there.
+    pub(crate) fn latest_slot(&mut self, input: usize) -> usize {
+        self.latest.iter().position(|kept| *kept == input).unwrap_or_else(|| {
+            self.latest.push(input);
+            self.latest.len() - 1
+        })
+    }
+
+    /// Fixes the fingerprint. `texts` are those of the inputs and filters: expressions are part of the meaning.
+    pub(crate) fn seal(&mut self, texts: &[&str]) {
+        let shape = format!("{:?} {} {:?} {:?} {texts:?}", self.inputs, self.filters, self.latest, self.sets);
+        self.fingerprint = xxhash_rust::xxh3::xxh3_64(shape.as_bytes()) as u16;
+    }
+}
+
+impl Span {
+    const fn hop_us(self) -> Option<i64> {
+        match self {
+            Self::Ever => None,
+            Self::Tiles { hop_us, .. } => Some(hop_us),
+        }
+    }
+
+    /// The index of the tile that holds `time`. Floors towards −∞, before the epoch too.
+    pub(crate) const fn index(self, time: i64) -> i64 {
+        match self {
+            Self::Ever => 0,
+            // Floored for a positive hop; compiling a view refuses any other.
+            Self::Tiles { hop_us, .. } => time.div_euclid(hop_us),
+        }
+    }
+
+    /// The index of the first tile of a window of `width_us` at `moment`: that of `floor(moment − width, hop)`.
+    pub(crate) fn first_index(self, moment: i64, width_us: i64) -> i64 {
+        match self {
+            Self::Ever => i64::MIN,
+            Self::Tiles { hop_us, .. } => {
+                let tail = (i128::from(moment) - i128::from(width_us)).div_euclid(i128::from(hop_us));
+                // Tiles of representable times have representable indexes, so clamping loses none.
+                i64::try_from(tail).unwrap_or(if tail < 0 { i64::MIN } else { i64::MAX })
+            }
+        }
+    }
+
+    /// The index of the first tile that a row retains whose newest folded event is at `newest`. Reads are later than
+    /// `newest`, so no window reaches back further.
+    pub(crate) fn first_retained(self, newest: i64) -> i64 {
+        match self {
+            Self::Ever => i64::MIN,
+            Self::Tiles { width_us, .. } => self.first_index(newest, width_us),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TILES: Span = Span::Tiles { hop_us: 15, width_us: 60 };
+
+    #[test]
+    fn tiles_floor_towards_minus_infinity() {
+        assert_eq!(TILES.index(-1), -1);
+        assert_eq!(TILES.index(-15), -1);
+        assert_eq!(TILES.index(-16), -2);
+        assert_eq!(TILES.first_index(1, 60), -4);
+        assert_eq!(TILES.first_index(90, 60), 2);
+    }
+
+    #[test]
+    fn times_at_the_ends_of_the_range_stay_in_range() {
+        assert_eq!(TILES.first_index(i64::MIN, i64::MAX), (i128::from(i64::MIN) - i128::from(i64::MAX)).div_euclid(15) as i64);
+        let microseconds = Span::Tiles { hop_us: 1, width_us: i64::MAX };
+        assert_eq!(microseconds.first_retained(i64::MIN), i64::MIN);
+        assert_eq!(microseconds.index(i64::MAX), i64::MAX);
+    }
+
+    #[test]
+    fn one_state_serves_every_window_of_its_hop() {
+        let mut layout = RowLayout::default();
+        let count = Measure { kind: Kind::Count, input: None, filter: None };
+        let hour = Window { width_us: 60, hop_us: 5 };
+        let two_hours = Window { width_us: 120, hop_us: 5 };
+        assert_eq!(layout.place(Some(hour), count), (0, 0));
+        assert_eq!(layout.place(Some(two_hours), count), (0, 0));
+        assert_eq!(layout.place(None, count), (1, 0));
+        assert_eq!(layout.sets[0].span, Span::Tiles { hop_us: 5, width_us: 120 });
+    }
+}

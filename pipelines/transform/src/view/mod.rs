@@ -1,0 +1,174 @@
+//! A view, compiled: from a batch of events to rows, from rows to feature values.
+//!
+//! A batch of events is *projected* once: keys, the view's filter and each distinct argument are evaluated as columns.
+//! Then each entity's row *absorbs* its events one by one, and features are *finished* from any number of rows at any
+//! moments, a column per feature. The stream, history and requests run this same code, so they agree to the bit.
+//!
+//! Who calls what:
+//! - the write path, which may see an event twice, calls [`ViewEngine::deliver`]: the row's fences decide;
+//! - training, which reads each event of the log once, calls [`ViewEngine::absorb`] by ascending
+//!   [`Projection::visible_from`], and [`ViewEngine::finish`] in between.
+//!
+//! Cost: projecting allocates per batch and expression; absorbing allocates per new tile and kept text; finishing
+//! allocates per feature, not per row.
+
+mod column;
+mod compile;
+mod finish;
+mod projection;
+
+pub use projection::{Projection, columns};
+
+use crate::expression::{Expression, ExpressionError};
+use crate::row::layout::RowLayout;
+use crate::row::{self, Row, RowError};
+use arrow::array::{ArrayRef, RecordBatch};
+use compile::Reading;
+use ondol_vocabulary::{EventTime, FeatureStatus, Field, SourceDefinition, ViewDefinition};
+
+/// A compiled view. Immutable and shared; compile once per snapshot.
+#[derive(Debug)]
+pub struct ViewEngine {
+    definition: ViewDefinition,
+    /// Columns of the source that the view reads, in the source's order.
+    fields: Vec<Field>,
+    /// The same, by name.
+    columns: Vec<String>,
+    /// Places among `fields`.
+    time: usize,
+    key: Vec<usize>,
+    /// The view's filter.
+    filter: Option<Expression>,
+    /// Distinct expressions that features aggregate or keep.
+    inputs: Vec<Expression>,
+    /// Distinct filters of features.
+    filters: Vec<Expression>,
+    layout: RowLayout,
+    /// How each feature is read off a row.
+    readings: Vec<Reading>,
+}
+
+/// What absorbing an event did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Absorbed {
+    /// The row took it in.
+    Applied,
+    /// The row's fence has passed it: a replay, or a second delivery.
+    Duplicate,
+    /// Its tiles are no longer retained and it is no newer latest row: it counts offline only.
+    TooLate,
+}
+
+/// What delivering an entity's events did, by number of events.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Delivered {
+    /// The row took them in.
+    pub applied: usize,
+    /// The row's fence had passed them.
+    pub duplicates: usize,
+    /// They count offline only: see [`Absorbed::TooLate`].
+    pub too_late: usize,
+}
+
+/// One feature's values for a batch of rows.
+#[derive(Clone, Debug)]
+pub struct FinishedFeature {
+    /// The values; null unless fresh (a count of a missing row is 0).
+    pub values: ArrayRef,
+    /// What each value is worth.
+    pub status: Vec<FeatureStatus>,
+    /// Time of the newest event behind each value; none for a missing row.
+    pub event_time: Vec<Option<EventTime>>,
+}
+
+impl ViewEngine {
+    /// Compiles `view`, which reads `source`.
+    pub fn compile(view: &ViewDefinition, source: &SourceDefinition) -> Result<Self, ExpressionError> {
+        compile::compile(view, source)
+    }
+
+    /// The view compiled.
+    pub fn definition(&self) -> &ViewDefinition {
+        &self.definition
+    }
+
+    /// The source's columns that the view reads, in the source's order: what [`Self::project`] needs beside
+    /// [`columns`]. The time column is one of them.
+    pub fn columns(&self) -> &[String] {
+        &self.columns
+    }
+
+    /// Evaluates the view's expressions over `events`: the source's columns (those of [`Self::columns`] suffice), then
+    /// `_partition: Int32`, `_offset: Int64`, `_ingested_at: Timestamp(us, UTC)`, in any order. Events without a key
+    /// or a time, or that fail the view's filter, are left out.
+    pub fn project(&self, events: &RecordBatch) -> Result<Projection, ExpressionError> {
+        projection::project(self, events)
+    }
+
+    /// Takes event `index` of `projection` into `row`. Looks at no fence and moves none: an event absorbed twice counts
+    /// twice. For readers that see each event once; the write path uses [`Self::deliver`].
+    pub fn absorb(&self, row: &mut Row, projection: &Projection, index: usize) -> Absorbed {
+        let ingested_at = projection.ingested_at(index).micros();
+        if row.absorb(&self.layout, &projection.event(index), ingested_at) {
+            Absorbed::Applied
+        } else {
+            Absorbed::TooLate
+        }
+    }
+
+    /// Takes the events `indexes` of one entity into its `row`, leaving out those that its fences of `generation` have
+    /// passed, then moves the fences past them. Delivering any of them again changes nothing.
+    ///
+    /// Within a partition, events may stand in any order in one call, but none may come in a later call than an event
+    /// of a greater offset: deliveries of a partition follow one another.
+    pub fn deliver(&self, row: &mut Row, projection: &Projection, indexes: &[u32], generation: u64) -> Delivered {
+        let mut delivered = Delivered::default();
+        // The fences as they were decide for the whole call: they move only once every event is in.
+        let mut reached: Vec<(i32, Option<i64>, i64)> = Vec::new();
+        for index in indexes.iter().map(|index| *index as usize) {
+            let position = projection.position(index);
+            let at = match reached.iter().position(|(partition, ..)| *partition == position.partition) {
+                Some(at) => at,
+                None => {
+                    reached.push((position.partition, row.fence(generation, position.partition), i64::MIN));
+                    reached.len() - 1
+                }
+            };
+            let (_, fence, next) = &mut reached[at];
+            if fence.is_some_and(|fence| position.offset < fence) {
+                delivered.duplicates += 1;
+                continue;
+            }
+            *next = (*next).max(position.offset.saturating_add(1));
+            match self.absorb(row, projection, index) {
+                Absorbed::TooLate => delivered.too_late += 1,
+                Absorbed::Applied | Absorbed::Duplicate => delivered.applied += 1,
+            }
+        }
+        for (partition, _, next) in reached.into_iter().filter(|(_, _, next)| *next > i64::MIN) {
+            row.advance(generation, partition, next);
+        }
+        delivered
+    }
+
+    /// Feature values of `rows` (None: the entity has no row), each as of its own moment. `features` are indexes into
+    /// the view's features.
+    ///
+    /// A row can't be read as of a moment at or before its [`Row::newest`]: it is read as of just after that, which is
+    /// what a read of the present means to a row whose newest event is ahead of the reader's clock. Callers refuse
+    /// such a moment where a user asked for it.
+    pub fn finish(&self, rows: &[Option<&Row>], as_of: &[EventTime], features: &[usize]) -> Vec<FinishedFeature> {
+        finish::finish(self, rows, as_of, features)
+    }
+
+    /// Decodes a stored row.
+    pub fn decode(&self, bytes: &[u8]) -> Result<Row, RowError> {
+        row::decode(bytes, &self.layout)
+    }
+
+    /// Appends the stored form of `row` to `bytes`. Equal rows give equal bytes, whatever the order and batches in
+    /// which their events were absorbed.
+    pub fn encode(&self, row: &Row, bytes: &mut Vec<u8>) {
+        row::encode(row, &self.layout, bytes);
+    }
+}
