@@ -21,7 +21,12 @@ pub trait RowSink: Send + Sync {
         events: &RecordBatch,
     ) -> Result<(), FeatureStoreError>;
 
-    /// Holds back deliveries of `source` until the guard is dropped.
+    /// Makes every row absorbed so far survive a crash. Call it before activating a view and before every commit of
+    /// the log: a committed position promises that the online rows behind it are durable.
+    async fn sync(&self) -> Result<(), FeatureStoreError>;
+
+    /// Holds back deliveries of `source` until the guard is dropped. When it returns, everything delivered before has
+    /// been synced online and committed to the log (in that order), so the log's table holds all of it.
     async fn lock_source(&self, source: &str) -> Box<dyn Any + Send>;
 }
 

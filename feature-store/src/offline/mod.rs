@@ -1,20 +1,56 @@
 //! The event log: one Delta table per stream source, with source positions committed together with the files.
+//!
+//! In the order of the data:
+//! 1. `buffer` takes deliveries in, drops what is held already and refuses gaps;
+//! 2. `data_file` turns what waits into Parquet files, one per event date;
+//! 3. `table` commits files and positions in one Delta log entry, on `durable_files`, which sync before they
+//!    acknowledge;
+//! 4. [`scan`] reads commits back, for bootstrapping views.
+//!
+//! `layout` is the published form of the tables, `positions` reads the positions back out of a table's log.
+//!
+//! One process writes a source's log: ingest delivers a source's partitions to one store. A second writer is detected
+//! (Delta refuses a commit that moves the same position) and never corrupts the log.
 
+mod buffer;
+mod data_file;
+pub mod durable_files;
+mod failure;
+mod layout;
+mod positions;
+pub mod scan;
+mod table;
+
+pub use scan::{CommitId, LogScan};
+
+use crate::offline::failure::unavailable;
 use arrow::array::RecordBatch;
-use futures::stream::BoxStream;
+use buffer::Buffer;
+use durable_files::DurableFiles;
+use futures::stream::{BoxStream, StreamExt};
+use object_store::ObjectStore;
 use ondol_feature_store_api::FeatureStoreError;
 use ondol_feature_store_api::wire::{DeliveryHeader, OfflineTable, PartitionPosition};
 use ondol_vocabulary::SourceDefinition;
+use positions::{Partitions, Positions};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+use table::LogTable;
+use url::Url;
+
+/// Memory of a source's buffered rows at which the log takes no more before a commit, however few they are.
+const MAX_BUFFERED_BYTES: usize = 128 << 20;
 
 /// When the log commits, and how much it holds before it must.
 #[derive(Clone, Debug)]
 pub struct EventLogConfig {
     /// Rows of a source that make a commit due.
     pub commit_rows: usize,
-    /// Age of the oldest uncommitted row that makes a commit due.
+    /// Age of the oldest uncommitted row or position that makes a commit due.
     pub commit_interval: Duration,
-    /// Rows of a source beyond which [`EventLog::append`] commits before it returns.
+    /// Rows of a source at which the log takes no more before a commit.
     pub max_buffered_rows: usize,
 }
 
@@ -24,77 +60,274 @@ impl Default for EventLogConfig {
     }
 }
 
-/// The event logs of all stream sources under one root.
+/// The event logs of all stream sources under one root. Cheap to clone: clones share the logs.
 #[derive(Clone)]
-pub struct EventLog;
+pub struct EventLog {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    root: PathBuf,
+    store: Arc<dyn ObjectStore>,
+    config: EventLogConfig,
+    logs: Mutex<BTreeMap<String, Arc<SourceLog>>>,
+}
+
+/// One source's log. A commit holds `table` from taking the buffer until the log entry stands; appends only need
+/// `buffer`, so that deliveries go on while files are written.
+struct SourceLog {
+    table: tokio::sync::Mutex<LogTable>,
+    memory: Mutex<Memory>,
+}
+
+#[derive(Default)]
+struct Memory {
+    buffer: Buffer,
+    committed: Positions,
+    rows: Option<u64>,
+}
 
 impl EventLog {
-    /// Opens the logs under `root`: a path or a `file://` URL.
-    pub fn open(root: &str, _config: EventLogConfig) -> Result<Self, FeatureStoreError> {
-        Err(FeatureStoreError::Internal { detail: format!("not written yet: {root}") })
+    /// Opens the logs under `root`, a folder's path or its `file://` URL. Nothing is read yet.
+    pub fn open(root: &str, config: EventLogConfig) -> Result<Self, FeatureStoreError> {
+        let root = folder(root)?;
+        let store = Arc::new(DurableFiles::new());
+        Ok(Self { shared: Arc::new(Shared { root, store, config, logs: Mutex::default() }) })
     }
 
-    /// Refuses a delivery that would leave a gap after what is held. Call it before anything absorbs the delivery:
-    /// a row's fence must never pass events the log has not seen.
-    pub async fn admit(&self, _header: &DeliveryHeader) -> Result<(), FeatureStoreError> {
-        Ok(())
+    /// Refuses a delivery that would leave a gap after what is held, and any delivery while the buffer is at its bound.
+    /// To be called before anything absorbs the delivery: a row's fence must never pass events the log has not seen.
+    pub async fn admit(&self, header: &DeliveryHeader) -> Result<(), FeatureStoreError> {
+        let log = self.log(&header.source).await?;
+        let memory = log.memory();
+        self.room(&header.source, &memory.buffer)?;
+        memory.buffer.admit(header)
     }
 
-    /// Buffers a delivery's rows; those already held are dropped.
+    /// Buffers a delivery's rows; those already held are dropped silently, a gap is refused. Never commits by itself:
+    /// the writer syncs online rows before it commits the log. At its bound the buffer refuses until it is committed.
     pub async fn append(
         &self,
-        _source: &SourceDefinition,
-        _header: &DeliveryHeader,
-        _events: &RecordBatch,
+        source: &SourceDefinition,
+        header: &DeliveryHeader,
+        events: &RecordBatch,
     ) -> Result<(), FeatureStoreError> {
+        if !source.is_stream() {
+            return Err(FeatureStoreError::InvalidRequest {
+                detail: format!("source `{}` is a table: it has no event log", source.name),
+            });
+        }
+        let log = self.log(&source.name).await?;
+        let mut memory = log.memory();
+        self.room(&source.name, &memory.buffer)?;
+        memory.buffer.append(source, header, events)?;
+        report_buffer(&source.name, &memory.buffer);
         Ok(())
+    }
+
+    /// One delivery may pass the bound, the next one waits for a commit.
+    fn room(&self, source: &str, buffer: &Buffer) -> Result<(), FeatureStoreError> {
+        if buffer.rows() < self.shared.config.max_buffered_rows && buffer.bytes() < MAX_BUFFERED_BYTES {
+            return Ok(());
+        }
+        Err(FeatureStoreError::Unavailable {
+            detail: format!("{} events of `{source}` wait to be committed: try again shortly", buffer.rows()),
+        })
     }
 
     /// Committed positions of one generation.
     pub async fn positions(
         &self,
-        _source: &str,
-        _generation: &str,
+        source: &str,
+        generation: &str,
     ) -> Result<Vec<PartitionPosition>, FeatureStoreError> {
-        Ok(Vec::new())
+        Ok(listed(&self.log(source).await?.memory().committed.of(generation)))
     }
 
     /// Positions held, committed or buffered, of the generation delivered last.
-    pub async fn written(&self, _source: &str) -> Result<Vec<PartitionPosition>, FeatureStoreError> {
-        Ok(Vec::new())
+    pub async fn written(&self, source: &str) -> Result<Vec<PartitionPosition>, FeatureStoreError> {
+        let log = self.log(source).await?;
+        let memory = log.memory();
+        let generation = memory.buffer.generation().unwrap_or_default();
+        Ok(listed(&memory.buffer.held().of(generation)))
     }
 
     /// Committed positions of the generation delivered last.
-    pub async fn durable(&self, _source: &str) -> Result<Vec<PartitionPosition>, FeatureStoreError> {
-        Ok(Vec::new())
+    pub async fn durable(&self, source: &str) -> Result<Vec<PartitionPosition>, FeatureStoreError> {
+        let log = self.log(source).await?;
+        let memory = log.memory();
+        Ok(listed(&memory.committed.of(memory.buffer.generation().unwrap_or_default())))
     }
 
-    /// Sources whose buffers are full or old enough to commit.
+    /// Sources whose buffers hold enough rows, or old enough ones, to commit.
     pub fn due(&self) -> Vec<String> {
-        Vec::new()
+        let config = &self.shared.config;
+        let is_due = |log: &SourceLog| {
+            let memory = log.memory();
+            let old = memory.buffer.since().is_some_and(|since| since.elapsed() >= config.commit_interval);
+            old || memory.buffer.rows() >= config.commit_rows || memory.buffer.bytes() >= MAX_BUFFERED_BYTES / 2
+        };
+        let logs = lock(&self.shared.logs);
+        logs.iter().filter(|(_, log)| is_due(log)).map(|(name, _)| name.clone()).collect()
     }
 
-    /// Commits a source's buffer and returns [`Self::durable`].
+    /// Commits what `source` has buffered, and returns [`Self::durable`]. On failure everything stays buffered.
+    ///
+    /// Cancel-safe in that nothing is lost from the source's point of view: a dropped commit leaves positions where
+    /// they were in the log, and [`Self::positions`] is where ingest resumes; within this process its rows stay out of
+    /// the buffer, so only drop it when the process ends.
     pub async fn commit(&self, source: &str) -> Result<Vec<PartitionPosition>, FeatureStoreError> {
+        let log = self.log(source).await?;
+        let mut table = log.table.lock().await;
+        let taken = log.memory().buffer.take();
+        if !taken.is_empty() {
+            let started = std::time::Instant::now();
+            if let Err(error) = table.commit(&taken).await {
+                metrics::counter!("ondol_log_commit_failures_total", "source" => source.to_owned()).increment(1);
+                let rows = LogScan::of(source, &table)?.rows();
+                let mut memory = log.memory();
+                memory.buffer.put_back(taken);
+                memory.buffer.catch_up(table.positions())?;
+                memory.committed = table.positions().clone();
+                memory.rows = rows;
+                return Err(error);
+            }
+            metrics::histogram!("ondol_log_commit_seconds", "source" => source.to_owned())
+                .record(started.elapsed().as_secs_f64());
+            let rows: usize = taken.pending.iter().map(|pending| pending.rows.num_rows()).sum();
+            metrics::counter!("ondol_log_rows_total", "source" => source.to_owned()).increment(rows as u64);
+            tracing::debug!(source, rows, version = table.state().map(|state| state.version()), "offline commit");
+            let mut memory = log.memory();
+            memory.committed = table.positions().clone();
+            memory.rows = memory.rows.map(|held| held + rows as u64);
+            report_buffer(source, &memory.buffer);
+        }
+        drop(table);
         self.durable(source).await
     }
 
-    /// The tables that exist.
+    /// The tables that exist, this process's or an earlier one's.
     pub async fn tables(&self) -> Result<Vec<OfflineTable>, FeatureStoreError> {
-        Ok(Vec::new())
+        let mut tables = Vec::new();
+        for source in self.folders()? {
+            let log = self.log(&source).await?;
+            let table = log.table.lock().await;
+            let Some(state) = table.state() else { continue };
+            tables.push(OfflineTable {
+                url: table.url().to_string(),
+                version: i64::try_from(state.version()).ok(),
+                rows: log.memory().rows,
+                source,
+            });
+        }
+        Ok(tables)
     }
 
-    /// Rows committed for `source`, without I/O; none before its table was opened.
-    pub fn rows(&self, _source: &str) -> Option<u64> {
-        None
+    /// Rows committed for `source`, without I/O: none until its table was opened by another call.
+    pub fn rows(&self, source: &str) -> Option<u64> {
+        let log = lock(&self.shared.logs).get(source).cloned()?;
+        log.memory().rows
     }
 
-    /// The committed rows of `source`, in commit order.
+    /// The files committed for `source` so far.
+    pub async fn scan(&self, source: &str) -> Result<LogScan, FeatureStoreError> {
+        let log = self.log(source).await?;
+        let table = log.table.lock().await;
+        LogScan::of(source, &table)
+    }
+
+    /// The committed rows of `source`, a batch per commit, in commit order. `columns` empty means all.
     pub async fn read(
         &self,
-        _source: &str,
-        _columns: &[String],
+        source: &str,
+        columns: &[String],
     ) -> Result<BoxStream<'static, Result<RecordBatch, FeatureStoreError>>, FeatureStoreError> {
-        Ok(Box::pin(futures::stream::empty()))
+        let scan = Arc::new(self.scan(source).await?);
+        let columns = if columns.is_empty() { scan.columns() } else { columns.to_vec() };
+        let commits = futures::stream::iter(scan.commits(None));
+        Ok(commits
+            .then(move |commit| {
+                let (scan, columns) = (Arc::clone(&scan), columns.clone());
+                async move { scan.read(&commit, None, &columns).await }
+            })
+            .boxed())
     }
+
+    /// The source's log, opened on first use.
+    async fn log(&self, source: &str) -> Result<Arc<SourceLog>, FeatureStoreError> {
+        if let Some(log) = lock(&self.shared.logs).get(source) {
+            return Ok(Arc::clone(log));
+        }
+        if source.is_empty() || source.starts_with('.') || source.contains(['/', '\\']) {
+            return Err(FeatureStoreError::InvalidRequest {
+                detail: format!("`{source}` can't name a source: use letters, digits and underscores"),
+            });
+        }
+        let folder = self.shared.root.join(source);
+        let url = Url::from_directory_path(&folder).map_err(|()| {
+            unavailable(source, "opening", format!("`{}` is no absolute path", folder.display()))
+        })?;
+        let table = LogTable::open(source, &url, Arc::clone(&self.shared.store)).await?;
+        let committed = table.positions().clone();
+        let rows = LogScan::of(source, &table)?.rows();
+        let memory = Memory { buffer: Buffer::resuming(&committed), committed, rows };
+        let log = Arc::new(SourceLog { table: tokio::sync::Mutex::new(table), memory: Mutex::new(memory) });
+        // Two callers may have opened it at once: the first one in stays, the other is dropped unused.
+        Ok(Arc::clone(lock(&self.shared.logs).entry(source.to_owned()).or_insert(log)))
+    }
+
+    fn folders(&self) -> Result<Vec<String>, FeatureStoreError> {
+        let failed = |error: std::io::Error| FeatureStoreError::Unavailable {
+            detail: format!("listing offline tables in {}: {error}", self.shared.root.display()),
+        };
+        let mut names = Vec::new();
+        for entry in std::fs::read_dir(&self.shared.root).map_err(failed)? {
+            let entry = entry.map_err(failed)?;
+            if entry.path().join("_delta_log").is_dir() {
+                names.extend(entry.file_name().into_string());
+            }
+        }
+        names.sort();
+        Ok(names)
+    }
+}
+
+impl SourceLog {
+    fn memory(&self) -> MutexGuard<'_, Memory> {
+        lock(&self.memory)
+    }
+}
+
+/// A poisoned lock means a panic elsewhere; the data behind these locks is whole between statements.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn listed(partitions: &Partitions) -> Vec<PartitionPosition> {
+    partitions.iter().map(|(&partition, &next_offset)| PartitionPosition { partition, next_offset }).collect()
+}
+
+fn report_buffer(source: &str, buffer: &Buffer) {
+    metrics::gauge!("ondol_log_buffered_rows", "source" => source.to_owned()).set(buffer.rows() as f64);
+}
+
+/// The folder that `root` names, created and made absolute.
+fn folder(root: &str) -> Result<PathBuf, FeatureStoreError> {
+    let refused = |detail: String| FeatureStoreError::InvalidRequest { detail };
+    let path = match root.split_once("://") {
+        Some(("file", _)) => Url::parse(root)
+            .ok()
+            .and_then(|url| url.to_file_path().ok())
+            .ok_or_else(|| refused(format!("`{root}` is no file URL such as file:///var/lib/ondol/offline")))?,
+        Some((scheme, _)) => {
+            return Err(refused(format!(
+                "offline root `{root}`: scheme `{scheme}` is not supported yet, use a folder's path or file:// URL"
+            )));
+        }
+        None => Path::new(root).to_path_buf(),
+    };
+    let created = std::fs::create_dir_all(&path).and_then(|()| path.canonicalize());
+    created.map_err(|error| FeatureStoreError::Unavailable {
+        detail: format!("creating the offline root {}: {error}", path.display()),
+    })
 }

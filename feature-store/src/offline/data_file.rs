@@ -1,0 +1,240 @@
+//! Data files: buffered rows in, Parquet bytes and their Delta `add` actions out.
+//!
+//! One file per generation and event date, rows in order of (partition, offset). Cost: one concatenation, one sort of
+//! three integer columns and one gather per commit.
+
+use super::buffer::Pending;
+use super::layout::{CommitFiles, GENERATION};
+use arrow::array::{
+    Array, ArrayRef, AsArray, Date32Array, PrimitiveArray, RecordBatch, StringArray, new_null_array,
+};
+use arrow::compute::{SortColumn, concat_batches, lexsort_to_indices, take_record_batch};
+use arrow::datatypes::{Date32Type, Int32Type, Int64Type, SchemaRef, TimestampMicrosecondType};
+use deltalake_core::kernel::Add;
+use ondol_feature_store_api::wire::columns;
+use ondol_vocabulary::EventTime;
+use parquet::arrow::ArrowWriter;
+use parquet::basic::{Compression, ZstdLevel};
+use parquet::file::properties::WriterProperties;
+use serde_json::{Map, Value, json};
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::Arc;
+
+const DAY_US: i64 = 86_400_000_000;
+
+/// A data file ready to be put.
+#[derive(Debug)]
+pub(super) struct DataFile {
+    /// Path within the table.
+    pub(super) path: String,
+    /// The Parquet bytes.
+    pub(super) bytes: Vec<u8>,
+    /// Its `add` action.
+    pub(super) add: Add,
+}
+
+/// Encodes `pending` as data files of `schema`. `time` names the event time column.
+pub(super) fn encode(
+    pending: &[Pending],
+    schema: &SchemaRef,
+    time: &str,
+    files: &mut CommitFiles,
+) -> Result<Vec<DataFile>, String> {
+    let mut generations: Vec<&str> = Vec::new();
+    for entry in pending {
+        if !generations.contains(&entry.generation.as_str()) {
+            generations.push(&entry.generation);
+        }
+    }
+    let mut encoded = Vec::new();
+    for generation in generations {
+        let batches = pending
+            .iter()
+            .filter(|entry| entry.generation == generation)
+            .map(|entry| conform(&entry.rows, schema, generation))
+            .collect::<Result<Vec<_>, _>>()?;
+        let rows = concat_batches(schema, &batches).map_err(text)?;
+        for (date, day) in by_date(&rows, time)? {
+            encoded.push(encode_day(&day, &date, time, files)?);
+        }
+    }
+    Ok(encoded)
+}
+
+fn text(error: impl std::fmt::Display) -> String {
+    error.to_string()
+}
+
+/// A delivery's rows with exactly the table's columns: those it lacks are null, its generation is filled in.
+fn conform(rows: &RecordBatch, schema: &SchemaRef, generation: &str) -> Result<RecordBatch, String> {
+    let columns = schema
+        .fields()
+        .iter()
+        .map(|field| -> Result<ArrayRef, String> {
+            if field.name() == GENERATION {
+                return Ok(Arc::new(StringArray::from_iter_values(std::iter::repeat_n(generation, rows.num_rows()))));
+            }
+            match rows.column_by_name(field.name()) {
+                Some(column) if column.data_type() == field.data_type() => Ok(Arc::clone(column)),
+                Some(column) => Err(format!(
+                    "column `{}` is {} in the table and {} in the delivery: a column's type can't change, \
+                     give the new one another name",
+                    field.name(),
+                    field.data_type(),
+                    column.data_type()
+                )),
+                None => Ok(new_null_array(field.data_type(), rows.num_rows())),
+            }
+        })
+        .collect::<Result<Vec<_>, _>>()?;
+    RecordBatch::try_new(Arc::clone(schema), columns).map_err(text)
+}
+
+/// Splits rows by event date; each part is sorted by partition and offset.
+fn by_date(rows: &RecordBatch, time: &str) -> Result<Vec<(String, RecordBatch)>, String> {
+    let dates = Arc::new(event_dates(timestamps(rows, time)?)?);
+    let sort = |values: ArrayRef| SortColumn { values, options: None };
+    let column = |name: &str| rows.column_by_name(name).cloned().ok_or_else(|| format!("column `{name}` is missing"));
+    let order = lexsort_to_indices(
+        &[sort(Arc::clone(&dates) as ArrayRef), sort(column(columns::PARTITION)?), sort(column(columns::OFFSET)?)],
+        None,
+    )
+    .map_err(text)?;
+    let sorted = take_record_batch(rows, &order).map_err(text)?;
+    let dates: Vec<i32> = order.values().iter().map(|&row| dates.value(row as usize)).collect();
+    let mut parts = Vec::new();
+    for range in runs(&dates) {
+        let date = dates.get(range.start).map(|days| date_text(*days)).unwrap_or_default();
+        parts.push((date, sorted.slice(range.start, range.len())));
+    }
+    Ok(parts)
+}
+
+fn timestamps<'a>(rows: &'a RecordBatch, name: &str) -> Result<&'a PrimitiveArray<TimestampMicrosecondType>, String> {
+    rows.column_by_name(name)
+        .and_then(|column| column.as_primitive_opt())
+        .ok_or_else(|| format!("column `{name}` is missing or no timestamp"))
+}
+
+fn event_dates(times: &PrimitiveArray<TimestampMicrosecondType>) -> Result<Date32Array, String> {
+    if times.null_count() > 0 {
+        return Err("the time column holds nulls: ingest must not deliver events without a time".to_owned());
+    }
+    times
+        .try_unary::<_, Date32Type, String>(|micros| {
+            i32::try_from(micros.div_euclid(DAY_US)).map_err(|_| format!("event time {micros} us has no date"))
+        })
+        .map_err(text)
+}
+
+/// `2013-01-31`.
+fn date_text(days: i32) -> String {
+    let time = EventTime::from_micros(i64::from(days) * DAY_US).to_string();
+    time.split('T').next().unwrap_or(&time).to_owned()
+}
+
+fn runs(values: &[i32]) -> Vec<Range<usize>> {
+    let mut start = 0;
+    values
+        .chunk_by(|a, b| a == b)
+        .map(|chunk| {
+            let range = start..start + chunk.len();
+            start = range.end;
+            range
+        })
+        .collect()
+}
+
+fn encode_day(rows: &RecordBatch, date: &str, time: &str, files: &mut CommitFiles) -> Result<DataFile, String> {
+    let level = ZstdLevel::try_new(1).map_err(text)?;
+    let properties = WriterProperties::builder().set_compression(Compression::ZSTD(level)).build();
+    let mut bytes = Vec::new();
+    let mut writer = ArrowWriter::try_new(&mut bytes, rows.schema(), Some(properties)).map_err(text)?;
+    writer.write(rows).map_err(text)?;
+    writer.close().map_err(text)?;
+    let path = files.next(date);
+    let add = Add {
+        path: path.clone(),
+        partition_values: HashMap::from([(columns::EVENT_DATE.to_owned(), Some(date.to_owned()))]),
+        size: i64::try_from(bytes.len()).map_err(text)?,
+        modification_time: chrono::Utc::now().timestamp_millis(),
+        data_change: true,
+        stats: Some(statistics(rows, time)?.to_string()),
+        ..empty_add()
+    };
+    Ok(DataFile { path, bytes, add })
+}
+
+fn empty_add() -> Add {
+    Add {
+        path: String::new(),
+        partition_values: HashMap::new(),
+        size: 0,
+        modification_time: 0,
+        data_change: true,
+        stats: None,
+        tags: None,
+        deletion_vector: None,
+        base_row_id: None,
+        default_row_commit_version: None,
+        clustering_provider: None,
+    }
+}
+
+/// Delta's per-file statistics for the columns that readers prune by: time, position, arrival, generation.
+fn statistics(rows: &RecordBatch, time: &str) -> Result<Value, String> {
+    let (mut least, mut greatest, mut nulls) = (Map::new(), Map::new(), Map::new());
+    let mut put = |name: &str, min: Value, max: Value| {
+        least.insert(name.to_owned(), min);
+        greatest.insert(name.to_owned(), max);
+        nulls.insert(name.to_owned(), json!(0));
+    };
+    for name in [time, columns::INGESTED_AT] {
+        let values = timestamps(rows, name)?.values();
+        if let (Some(min), Some(max)) = (values.iter().min(), values.iter().max()) {
+            put(name, moment(*min), moment(*max));
+        }
+    }
+    let partitions = rows.column_by_name(columns::PARTITION).and_then(|column| column.as_primitive_opt::<Int32Type>());
+    if let Some(values) = partitions.map(|column| column.values())
+        && let (Some(min), Some(max)) = (values.iter().min(), values.iter().max())
+    {
+        put(columns::PARTITION, json!(min), json!(max));
+    }
+    let offsets = rows.column_by_name(columns::OFFSET).and_then(|column| column.as_primitive_opt::<Int64Type>());
+    if let Some(values) = offsets.map(|column| column.values())
+        && let (Some(min), Some(max)) = (values.iter().min(), values.iter().max())
+    {
+        put(columns::OFFSET, json!(min), json!(max));
+    }
+    if let Some(generation) = rows.column_by_name(GENERATION).and_then(|column| column.as_string_opt::<i32>())
+        && !generation.is_empty()
+    {
+        put(GENERATION, json!(generation.value(0)), json!(generation.value(0)));
+    }
+    Ok(json!({ "numRecords": rows.num_rows(), "minValues": least, "maxValues": greatest, "nullCount": nulls }))
+}
+
+fn moment(micros: i64) -> Value {
+    let time = chrono::DateTime::from_timestamp_micros(micros);
+    time.map_or(Value::Null, |time| json!(time.format("%Y-%m-%dT%H:%M:%S%.6fZ").to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_moment_before_the_epoch_has_the_date_of_its_day() {
+        let times = PrimitiveArray::<TimestampMicrosecondType>::from(vec![-1, 0, DAY_US]);
+        let dates = event_dates(&times).map(|dates| dates.values().to_vec());
+        assert_eq!(dates, Ok(vec![-1, 0, 1]));
+        assert_eq!(date_text(-1), "1969-12-31");
+    }
+
+    #[test]
+    fn runs_cover_equal_neighbours() {
+        assert_eq!(runs(&[1, 1, 2, 3, 3]), [0..2, 2..3, 3..5]);
+    }
+}

@@ -1,0 +1,119 @@
+//! The published layout of an offline table: columns, partitioning, file names, transaction identifiers.
+//!
+//! Any Delta reader may rely on it; `docs/offline-tables.md` describes it for users. Only this service writes it.
+
+use arrow::datatypes::{DataType as ArrowType, Field as ArrowField, Schema as ArrowSchema, SchemaRef};
+use deltalake_core::kernel::{DataType as DeltaType, PrimitiveType, StructField, StructType};
+use ondol_feature_store_api::wire::columns;
+use ondol_vocabulary::{DataType, SourceDefinition};
+use std::sync::Arc;
+
+/// `Utf8`, never null: names the life of the topic within which offsets compare.
+pub(super) const GENERATION: &str = "_generation";
+
+/// The columns that the log adds to a source's own, as stored in the files. `_event_date` is not among them: Delta
+/// keeps partition values in the log and the folder names.
+pub(super) fn added_columns() -> [(&'static str, DataType); 4] {
+    [
+        (columns::PARTITION, DataType::I32),
+        (columns::OFFSET, DataType::I64),
+        (columns::INGESTED_AT, DataType::Timestamp),
+        (GENERATION, DataType::String),
+    ]
+}
+
+/// Every column of a source's table in Delta's types: the source's own, nullable, then the added ones.
+pub(super) fn delta_columns(source: &SourceDefinition) -> Vec<StructField> {
+    let own = source.schema.iter().map(|field| StructField::nullable(&field.name, delta_type(field.data_type)));
+    let added = added_columns().map(|(name, data_type)| StructField::not_null(name, delta_type(data_type)));
+    let date = StructField::nullable(columns::EVENT_DATE, DeltaType::Primitive(PrimitiveType::Date));
+    own.chain(added).chain([date]).collect()
+}
+
+/// The schema of data files of a table with these Delta columns: all but the partition column.
+pub(super) fn file_schema(table: &StructType) -> Result<SchemaRef, String> {
+    let fields = table.fields().filter(|field| field.name() != columns::EVENT_DATE).map(|field| {
+        let data_type = arrow_type(field.data_type())
+            .ok_or_else(|| format!("column `{}` has a type Ondol does not write: {}", field.name(), field.data_type()))?;
+        Ok(ArrowField::new(field.name(), data_type, field.is_nullable()))
+    });
+    Ok(Arc::new(ArrowSchema::new(fields.collect::<Result<Vec<_>, String>>()?)))
+}
+
+fn delta_type(data_type: DataType) -> DeltaType {
+    DeltaType::Primitive(match data_type {
+        DataType::String => PrimitiveType::String,
+        DataType::Bool => PrimitiveType::Boolean,
+        DataType::I32 => PrimitiveType::Integer,
+        DataType::I64 => PrimitiveType::Long,
+        DataType::F32 => PrimitiveType::Float,
+        DataType::F64 => PrimitiveType::Double,
+        DataType::Timestamp => PrimitiveType::Timestamp,
+    })
+}
+
+fn arrow_type(delta: &DeltaType) -> Option<ArrowType> {
+    DataType::ALL.into_iter().find(|candidate| delta_type(*candidate) == *delta).map(DataType::arrow)
+}
+
+/// The transaction identifier that holds a partition's position: `ondol/{source}/{generation}/{partition}`.
+pub(super) fn app_id(source: &str, generation: &str, partition: i32) -> String {
+    format!("ondol/{source}/{generation}/{partition}")
+}
+
+/// The generation and partition of a transaction identifier of `source`. A generation may itself contain slashes.
+pub(super) fn parse_app_id<'a>(app_id: &'a str, source: &str) -> Option<(&'a str, i32)> {
+    let rest = app_id.strip_prefix("ondol/")?.strip_prefix(source)?.strip_prefix('/')?;
+    let (generation, partition) = rest.rsplit_once('/')?;
+    Some((generation, partition.parse().ok()?))
+}
+
+/// Names the files of one commit: within a partition of the topic, offsets of a later commit are greater, and names
+/// sort in the order of commits.
+#[derive(Clone, Debug)]
+pub(super) struct CommitFiles {
+    name: String,
+    count: u32,
+}
+
+impl CommitFiles {
+    /// For the commit that is expected to become `version`. The random part keeps a lost race's files apart.
+    pub(super) fn new(version: u64) -> Self {
+        Self { name: format!("{version:020}-{}", ulid::Ulid::new()), count: 0 }
+    }
+
+    /// The next file's path within the table.
+    pub(super) fn next(&mut self, event_date: &str) -> String {
+        self.count += 1;
+        format!("{}={event_date}/part-{}-{:05}.zstd.parquet", columns::EVENT_DATE, self.name, self.count)
+    }
+}
+
+/// The commit's part of a file's path. A file that is named otherwise counts as a commit of its own.
+pub(super) fn commit_of(path: &str) -> &str {
+    let file = path.rsplit('/').next().unwrap_or(path);
+    match file.strip_prefix("part-").and_then(|rest| rest.rsplit_once('-')) {
+        Some((commit, _)) => commit,
+        None => file,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_generation_with_slashes_survives_the_transaction_identifier() {
+        let id = app_id("clicks", "a/b", 3);
+        assert_eq!(parse_app_id(&id, "clicks"), Some(("a/b", 3)));
+        assert_eq!(parse_app_id(&id, "click"), None);
+    }
+
+    #[test]
+    fn files_of_one_commit_share_their_commit_and_sort_by_version() {
+        let (mut ninth, mut tenth) = (CommitFiles::new(9), CommitFiles::new(10));
+        let (a, b) = (ninth.next("2013-01-02"), ninth.next("2013-01-01"));
+        assert_eq!(commit_of(&a), commit_of(&b));
+        assert!(commit_of(&a) < commit_of(&tenth.next("2012-01-01")));
+    }
+}
