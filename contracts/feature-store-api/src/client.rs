@@ -1,6 +1,7 @@
 //! The [`FeatureStore`] that calls a [`router`](crate::server::router).
 
 use crate::error::FeatureStoreError;
+use crate::server::MAX_WAIT;
 use crate::service::FeatureStore;
 use crate::wire::{
     Applied, DefinitionFiles, DefinitionHistory, Delivery, FeatureBatch, OfflineTable, PartitionPosition, Plan,
@@ -54,8 +55,9 @@ impl FeatureStore for FeatureStoreClient {
     }
 
     async fn next_snapshot(&self, after: u64, wait: Duration) -> Result<Arc<Snapshot>, FeatureStoreError> {
+        let wait = wait.min(MAX_WAIT);
         let path = format!("/v1/snapshot?after={after}&wait_ms={}", wait.as_millis());
-        self.caller.json(self.caller.request(Method::GET, &path).timeout(wait + POLL_MARGIN)).await
+        self.caller.json(self.caller.request(Method::GET, &path).timeout(wait.saturating_add(POLL_MARGIN))).await
     }
 
     async fn history(&self, name: &str) -> Result<DefinitionHistory, FeatureStoreError> {

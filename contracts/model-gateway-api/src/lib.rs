@@ -3,6 +3,7 @@
 //! The gateway also speaks the Open Inference Protocol V2, whose wire is fixed by its specification and therefore
 //! lives in the gateway (`open_inference`), not here.
 
+pub mod artifact;
 pub mod client;
 pub mod error;
 pub mod server;
