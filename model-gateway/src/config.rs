@@ -1,0 +1,108 @@
+//! The gateway's configuration. Every key is documented here; the reference page is generated from these words.
+
+use crate::runtime::library::{LibrarySearch, VARIABLE};
+use crate::runtime::onnx::OnnxOptions;
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+
+/// Configuration of the model gateway.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ModelGatewayConfig {
+    /// Folder of the artifacts (by SHA-256), the SQLite database and the last good registry snapshot.
+    pub data_dir: PathBuf,
+    /// URL of the model database: `sqlite:///path/models.db?mode=rwc` or `postgres://…`. Empty: a SQLite file in
+    /// `data_dir`.
+    pub database: String,
+    /// The ONNX Runtime library, or the folder that holds it. Empty: `ORT_DYLIB_PATH`, then `data_dir`/onnxruntime,
+    /// then the Python environment.
+    pub onnxruntime: String,
+    /// The Python interpreter whose packages are searched for ONNX Runtime.
+    pub python: String,
+    /// Sessions a model: how many requests it scores at the same time. Each holds the weights once. 0: one per core.
+    pub sessions: usize,
+    /// Threads that share one run of a model. 1 is best for many small requests.
+    pub intra_op_threads: usize,
+    /// How long a request may take unless it says otherwise, in milliseconds.
+    pub deadline_ms: u64,
+    /// Requests under way at most; more are refused at once.
+    pub max_in_flight: usize,
+    /// Rows of one batch at most.
+    pub max_batch_rows: usize,
+    /// Largest artifact that can be registered, in bytes.
+    pub max_artifact_bytes: usize,
+    /// Largest body of an Open Inference Protocol request, in bytes.
+    pub max_request_bytes: usize,
+    /// The decision log.
+    pub decision_log: DecisionLogConfig,
+}
+
+/// Configuration of the decision log.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DecisionLogConfig {
+    /// Whether decisions are logged.
+    pub enabled: bool,
+    /// Decisions waiting at most; further ones are dropped, counted and reported.
+    pub queue: usize,
+    /// Decisions pushed together at most.
+    pub batch: usize,
+    /// How long a decision waits for others to be pushed with, in milliseconds.
+    pub linger_ms: u64,
+    /// How long the shutdown waits for the queue to empty, in milliseconds.
+    pub drain_ms: u64,
+}
+
+impl Default for ModelGatewayConfig {
+    fn default() -> Self {
+        Self {
+            data_dir: PathBuf::from("data/model-gateway"),
+            database: String::new(),
+            onnxruntime: String::new(),
+            python: "python3".to_owned(),
+            sessions: 0,
+            intra_op_threads: 1,
+            deadline_ms: 2_000,
+            max_in_flight: 1_024,
+            max_batch_rows: 10_000,
+            max_artifact_bytes: 256 << 20,
+            max_request_bytes: 16 << 20,
+            decision_log: DecisionLogConfig::default(),
+        }
+    }
+}
+
+impl Default for DecisionLogConfig {
+    fn default() -> Self {
+        Self { enabled: true, queue: 20_000, batch: 500, linger_ms: 50, drain_ms: 5_000 }
+    }
+}
+
+impl ModelGatewayConfig {
+    /// The model database's URL.
+    pub fn database_url(&self) -> String {
+        if self.database.is_empty() {
+            format!("sqlite://{}?mode=rwc", self.data_dir.join("models.db").display())
+        } else {
+            self.database.clone()
+        }
+    }
+
+    /// How models are loaded. Reads [`VARIABLE`]: the one environment variable that is not ours.
+    pub fn onnx_options(&self) -> OnnxOptions {
+        let named = match self.onnxruntime.as_str() {
+            "" => std::env::var_os(VARIABLE).filter(|path| !path.is_empty()).map(PathBuf::from),
+            path => Some(PathBuf::from(path)),
+        };
+        let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
+        OnnxOptions {
+            library: LibrarySearch {
+                named,
+                managed: self.data_dir.join("onnxruntime"),
+                python: PathBuf::from(&self.python),
+            },
+            sessions: if self.sessions == 0 { cores() } else { self.sessions },
+            intra_op_threads: self.intra_op_threads.max(1),
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! Registration: an artifact becomes a model's next version, or is refused with a diff.
+//!
+//! In order: it must load, its inputs must take the vector of the model's definition, the training set's manifest must
+//! agree with what will be served, no input without null may be fed by a feature that can be missing, and one trial run
+//! must give a prediction. Only then is the file kept, and then the row that names it.
+
+use crate::artifact::sha256;
+use crate::catalog::VersionRecord;
+use crate::definitions::Definitions;
+use crate::fault::{internal, invalid, nearest, unavailable};
+use crate::layout::Layout;
+use crate::manifest;
+use crate::models::{Models, Scorer};
+use crate::runtime::onnx::{FEATURES_PROPERTY, Slot, SlotKind};
+use ondol_model_gateway_api::ModelGatewayError;
+use ondol_model_gateway_api::wire::{RegisterRequest, RegisteredModel, TensorSpec};
+use ondol_pipelines_api::wire::Manifest;
+use ondol_vocabulary::{EventTime, ModelVersion, Snapshot, VersionedName};
+use std::sync::Arc;
+
+/// Registers `request` as the next version of `name`.
+pub async fn register(
+    models: &Models,
+    definitions: &Definitions,
+    name: &str,
+    request: RegisterRequest,
+    now: EventTime,
+) -> Result<RegisteredModel, ModelGatewayError> {
+    if name.contains('@') {
+        return Err(invalid(format!("`{name}` names a version: register by the model's name, the next version is given")));
+    }
+    // Asked anew: the definition may have been applied a moment ago.
+    let snapshot =
+        definitions.refresh().await.map_err(|error| unavailable(format!("definitions can't be read: {error}")))?;
+    let model = snapshot.model(name).cloned().ok_or_else(|| {
+        let known = snapshot.models.iter().map(|model| model.definition.name.as_str());
+        ModelGatewayError::UnknownModel { name: name.to_owned(), suggestion: nearest(name, known) }
+    })?;
+    let manifest = request.manifest.map(manifest::parse).transpose()?;
+    let artifact = request.artifact;
+    let scorer = {
+        let (artifact, model, options) = (artifact.clone(), model.clone(), models.options().clone());
+        let load = move || {
+            let scorer = Scorer::load(artifact, &model.definition, &options).map_err(refused)?;
+            check(&scorer, &model, manifest.as_ref(), &snapshot)?;
+            trial(&scorer, &model)?;
+            Ok::<_, ModelGatewayError>(scorer)
+        };
+        tokio::task::spawn_blocking(load).await.map_err(internal)??
+    };
+    let info = scorer.onnx.info();
+    let record = VersionRecord {
+        registered: RegisteredModel {
+            model: VersionedName::new(name, 0),
+            sha256: sha256(&artifact),
+            registered_at: now,
+            definition_version: model.version,
+            inputs: info.inputs.iter().map(spec).collect(),
+            outputs: info.outputs.iter().map(spec).collect(),
+        },
+        definition: model.definition,
+    };
+    let record = models.add(artifact, record, Arc::new(scorer)).await?;
+    tracing::info!(model = %record.registered.model, sha256 = record.registered.sha256, "model registered");
+    Ok(record.registered)
+}
+
+/// An artifact that can't be loaded is the caller's fault at registration, not the gateway's.
+fn refused(error: ModelGatewayError) -> ModelGatewayError {
+    match error {
+        ModelGatewayError::Internal { detail } => invalid(format!("{detail}: send an ONNX file")),
+        other => other,
+    }
+}
+
+fn check(
+    scorer: &Scorer,
+    model: &ModelVersion,
+    manifest: Option<&Manifest>,
+    snapshot: &Snapshot,
+) -> Result<(), ModelGatewayError> {
+    let mut differences = Vec::new();
+    if let Some(manifest) = manifest {
+        let lines = manifest::check(manifest, model, snapshot);
+        if !lines.is_empty() {
+            differences.push("in the training set's manifest:".to_owned());
+            differences.extend(lines);
+        }
+    } else if matches!(scorer.layout, Layout::Matrix { .. }) && scorer.onnx.info().features.is_none() {
+        tracing::warn!(
+            model = model.definition.name,
+            "the artifact's matrix was checked by its number of columns alone: register with the training set's \
+             manifest, or add property `{FEATURES_PROPERTY}` to the file"
+        );
+    }
+    let trained = manifest.map(|manifest| manifest.features.as_slice());
+    differences.extend(scorer.layout.nulls(&model.definition, snapshot, trained));
+    if differences.is_empty() {
+        Ok(())
+    } else {
+        Err(ModelGatewayError::Mismatch { model: model.definition.name.clone(), differences })
+    }
+}
+
+/// Scores a vector that says nothing, as for an entity that nobody has seen.
+fn trial(scorer: &Scorer, model: &ModelVersion) -> Result<(), ModelGatewayError> {
+    let mismatch = |detail: String| ModelGatewayError::Mismatch {
+        model: model.definition.name.clone(),
+        differences: vec![format!("- a trial run on one row of missing values failed: {detail}")],
+    };
+    let blank = scorer.layout.blank(model.definition.features.len());
+    let outputs = scorer.onnx.run_here(blank).map_err(|error| mismatch(error.to_string()))?;
+    scorer.score.predictions(&outputs, 1).map(drop).map_err(|error| mismatch(error.to_string()))
+}
+
+fn spec(slot: &Slot) -> TensorSpec {
+    let (datatype, shape) = match &slot.kind {
+        SlotKind::Tensor { element, shape } => (element.name().to_owned(), shape.clone()),
+        SlotKind::Unsupported(kind) => (kind.clone(), Vec::new()),
+    };
+    TensorSpec { name: slot.name.clone(), datatype, shape }
+}
