@@ -1,0 +1,102 @@
+//! Where the feature store keeps things, and its bounds.
+
+use crate::offline::EventLogConfig;
+use crate::online::OnlineConfig;
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// The feature store's configuration. The defaults keep everything embedded under [`Self::data_dir`]; each part moves
+/// on its own by one line.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct FeatureStoreConfig {
+    /// The folder of whatever is embedded.
+    pub data_dir: PathBuf,
+    /// The registry's database: `sqlite://path` or `postgres://user:password@host/database`.
+    /// Absent: `registry.db` in the data folder.
+    pub registry: Option<String>,
+    /// The online store: a file path, `redis://host:port` or `redis-cluster://host:port,host:port`.
+    /// Absent: `online.redb` in the data folder.
+    pub online: Option<String>,
+    /// The offline tables: a folder, or a URL. Absent: `offline` in the data folder.
+    pub offline: Option<String>,
+    /// Starts every key in Redis, so that several installations can share a server. No braces.
+    pub online_prefix: String,
+    /// How long a command of Redis may take, in milliseconds.
+    pub online_timeout_ms: u64,
+    /// Page cache of the embedded online store, in MiB.
+    pub online_cache_mib: usize,
+    /// Events of one source that make a commit to its offline table due.
+    pub commit_rows: usize,
+    /// Age of the oldest uncommitted event that makes a commit due, in milliseconds.
+    pub commit_interval_ms: u64,
+    /// Uncommitted events of one source beyond which a write commits first: bounds memory when commits are slow.
+    pub max_uncommitted_rows: usize,
+    /// Deliveries of one source that may wait for their turn; more are refused as unavailable.
+    pub max_pending_deliveries: usize,
+    /// Entities of one read; more are refused.
+    pub max_read_rows: usize,
+    /// How often the registry is looked at for changes made by another replica, in milliseconds.
+    pub registry_poll_ms: u64,
+}
+
+impl Default for FeatureStoreConfig {
+    fn default() -> Self {
+        Self {
+            data_dir: PathBuf::from("ondol-data"),
+            registry: None,
+            online: None,
+            offline: None,
+            online_prefix: "ondol".to_owned(),
+            online_timeout_ms: 2_000,
+            online_cache_mib: 256,
+            commit_rows: 50_000,
+            commit_interval_ms: 1_000,
+            max_uncommitted_rows: 250_000,
+            max_pending_deliveries: 64,
+            max_read_rows: 10_000,
+            registry_poll_ms: 1_000,
+        }
+    }
+}
+
+impl FeatureStoreConfig {
+    /// Everything embedded under `data_dir`.
+    pub fn embedded(data_dir: impl Into<PathBuf>) -> Self {
+        Self { data_dir: data_dir.into(), ..Self::default() }
+    }
+
+    /// The registry's URL.
+    pub fn registry_url(&self) -> String {
+        self.registry.clone().unwrap_or_else(|| format!("sqlite://{}", self.under_data("registry.db")))
+    }
+
+    /// The offline tables' root.
+    pub fn offline_root(&self) -> String {
+        self.offline.clone().unwrap_or_else(|| self.under_data("offline"))
+    }
+
+    /// How to open the online store.
+    pub fn online_config(&self) -> OnlineConfig {
+        OnlineConfig {
+            url: self.online.clone().unwrap_or_else(|| self.under_data("online.redb")),
+            prefix: self.online_prefix.clone(),
+            timeout: Duration::from_millis(self.online_timeout_ms.max(1)),
+            cache_bytes: self.online_cache_mib.saturating_mul(1 << 20),
+        }
+    }
+
+    /// When the log's commits are due. What it may hold is bounded by the writer, which syncs online rows first.
+    pub fn log_config(&self) -> EventLogConfig {
+        EventLogConfig {
+            commit_rows: self.commit_rows,
+            commit_interval: Duration::from_millis(self.commit_interval_ms),
+            max_buffered_rows: usize::MAX,
+        }
+    }
+
+    fn under_data(&self, name: &str) -> String {
+        Path::new(&self.data_dir).join(name).display().to_string()
+    }
+}

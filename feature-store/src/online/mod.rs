@@ -1,0 +1,96 @@
+//! Online rows: one packed value per (view version, entity), read and replaced whole.
+//!
+//! The store knows nothing of what a value means. A writer reads rows, computes their successors and replaces each
+//! only if it still is what was read ([`OnlineStore::compare_and_set`]); whoever loses reads again. Fences inside the
+//! rows make repetition harmless, so neither locks nor transactions across keys are needed.
+//!
+//! | implementation | for | a batch of writes is | [`OnlineStore::sync`] |
+//! |---|---|---|---|
+//! | [`EmbeddedStore`] | one process, no set-up | one transaction | commits to disk |
+//! | [`RedisStore`] | several replicas | a script per batch (per entity on a cluster) | waits for the append-only file where the server can |
+//!
+//! Both pass the suite in `tests/online_store.rs`.
+
+pub mod embedded;
+pub mod key;
+pub mod redis;
+mod value;
+
+pub use embedded::EmbeddedStore;
+pub use key::RowKey;
+pub use redis::RedisStore;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use ondol_feature_store_api::FeatureStoreError;
+use ondol_vocabulary::EntityKey;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// One conditional replacement of a row.
+#[derive(Clone, Debug)]
+pub struct RowWrite {
+    /// Which row.
+    pub key: RowKey,
+    /// What was read before; `None`: there was no row. The write happens only if that is still so.
+    pub expected: Option<Bytes>,
+    /// What replaces it.
+    pub value: Bytes,
+}
+
+/// A store of online rows. Dropping a future abandons the wait; a write that was sent may still be applied.
+#[async_trait]
+pub trait OnlineStore: Send + Sync + 'static {
+    /// The rows of `keys`, in their order, in one round trip.
+    async fn get(&self, keys: &[RowKey]) -> Result<Vec<Option<Bytes>>, FeatureStoreError>;
+
+    /// Replaces each row that still is what its writer expects, and returns the indexes of those that are not,
+    /// ascending. Atomic for each row, not across rows; a key must not appear twice.
+    async fn compare_and_set(&self, writes: Vec<RowWrite>) -> Result<Vec<usize>, FeatureStoreError>;
+
+    /// Makes everything written so far survive a crash of whatever holds the rows.
+    async fn sync(&self) -> Result<(), FeatureStoreError>;
+
+    /// Every row of a view version, by entity key. For tests and repair: it holds the whole view in memory.
+    async fn scan(&self, view_id: u32) -> Result<Vec<(EntityKey, Bytes)>, FeatureStoreError>;
+
+    /// Removes every row of a view version.
+    async fn delete_view(&self, view_id: u32) -> Result<(), FeatureStoreError>;
+
+    /// Whether the store answers.
+    async fn ping(&self) -> Result<(), FeatureStoreError>;
+}
+
+/// How to open an online store.
+#[derive(Clone, Debug)]
+pub struct OnlineConfig {
+    /// Where: a file path, `redis://…`, or `redis-cluster://host:port,host:port`.
+    pub url: String,
+    /// Starts every key in Redis.
+    pub prefix: String,
+    /// Bound of a command in Redis.
+    pub timeout: Duration,
+    /// Page cache of the embedded store.
+    pub cache_bytes: usize,
+}
+
+/// Opens the store that `config.url` names. A Redis that does not answer yet is no error: its commands are.
+pub async fn open(config: &OnlineConfig) -> Result<Arc<dyn OnlineStore>, FeatureStoreError> {
+    if config.url.starts_with("redis") && config.url.contains("://") {
+        return Ok(Arc::new(RedisStore::open(config).await?));
+    }
+    let path = config.url.strip_prefix("file://").unwrap_or(&config.url).to_owned();
+    let cache_bytes = config.cache_bytes;
+    let store = blocking(move || EmbeddedStore::open(path.as_ref(), cache_bytes)).await?;
+    Ok(Arc::new(store))
+}
+
+/// Runs `work` where blocking is allowed.
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, FeatureStoreError> + Send + 'static,
+) -> Result<T, FeatureStoreError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(outcome) => outcome,
+        Err(error) => Err(FeatureStoreError::Internal { detail: format!("a blocking task ended early: {error}") }),
+    }
+}

@@ -1,0 +1,147 @@
+//! What a list of features needs: the views, their keys and the features to finish. Compiled once per snapshot.
+
+use super::nearest;
+use crate::views::{CompiledView, CompiledViews};
+use ondol_feature_store_api::FeatureStoreError;
+use ondol_vocabulary::{FeatureRef, Field, Snapshot};
+use std::collections::HashMap;
+use std::sync::{Arc, PoisonError, RwLock};
+
+/// Plans kept for one snapshot. Clients ask for a few lists over and over; past this many, all are compiled again.
+const KEPT: usize = 1_024;
+
+/// How to answer one list of features.
+pub(super) struct ReadPlan {
+    /// The distinct join keys, by name and type.
+    pub(super) keys: Vec<Field>,
+    /// The views to read, each once.
+    pub(super) views: Vec<PlannedView>,
+    /// For each feature asked for: its view, and its place among the view's finished features.
+    pub(super) outputs: Vec<(usize, usize)>,
+}
+
+/// One view's part of a plan.
+pub(super) struct PlannedView {
+    /// The version that serves.
+    pub(super) compiled: Arc<CompiledView>,
+    /// Its key columns, as indexes into [`ReadPlan::keys`].
+    pub(super) key: Vec<usize>,
+    /// The features to finish, as indexes into the view's.
+    pub(super) features: Vec<usize>,
+}
+
+/// The plans of the snapshot in force.
+pub(super) struct Plans {
+    views: Arc<CompiledViews>,
+    kept: RwLock<Kept>,
+}
+
+#[derive(Default)]
+struct Kept {
+    version: u64,
+    plans: HashMap<Vec<FeatureRef>, Arc<ReadPlan>>,
+}
+
+impl Plans {
+    pub(super) fn new(views: Arc<CompiledViews>) -> Self {
+        Self { views, kept: RwLock::default() }
+    }
+
+    /// The plan for `features` under `snapshot`.
+    pub(super) fn get(
+        &self,
+        snapshot: &Snapshot,
+        features: &[FeatureRef],
+    ) -> Result<Arc<ReadPlan>, FeatureStoreError> {
+        {
+            // A panic can't leave the plans half-changed, so a poisoned lock is as good as any.
+            let kept = self.kept.read().unwrap_or_else(PoisonError::into_inner);
+            if let Some(plan) = kept.plans.get(features).filter(|_| kept.version == snapshot.version) {
+                return Ok(Arc::clone(plan));
+            }
+        }
+        let plan = Arc::new(ReadPlan::compile(snapshot, &self.views, features)?);
+        let mut kept = self.kept.write().unwrap_or_else(PoisonError::into_inner);
+        if kept.version != snapshot.version || kept.plans.len() >= KEPT {
+            *kept = Kept { version: snapshot.version, plans: HashMap::new() };
+        }
+        kept.plans.insert(features.to_vec(), Arc::clone(&plan));
+        Ok(plan)
+    }
+}
+
+impl ReadPlan {
+    fn compile(
+        snapshot: &Snapshot,
+        views: &CompiledViews,
+        features: &[FeatureRef],
+    ) -> Result<Self, FeatureStoreError> {
+        let mut plan = Self { keys: Vec::new(), views: Vec::new(), outputs: Vec::with_capacity(features.len()) };
+        for feature in features {
+            let (version, index) = snapshot.resolve(feature).ok_or_else(|| unresolved(snapshot, feature))?;
+            let view = match plan.views.iter().position(|view| view.compiled.id == version.id) {
+                Some(view) => view,
+                None => {
+                    let key = version.definition.key.iter().map(|field| plan.key(field)).collect();
+                    let compiled = views.get(snapshot, version)?;
+                    plan.views.push(PlannedView { compiled, key, features: Vec::new() });
+                    plan.views.len() - 1
+                }
+            };
+            let Some(planned) = plan.views.get_mut(view) else { continue };
+            let place = planned.place(index);
+            plan.outputs.push((view, place));
+        }
+        Ok(plan)
+    }
+
+    fn key(&mut self, field: &Field) -> usize {
+        let known = self.keys.iter().position(|known| known == field);
+        known.unwrap_or_else(|| {
+            self.keys.push(field.clone());
+            self.keys.len() - 1
+        })
+    }
+}
+
+impl PlannedView {
+    /// The view's name.
+    pub(super) fn name(&self) -> &str {
+        &self.compiled.engine.definition().name
+    }
+
+    fn place(&mut self, feature: usize) -> usize {
+        let known = self.features.iter().position(|known| *known == feature);
+        known.unwrap_or_else(|| {
+            self.features.push(feature);
+            self.features.len() - 1
+        })
+    }
+}
+
+/// Why a feature can't be served: no such view, no such feature, or not yet.
+fn unresolved(snapshot: &Snapshot, feature: &FeatureRef) -> FeatureStoreError {
+    let Some(newest) = snapshot.newest_view(&feature.view) else {
+        let names = snapshot.views.iter().map(|view| view.definition.name.as_str());
+        return FeatureStoreError::Unknown {
+            kind: "view".to_owned(),
+            name: feature.view.clone(),
+            suggestion: nearest(&feature.view, names),
+        };
+    };
+    let served = snapshot.active_view(&feature.view);
+    if served.is_none() && newest.definition.feature(&feature.feature).is_some() {
+        return FeatureStoreError::NotActive { view: feature.view.clone() };
+    }
+    let definition = &served.unwrap_or(newest).definition;
+    // The feature came with the version that is still being built.
+    if newest.definition.feature(&feature.feature).is_some() {
+        return FeatureStoreError::NotActive { view: feature.view.clone() };
+    }
+    let names = definition.features.iter().map(|feature| feature.name.as_str());
+    FeatureStoreError::Unknown {
+        kind: "feature".to_owned(),
+        name: feature.to_string(),
+        suggestion: nearest(&feature.feature, names).map(|name| format!("{}.{name}", feature.view)),
+    }
+}

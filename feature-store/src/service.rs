@@ -1,0 +1,207 @@
+//! The service: the parts of the feature store under one roof, with their tasks and their life.
+
+use crate::config::FeatureStoreConfig;
+use crate::offline::EventLog;
+use crate::online::{self, OnlineStore};
+use crate::read::Reader;
+use crate::registry::Registry;
+use crate::views::CompiledViews;
+use crate::write::{Writer, WriterLimits, known_source};
+use crate::bootstrap;
+use async_trait::async_trait;
+use ondol_feature_store_api::wire::{
+    Applied, DefinitionFiles, DefinitionHistory, Delivery, FeatureBatch, OfflineTable, PartitionPosition, Plan,
+    ReadRequest, WriteReceipt,
+};
+use ondol_feature_store_api::{FeatureStore, FeatureStoreError};
+use ondol_runtime::{Clock, ReadyHandle, Shutdown};
+use ondol_vocabulary::Snapshot;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+
+/// How often due commits are looked for. A commit is due at the configured age give or take this.
+const COMMIT_POLL: Duration = Duration::from_millis(50);
+
+/// How often readiness is checked.
+const HEALTH_POLL: Duration = Duration::from_secs(1);
+
+/// The longest a caller may wait for the next snapshot in one call.
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
+
+/// The feature store.
+pub struct FeatureStoreService {
+    registry: Registry,
+    online: Arc<dyn OnlineStore>,
+    log: EventLog,
+    writer: Arc<Writer>,
+    reader: Reader,
+    stopping: CancellationToken,
+}
+
+impl FeatureStoreService {
+    /// Opens every part and starts the tasks: commits, bootstraps, and following the registry. They end with
+    /// `shutdown`, after a last commit of everything written.
+    pub async fn open(
+        config: &FeatureStoreConfig,
+        clock: Arc<dyn Clock>,
+        shutdown: &Shutdown,
+    ) -> Result<Arc<Self>, FeatureStoreError> {
+        tokio::fs::create_dir_all(&config.data_dir).await.map_err(|error| FeatureStoreError::Unavailable {
+            detail: format!("can't create the data folder `{}`: {error}", config.data_dir.display()),
+        })?;
+        let registry = Registry::open(&config.registry_url()).await?;
+        let online = online::open(&config.online_config()).await?;
+        let log = EventLog::open(&config.offline_root(), config.log_config())?;
+        let rows = log.clone();
+        registry.count_rows_with(Arc::new(move |source| rows.rows(source)));
+        let views = Arc::new(CompiledViews::default());
+        let limits = WriterLimits {
+            max_pending_deliveries: config.max_pending_deliveries,
+            max_uncommitted_rows: config.max_uncommitted_rows,
+        };
+        let writer = Writer::new(registry.clone(), Arc::clone(&views), Arc::clone(&online), log.clone(), limits);
+        let reader =
+            Reader::new(registry.clone(), views, Arc::clone(&online), clock, config.max_read_rows);
+        let service = Arc::new(Self {
+            registry,
+            online,
+            log,
+            writer: Arc::new(writer),
+            reader,
+            stopping: shutdown.token(),
+        });
+        service.start(config, shutdown);
+        Ok(service)
+    }
+
+    /// Keeps `ready` in step with whether the online store answers.
+    pub fn report_health(self: &Arc<Self>, ready: ReadyHandle, shutdown: &Shutdown) {
+        let service = Arc::clone(self);
+        shutdown.spawn("feature-store-health", async move {
+            loop {
+                match service.online.ping().await {
+                    Ok(()) => ready.ready(),
+                    Err(error) => ready.not_ready(error.to_string()),
+                }
+                if service.stopping.run_until_cancelled(tokio::time::sleep(HEALTH_POLL)).await.is_none() {
+                    ready.not_ready("shutting down");
+                    return;
+                }
+            }
+        });
+    }
+
+    /// The online rows, for tests and repair.
+    pub fn online(&self) -> &Arc<dyn OnlineStore> {
+        &self.online
+    }
+
+    /// The event log, for jobs that run in this process.
+    pub const fn log(&self) -> &EventLog {
+        &self.log
+    }
+
+    fn start(self: &Arc<Self>, config: &FeatureStoreConfig, shutdown: &Shutdown) {
+        let service = Arc::clone(self);
+        shutdown.spawn("feature-store-commits", async move { service.commit_when_due().await });
+
+        let (registry, stopping) = (self.registry.clone(), self.stopping.clone());
+        let every = Duration::from_millis(config.registry_poll_ms.max(10));
+        shutdown.spawn("feature-store-registry", async move {
+            stopping.run_until_cancelled(registry.follow(every)).await;
+        });
+
+        let (registry, log, stopping) = (self.registry.clone(), self.log.clone(), self.stopping.clone());
+        let writer = Arc::clone(&self.writer);
+        shutdown.spawn("feature-store-bootstrap", async move {
+            stopping.run_until_cancelled(bootstrap::run(registry, log, writer)).await;
+        });
+    }
+
+    /// Commits sources as they come due, and all of them at the end. Each failure is logged and tried again: the rows
+    /// stay in the log's buffer, and the writer's bound holds further ones back.
+    async fn commit_when_due(&self) {
+        loop {
+            let stopped = self.stopping.run_until_cancelled(tokio::time::sleep(COMMIT_POLL)).await.is_none();
+            let due = if stopped { self.streams() } else { self.log.due() };
+            for source in due {
+                let turn = self.writer.turn(&source).await;
+                if let Err(error) = self.writer.commit(&turn).await {
+                    metrics::counter!("ondol_feature_store_commit_failures_total", "source" => source.clone())
+                        .increment(1);
+                    tracing::error!(source, %error, "a commit failed: its events stay in memory and it is tried again");
+                }
+            }
+            if stopped {
+                return;
+            }
+        }
+    }
+
+    fn streams(&self) -> Vec<String> {
+        let snapshot = self.registry.snapshot();
+        let streams = snapshot.sources.iter().filter(|source| source.definition.is_stream());
+        streams.map(|source| source.definition.name.clone()).collect()
+    }
+}
+
+#[async_trait]
+impl FeatureStore for FeatureStoreService {
+    async fn plan(&self, files: DefinitionFiles) -> Result<Plan, FeatureStoreError> {
+        self.registry.plan(&files).await
+    }
+
+    async fn apply(&self, files: DefinitionFiles) -> Result<Applied, FeatureStoreError> {
+        self.registry.apply(&files).await
+    }
+
+    async fn snapshot(&self) -> Result<Arc<Snapshot>, FeatureStoreError> {
+        Ok(self.registry.snapshot())
+    }
+
+    async fn next_snapshot(&self, after: u64, wait: Duration) -> Result<Arc<Snapshot>, FeatureStoreError> {
+        let mut snapshots = self.registry.subscribe();
+        let newer = snapshots.wait_for(|snapshot| snapshot.version > after);
+        // No change in time, or no time left: the present snapshot answers both.
+        let waited = tokio::time::timeout(wait.min(LONGEST_WAIT), newer);
+        if let Some(Ok(Ok(snapshot))) = self.stopping.run_until_cancelled(waited).await {
+            return Ok(Arc::clone(&snapshot));
+        }
+        Ok(self.registry.snapshot())
+    }
+
+    async fn history(&self, name: &str) -> Result<DefinitionHistory, FeatureStoreError> {
+        self.registry.history(name).await
+    }
+
+    async fn activate(&self, view_id: u32) -> Result<(), FeatureStoreError> {
+        // A view that serves must not lose rows to a crash: no log brings a table's rows back.
+        self.online.sync().await?;
+        self.registry.activate(view_id).await
+    }
+
+    async fn resume(&self, source: &str, generation: &str) -> Result<Vec<PartitionPosition>, FeatureStoreError> {
+        let snapshot = self.registry.snapshot();
+        if !known_source(&snapshot, source)?.definition.is_stream() {
+            return Ok(Vec::new());
+        }
+        self.log.positions(source, generation).await
+    }
+
+    async fn write(&self, delivery: Delivery) -> Result<WriteReceipt, FeatureStoreError> {
+        self.writer.write(delivery).await
+    }
+
+    async fn flush(&self, source: &str) -> Result<WriteReceipt, FeatureStoreError> {
+        self.writer.flush(source).await
+    }
+
+    async fn read(&self, request: ReadRequest) -> Result<FeatureBatch, FeatureStoreError> {
+        self.reader.read(request).await
+    }
+
+    async fn tables(&self) -> Result<Vec<OfflineTable>, FeatureStoreError> {
+        self.log.tables().await
+    }
+}

@@ -1,0 +1,274 @@
+//! The write path: a delivery of events into online rows and the event log.
+//!
+//! For one source, one delivery at a time, in this order:
+//! 1. [`delivery`] checks its form; the log refuses it if it would leave a gap;
+//! 2. [`absorb`] takes its events into the online rows of the source's views, behind each row's fence;
+//! 3. the log appends its events (streams only: a table is its own archive).
+//!
+//! A commit makes what was written durable: first the online rows, then the log with its positions. So a committed
+//! position promises that online rows hold everything before it, and whatever a crash takes away lies after it and is
+//! delivered again. The fences make that repetition harmless.
+//!
+//! Deliveries of a source wait in line behind a lock, at most [`WriterLimits::max_pending_deliveries`] of them; sources
+//! don't wait for each other.
+
+mod absorb;
+mod delivery;
+
+use crate::bootstrap::RowSink;
+use crate::offline::EventLog;
+use crate::online::OnlineStore;
+use crate::registry::Registry;
+use crate::views::{CompiledView, CompiledViews};
+use absorb::{Absorption, Tally};
+use arrow::array::RecordBatch;
+use async_trait::async_trait;
+use ondol_feature_store_api::FeatureStoreError;
+use ondol_feature_store_api::wire::{Delivery, DeliveryHeader, PartitionPosition, WriteReceipt};
+use ondol_vocabulary::{Snapshot, SourceVersion, ViewState, ViewVersion};
+use std::any::Any;
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::sync::{OwnedMutexGuard, Semaphore};
+
+/// Bounds of the write path.
+#[derive(Clone, Copy, Debug)]
+pub struct WriterLimits {
+    /// Deliveries of one source that may wait.
+    pub max_pending_deliveries: usize,
+    /// Events of one source that may be uncommitted before a write commits first.
+    pub max_uncommitted_rows: usize,
+}
+
+/// Takes deliveries. Shared by the service's requests, its commit task and the bootstrap.
+pub struct Writer {
+    registry: Registry,
+    views: Arc<CompiledViews>,
+    online: Arc<dyn OnlineStore>,
+    log: EventLog,
+    limits: WriterLimits,
+    /// One for each source that was written to; bounded by the registry's sources.
+    gates: Mutex<HashMap<String, Arc<Gate>>>,
+}
+
+/// What the deliveries of one source pass through.
+struct Gate {
+    /// Held while a delivery is written, a source is committed, or a bootstrap hands over.
+    turn: Arc<tokio::sync::Mutex<Turn>>,
+    waiting: Semaphore,
+    /// Events appended since the last commit.
+    uncommitted: AtomicUsize,
+}
+
+/// What only the holder of a source's turn may touch.
+#[derive(Default)]
+struct Turn {
+    /// How far a table has been written; a stream's positions are the log's.
+    table: Vec<PartitionPosition>,
+}
+
+/// The exclusive right to write a source. Dropping it lets the next delivery in.
+pub struct SourceTurn {
+    source: String,
+    gate: Arc<Gate>,
+    turn: OwnedMutexGuard<Turn>,
+}
+
+impl Writer {
+    /// Over the parts it writes to.
+    pub fn new(
+        registry: Registry,
+        views: Arc<CompiledViews>,
+        online: Arc<dyn OnlineStore>,
+        log: EventLog,
+        limits: WriterLimits,
+    ) -> Self {
+        Self { registry, views, online, log, limits, gates: Mutex::default() }
+    }
+
+    /// Writes one delivery: see [`ondol_feature_store_api::FeatureStore::write`].
+    pub async fn write(&self, delivery: Delivery) -> Result<WriteReceipt, FeatureStoreError> {
+        let name = delivery.header.source.clone();
+        known_source(&self.registry.snapshot(), &name)?;
+        let gate = self.gate(&name);
+        let Ok(_place) = gate.waiting.try_acquire() else {
+            metrics::counter!("ondol_feature_store_deliveries_refused_total", "source" => name.clone()).increment(1);
+            return Err(FeatureStoreError::Unavailable {
+                detail: format!("{} deliveries of `{name}` are waiting already", self.limits.max_pending_deliveries),
+            });
+        };
+        let started = Instant::now();
+        let mut turn = self.turn(&name).await;
+        if gate.uncommitted.load(Ordering::Relaxed) > self.limits.max_uncommitted_rows {
+            self.commit(&turn).await?;
+        }
+        // Read within the turn: a bootstrap activates a view before it gives the turn back.
+        let snapshot = self.registry.snapshot();
+        let source = known_source(&snapshot, &name)?;
+        let events = delivery::check(source, &delivery)?;
+        let rows = events.num_rows() as u64;
+        let tally = self.write_checked(&snapshot, source, &delivery.header, events, &mut turn).await?;
+        metrics::counter!("ondol_feature_store_events_total", "source" => name.clone()).increment(rows);
+        count(&name, tally);
+        metrics::histogram!("ondol_feature_store_write_seconds").record(started.elapsed());
+        self.receipt(source, &turn).await
+    }
+
+    async fn write_checked(
+        &self,
+        snapshot: &Snapshot,
+        source: &SourceVersion,
+        header: &DeliveryHeader,
+        events: RecordBatch,
+        turn: &mut SourceTurn,
+    ) -> Result<Tally, FeatureStoreError> {
+        let stream = source.definition.is_stream();
+        if stream {
+            self.log.admit(header).await?;
+        }
+        // A stream's new view is built from the log and then handed over; a table's is built by these very deliveries.
+        let takes = |view: &&ViewVersion| view.state == ViewState::Active || !stream;
+        let views = snapshot.views_of(&source.definition.name).filter(takes);
+        let views = views.map(|view| self.views.get(snapshot, view)).collect::<Result<Vec<_>, _>>()?;
+        let absorption =
+            Absorption { generation: delivery::generation(header), starts_over: !stream, views, events: events.clone() };
+        let tally = absorption.run(self.online.as_ref()).await?;
+        if stream {
+            self.log.append(&source.definition, header, &events).await?;
+            turn.gate.uncommitted.fetch_add(events.num_rows(), Ordering::Relaxed);
+        } else {
+            turn.turn.advance_table(header);
+        }
+        Ok(tally)
+    }
+
+    /// Makes everything written for `source` durable.
+    pub async fn flush(&self, source: &str) -> Result<WriteReceipt, FeatureStoreError> {
+        let snapshot = self.registry.snapshot();
+        known_source(&snapshot, source)?;
+        let turn = self.turn(source).await;
+        let positions = self.commit(&turn).await?;
+        Ok(WriteReceipt { written: positions.clone(), durable: positions })
+    }
+
+    /// Online rows to disk, then the log with its positions. Holding the turn keeps a delivery from slipping in
+    /// between, whose log rows would be committed before its online rows are on disk.
+    pub async fn commit(&self, turn: &SourceTurn) -> Result<Vec<PartitionPosition>, FeatureStoreError> {
+        let started = Instant::now();
+        self.online.sync().await?;
+        let stream = self.registry.snapshot().source(&turn.source).is_some_and(|source| source.definition.is_stream());
+        if !stream {
+            return Ok(turn.turn.table.clone());
+        }
+        let positions = self.log.commit(&turn.source).await?;
+        turn.gate.uncommitted.store(0, Ordering::Relaxed);
+        metrics::histogram!("ondol_feature_store_commit_seconds").record(started.elapsed());
+        Ok(positions)
+    }
+
+    /// Waits for the turn of `source`.
+    pub async fn turn(&self, source: &str) -> SourceTurn {
+        let gate = self.gate(source);
+        let turn = Arc::clone(&gate.turn).lock_owned().await;
+        SourceTurn { source: source.to_owned(), gate, turn }
+    }
+
+    async fn receipt(&self, source: &SourceVersion, turn: &SourceTurn) -> Result<WriteReceipt, FeatureStoreError> {
+        let name = &source.definition.name;
+        if source.definition.is_stream() {
+            return Ok(WriteReceipt { written: self.log.written(name).await?, durable: self.log.durable(name).await? });
+        }
+        Ok(WriteReceipt { written: turn.turn.table.clone(), durable: Vec::new() })
+    }
+
+    fn gate(&self, source: &str) -> Arc<Gate> {
+        // A panic can't leave the map half-changed, so a poisoned lock is as good as any.
+        let mut gates = self.gates.lock().unwrap_or_else(PoisonError::into_inner);
+        let gate = gates.entry(source.to_owned()).or_insert_with(|| {
+            Arc::new(Gate {
+                turn: Arc::default(),
+                waiting: Semaphore::new(self.limits.max_pending_deliveries.max(1)),
+                uncommitted: AtomicUsize::new(0),
+            })
+        });
+        Arc::clone(gate)
+    }
+
+    fn compiled(&self, view: &ViewVersion) -> Result<Arc<CompiledView>, FeatureStoreError> {
+        self.views.get(&self.registry.snapshot(), view)
+    }
+}
+
+/// What the bootstrap of a new view version needs.
+#[async_trait]
+impl RowSink for Writer {
+    /// Within a partition, events must come in the order of their offsets, in one call and from call to call: a row's
+    /// fence passes what is skipped.
+    async fn absorb_into(
+        &self,
+        view: &ViewVersion,
+        header: &DeliveryHeader,
+        events: &RecordBatch,
+    ) -> Result<(), FeatureStoreError> {
+        let absorption = Absorption {
+            generation: delivery::generation(header),
+            starts_over: false,
+            views: vec![self.compiled(view)?],
+            events: events.clone(),
+        };
+        absorption.run(self.online.as_ref()).await.map(drop)
+    }
+
+    async fn sync(&self) -> Result<(), FeatureStoreError> {
+        self.online.sync().await
+    }
+
+    async fn lock_source(&self, source: &str) -> Box<dyn Any + Send> {
+        let turn = self.turn(source).await;
+        while let Err(error) = self.commit(&turn).await {
+            tracing::warn!(source, %error, "the log can't be committed for a hand-over yet: trying again");
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+        Box::new(turn)
+    }
+}
+
+impl Turn {
+    fn advance_table(&mut self, header: &DeliveryHeader) {
+        self.table = header
+            .ranges
+            .iter()
+            .map(|range| PartitionPosition { partition: range.partition, next_offset: range.to })
+            .collect();
+    }
+}
+
+pub(crate) fn known_source<'a>(snapshot: &'a Snapshot, name: &str) -> Result<&'a SourceVersion, FeatureStoreError> {
+    snapshot.source(name).ok_or_else(|| FeatureStoreError::Unknown {
+        kind: "source".to_owned(),
+        name: name.to_owned(),
+        suggestion: crate::read::nearest(name, snapshot.sources.iter().map(|source| source.definition.name.as_str())),
+    })
+}
+
+/// Counts what the views made of events: an event counts once for each view that takes it.
+fn count(source: &str, tally: Tally) {
+    let outcomes = [
+        ("applied", tally.applied),
+        ("duplicate", tally.duplicate),
+        ("late", tally.late),
+        ("failed", tally.failed),
+    ];
+    for (outcome, events) in outcomes {
+        if events > 0 {
+            metrics::counter!("ondol_feature_store_absorbed_total", "source" => source.to_owned(), "outcome" => outcome)
+                .increment(events);
+        }
+    }
+    if tally.conflicts > 0 {
+        metrics::counter!("ondol_feature_store_row_conflicts_total", "source" => source.to_owned())
+            .increment(tally.conflicts);
+    }
+}
