@@ -1,0 +1,134 @@
+//! Who may depend on whom (ARCHITECTURE.md): a service knows contracts and the shared ground, never another service.
+
+use crate::violation::Violation;
+use anyhow::{Context, Result, bail};
+use serde::Deserialize;
+use std::path::Path;
+use std::process::Command;
+
+const VOCABULARY: &str = "ondol-vocabulary";
+const WIRE: &str = "ondol-wire";
+const RUNTIME: &str = "ondol-runtime";
+const TRANSFORM: &str = "ondol-transform";
+const TESTKIT: &str = "ondol-testkit";
+const SERVICES: [&str; 4] = ["ondol-ingest", "ondol-feature-store", "ondol-jobs", "ondol-model-gateway"];
+const CONTRACTS: [&str; 4] =
+    ["ondol-feature-store-api", "ondol-ingest-api", "ondol-model-gateway-api", "ondol-pipelines-api"];
+
+/// What of `cargo metadata` is needed.
+#[derive(Deserialize)]
+struct Metadata {
+    packages: Vec<Package>,
+}
+
+/// A crate of the workspace.
+#[derive(Deserialize)]
+struct Package {
+    name: String,
+    dependencies: Vec<Dependency>,
+}
+
+/// One of its dependencies.
+#[derive(Deserialize)]
+struct Dependency {
+    name: String,
+    /// Absent for a normal one, else `dev` or `build`.
+    kind: Option<String>,
+}
+
+pub(crate) fn check(root: &Path) -> Result<Vec<Violation>> {
+    Ok(metadata(root)?.packages.iter().flat_map(violations_of).collect())
+}
+
+fn metadata(root: &Path) -> Result<Metadata> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let output = Command::new(cargo)
+        .args(["metadata", "--format-version=1", "--no-deps", "--offline"])
+        .current_dir(root)
+        .output()
+        .context("can't run cargo metadata")?;
+    if !output.status.success() {
+        bail!("cargo metadata failed: {}", String::from_utf8_lossy(&output.stderr));
+    }
+    serde_json::from_slice(&output.stdout).context("cargo metadata printed something else than its JSON")
+}
+
+/// The project's crates that `name` may depend on; `None` for those that may see all.
+fn allowed(name: &str) -> Option<Vec<&'static str>> {
+    match name {
+        VOCABULARY | RUNTIME => Some(vec![]),
+        WIRE | TRANSFORM => Some(vec![VOCABULARY]),
+        _ if CONTRACTS.contains(&name) => Some(vec![VOCABULARY, WIRE]),
+        _ if SERVICES.contains(&name) => {
+            let mut ground = vec![VOCABULARY, WIRE, RUNTIME, TRANSFORM];
+            ground.extend(CONTRACTS);
+            Some(ground)
+        }
+        // Fakes of the contracts, for the tests of any service: so it may know no service itself.
+        TESTKIT => {
+            let mut ground = vec![VOCABULARY, WIRE, RUNTIME, TRANSFORM];
+            ground.extend(CONTRACTS);
+            Some(ground)
+        }
+        // Not the composition, though: it only writes the contracts' documents.
+        "xtask" => Some(CONTRACTS.to_vec()),
+        // The composition and the benchmarks.
+        _ => None,
+    }
+}
+
+fn violations_of(package: &Package) -> Vec<Violation> {
+    let Some(allowed) = allowed(&package.name) else { return Vec::new() };
+    let ours = package.dependencies.iter().filter(|dependency| dependency.name.starts_with("ondol"));
+    let forbidden = ours.filter(|dependency| {
+        let is_test = dependency.kind.as_deref() == Some("dev");
+        let testkit = is_test && dependency.name == TESTKIT;
+        !testkit && !allowed.contains(&dependency.name.as_str())
+    });
+    let remedy = format!(
+        "reach it through its contract, or move what both need to a crate below; {} may depend on: {}",
+        package.name,
+        if allowed.is_empty() { "no other crate of the project".to_owned() } else { allowed.join(", ") }
+    );
+    forbidden
+        .map(|dependency| {
+            let what = format!("depends on {}", dependency.name);
+            Violation::new("crate-graph", package.name.as_str(), what, remedy.as_str())
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(name: &str, dependency: &str, kind: Option<&str>, expected: usize) {
+        let dependencies = vec![Dependency { name: dependency.to_owned(), kind: kind.map(str::to_owned) }];
+        let package = Package { name: name.to_owned(), dependencies };
+        assert_eq!(violations_of(&package).len(), expected, "{name} -> {dependency} ({kind:?})");
+    }
+
+    #[test]
+    fn a_service_reaches_another_only_through_its_contract() {
+        check("ondol-ingest", "ondol-feature-store", None, 1);
+        check("ondol-ingest", "ondol-feature-store", Some("dev"), 1);
+        check("ondol-ingest", "ondol-feature-store-api", None, 0);
+        check("ondol-ingest", "serde", None, 0);
+        check("ondol", "ondol-feature-store", None, 0);
+    }
+
+    #[test]
+    fn the_testkit_is_for_tests() {
+        check("ondol-jobs", "ondol-testkit", Some("dev"), 0);
+        check("ondol-jobs", "ondol-testkit", None, 1);
+        check("ondol-testkit", "ondol-jobs", None, 1);
+    }
+
+    #[test]
+    fn the_ground_depends_on_nothing_above_it() {
+        check("ondol-vocabulary", "ondol-wire", None, 1);
+        check("ondol-wire", "ondol-vocabulary", None, 0);
+        check("ondol-runtime", "ondol-vocabulary", None, 1);
+        check("ondol-ingest-api", "ondol-feature-store-api", None, 1);
+    }
+}
