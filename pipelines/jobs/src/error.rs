@@ -1,0 +1,67 @@
+//! Why a job did not succeed.
+
+use arrow::error::ArrowError;
+use ondol_feature_store_api::FeatureStoreError;
+use ondol_transform::expression::ExpressionError;
+
+/// Why a job did not succeed. What it says ends up in the job list.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum JobError {
+    /// Somebody asked it to stop.
+    #[error("cancelled")]
+    Cancelled,
+    /// The service is going down.
+    #[error("interrupted by a shutdown of the pipelines: start it again")]
+    Shutdown,
+    /// A source table can't be read.
+    #[error("table {location}: {detail}")]
+    Table {
+        /// Where it is.
+        location: String,
+        /// What is wrong and what to do.
+        detail: String,
+    },
+    /// The feature store refused or did not answer.
+    #[error("the feature store: {0}")]
+    FeatureStore(#[from] FeatureStoreError),
+    /// A definition's expression failed on the data.
+    #[error(transparent)]
+    Expression(#[from] ExpressionError),
+    /// Columns don't fit together.
+    #[error("columns: {0}")]
+    Columns(#[from] ArrowError),
+    /// The result or the ledger can't be written.
+    #[error("{action}: {cause}")]
+    Storage {
+        /// What was attempted.
+        action: String,
+        /// Why it failed.
+        cause: String,
+    },
+    /// A fault of the pipelines' own.
+    #[error("internal fault: {0}")]
+    Internal(String),
+}
+
+impl JobError {
+    /// A fault of the table at `location`.
+    pub(crate) fn table(location: &str, detail: impl std::fmt::Display) -> Self {
+        Self::Table {
+            location: location.to_owned(),
+            detail: detail.to_string(),
+        }
+    }
+
+    /// A failure of `action` on a disk or database.
+    pub(crate) fn storage(action: impl Into<String>, cause: impl std::fmt::Display) -> Self {
+        Self::Storage {
+            action: action.into(),
+            cause: cause.to_string(),
+        }
+    }
+
+    /// A broken invariant.
+    pub(crate) fn internal(detail: impl std::fmt::Display) -> Self {
+        Self::Internal(detail.to_string())
+    }
+}
