@@ -1,0 +1,252 @@
+//! The command line: what can be typed, and its help.
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::path::PathBuf;
+use url::Url;
+
+/// Features kept warm: a feature store and model gateway.
+#[derive(Debug, Parser)]
+#[command(name = "ondol", version, arg_required_else_help = true, propagate_version = true)]
+pub(crate) struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) command: Command,
+    /// How results are printed.
+    #[arg(long, global = true, value_enum, default_value_t = Output::Text, env = "ONDOL_OUTPUT")]
+    pub(crate) output: Output,
+}
+
+/// How results are printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Output {
+    /// For people.
+    Text,
+    /// For programs: one JSON document on standard output.
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Write a first definition file to start from.
+    Init(InitArgs),
+    /// Run every service in one process with embedded, durable stores; no set-up.
+    Dev(DevArgs),
+    /// The main job on a small built-in stream: events to a prediction, each step shown.
+    Demo(DemoArgs),
+    /// Run one service (or all of them) as configured.
+    Serve(ServeArgs),
+    /// Show what applying the definitions would change.
+    Plan(DefinitionArgs),
+    /// Make the definitions the ones in force.
+    Apply(ApplyArgs),
+    /// List sources, views and models.
+    Ls(ConnectArgs),
+    /// Show every version of a source, view or model.
+    Show(ShowArgs),
+    /// Append events (JSON, one a line) to a stream source.
+    Push(PushArgs),
+    /// Show how far ingest has come.
+    Status(ConnectArgs),
+    /// Build a training set: the feature vector as of each row of a spine.
+    TrainingSet(TrainingSetArgs),
+    /// Bring a batch source's latest rows online.
+    Materialize(MaterializeArgs),
+    /// List jobs.
+    Jobs(ConnectArgs),
+    /// Register and list models.
+    #[command(subcommand)]
+    Model(ModelCommand),
+    /// Ask a model for one prediction.
+    Predict(PredictArgs),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ModelCommand {
+    /// Register an ONNX file as a model's next version.
+    Register(RegisterArgs),
+    /// List models and their versions.
+    Ls(ConnectArgs),
+}
+
+/// Where the services are.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct ConnectArgs {
+    /// Where the services answer, when one address serves all of them.
+    #[arg(long, env = "ONDOL_SERVER", default_value = "http://127.0.0.1:8080", value_name = "URL")]
+    pub(crate) server: Url,
+    /// Where the feature store answers, if elsewhere.
+    #[arg(long, env = "ONDOL_FEATURE_STORE_URL", value_name = "URL")]
+    pub(crate) feature_store: Option<Url>,
+    /// Where ingest answers, if elsewhere.
+    #[arg(long, env = "ONDOL_INGEST_URL", value_name = "URL")]
+    pub(crate) ingest: Option<Url>,
+    /// Where the pipelines answer, if elsewhere.
+    #[arg(long, env = "ONDOL_PIPELINES_URL", value_name = "URL")]
+    pub(crate) pipelines: Option<Url>,
+    /// Where the model gateway answers, if elsewhere.
+    #[arg(long, env = "ONDOL_MODEL_GATEWAY_URL", value_name = "URL")]
+    pub(crate) model_gateway: Option<Url>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct InitArgs {
+    /// The folder to write to.
+    #[arg(default_value = ".")]
+    pub(crate) folder: PathBuf,
+}
+
+/// How a server process is configured: defaults < file < environment (`ONDOL_…`) < these flags.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct ServerArgs {
+    /// The configuration file.
+    #[arg(long, env = "ONDOL_CONFIG", value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// The address to serve on (port 0 takes a free one).
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) listen: Option<String>,
+    /// The folder that holds everything the process stores.
+    #[arg(long, value_name = "FOLDER")]
+    pub(crate) data: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DevArgs {
+    #[command(flatten)]
+    pub(crate) server: ServerArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DemoArgs {
+    #[command(flatten)]
+    pub(crate) server: ServerArgs,
+    /// How many transactions to stream.
+    #[arg(long, default_value_t = 5_000)]
+    pub(crate) events: u32,
+    /// Stop after the last step instead of serving on.
+    #[arg(long)]
+    pub(crate) exit: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ServeArgs {
+    /// Which service.
+    #[arg(value_enum)]
+    pub(crate) service: ServiceName,
+    #[command(flatten)]
+    pub(crate) server: ServerArgs,
+}
+
+/// The services.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ServiceName {
+    /// Streams in, decoded and validated events out.
+    Ingest,
+    /// Registry, online rows, event log.
+    FeatureStore,
+    /// Training sets and other jobs.
+    Pipelines,
+    /// One API for all models.
+    ModelGateway,
+    /// All of them in one process.
+    All,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DefinitionArgs {
+    /// Definition files, or folders of them.
+    #[arg(default_value = "features.toml")]
+    pub(crate) files: Vec<PathBuf>,
+    #[command(flatten)]
+    pub(crate) connect: ConnectArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ApplyArgs {
+    #[command(flatten)]
+    pub(crate) definitions: DefinitionArgs,
+    /// Return at once instead of when new view versions serve.
+    #[arg(long)]
+    pub(crate) no_wait: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ShowArgs {
+    /// The source, view or model.
+    pub(crate) name: String,
+    #[command(flatten)]
+    pub(crate) connect: ConnectArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PushArgs {
+    /// The stream source.
+    pub(crate) source: String,
+    /// A file of JSON objects, one a line; `-` reads standard input.
+    pub(crate) file: PathBuf,
+    /// Return when the events are durable in the stream, not only when they are visible to online reads.
+    #[arg(long)]
+    pub(crate) no_wait: bool,
+    #[command(flatten)]
+    pub(crate) connect: ConnectArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TrainingSetArgs {
+    /// The model whose feature vector is built.
+    pub(crate) model: String,
+    /// Parquet or CSV with the model's inputs, a time column and any extra columns such as the label.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) spine: PathBuf,
+    /// Where to write: .parquet, .csv or .arrow; the manifest goes beside it.
+    #[arg(short, long = "out", value_name = "FILE")]
+    pub(crate) out: PathBuf,
+    /// The spine's time column, if its name does not say so.
+    #[arg(long, value_name = "COLUMN")]
+    pub(crate) time_column: Option<String>,
+    /// What a row may see.
+    #[arg(long, value_enum, default_value_t = AsOfArg::KnownAt)]
+    pub(crate) as_of: AsOfArg,
+    #[command(flatten)]
+    pub(crate) connect: ConnectArgs,
+}
+
+/// What a training row at `t` may see.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum AsOfArg {
+    /// Events before `t` that had arrived by `t`: what would have been served.
+    KnownAt,
+    /// Events before `t`, whenever they arrived.
+    EventTime,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct MaterializeArgs {
+    /// The batch source.
+    pub(crate) source: String,
+    #[command(flatten)]
+    pub(crate) connect: ConnectArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RegisterArgs {
+    /// The model, as named in the definitions.
+    pub(crate) model: String,
+    /// The ONNX file.
+    pub(crate) artifact: PathBuf,
+    /// The training set it was trained on: its manifest's names, order, types and versions are checked.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) training_set: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) connect: ConnectArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PredictArgs {
+    /// The model, `fraud` or `fraud@3`.
+    pub(crate) model: String,
+    /// Inputs as `name=value`.
+    #[arg(required = true)]
+    pub(crate) inputs: Vec<String>,
+    #[command(flatten)]
+    pub(crate) connect: ConnectArgs,
+}

@@ -1,0 +1,206 @@
+//! `plan`, `apply`, `ls` and `show`: definition files to the registry, and the registry to the eye.
+
+use crate::cli::{ApplyArgs, ConnectArgs, DefinitionArgs, Output, ShowArgs};
+use crate::print;
+use anyhow::{Context as _, Result, bail};
+use ondol_feature_store_api::wire::{Applied, Change, ChangeAction, DefinitionHistory, Plan};
+use ondol_feature_store_api::{FeatureStore, FeatureStoreError};
+use ondol_vocabulary::{DefinitionFile, DefinitionFiles, FeatureDefinition, Snapshot, SourceOrigin, ViewState};
+use std::io::IsTerminal as _;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// `ondol plan`.
+pub(crate) async fn plan(args: &DefinitionArgs, output: Output) -> Result<()> {
+    let files = read_files(&args.files)?;
+    let plan = args.connect.feature_store()?.plan(files.clone()).await.map_err(|error| explain(error, &files))?;
+    print::result(output, &plan, |plan: &Plan| {
+        if plan.changes.is_empty() {
+            return format!("nothing would change: registry version {} holds these definitions", plan.base_version);
+        }
+        format!("{}\n`ondol apply` makes these changes.", describe(&plan.changes))
+    })
+}
+
+/// `ondol apply`.
+pub(crate) async fn apply(args: &ApplyArgs, output: Output) -> Result<()> {
+    let files = read_files(&args.definitions.files)?;
+    let store = args.definitions.connect.feature_store()?;
+    let mut applied = store.apply(files.clone()).await.map_err(|error| explain(error, &files))?;
+    if !args.no_wait {
+        applied.snapshot = wait_until_active(store.as_ref(), applied.snapshot).await?;
+    }
+    print::result(output, &applied, |applied: &Applied| {
+        if applied.changes.is_empty() {
+            return format!("nothing changed: registry version {} holds these definitions", applied.snapshot.version);
+        }
+        format!("{}\napplied as registry version {}", describe(&applied.changes), applied.snapshot.version)
+    })
+}
+
+/// Waits until no view is being provisioned.
+pub(crate) async fn wait_until_active(store: &dyn FeatureStore, mut snapshot: Snapshot) -> Result<Snapshot> {
+    let bar = print::progress(None, "views");
+    let started = Instant::now();
+    loop {
+        let waiting: Vec<&str> = snapshot
+            .views
+            .iter()
+            .filter(|view| view.state == ViewState::Provisioning)
+            .map(|view| view.definition.name.as_str())
+            .collect();
+        if waiting.is_empty() {
+            bar.finish_and_clear();
+            return Ok(snapshot);
+        }
+        bar.set_message(format!("provisioning {}", waiting.join(", ")));
+        if started.elapsed() > Duration::from_secs(600) {
+            bar.finish_and_clear();
+            bail!(
+                "still provisioning after 10 minutes: {}. It goes on in the background; `ondol ls` and `ondol jobs` \
+                 show how it stands",
+                waiting.join(", ")
+            );
+        }
+        let next = store.next_snapshot(snapshot.version, Duration::from_secs(2)).await?;
+        snapshot = Snapshot::clone(&next);
+    }
+}
+
+/// Reads definition files; a folder stands for the `.toml` files directly in it, by name.
+pub(crate) fn read_files(paths: &[PathBuf]) -> Result<DefinitionFiles> {
+    let mut files = Vec::new();
+    for path in paths {
+        if path.is_dir() {
+            for inner in toml_files(path)? {
+                files.push(read_file(&inner)?);
+            }
+        } else {
+            files.push(read_file(path)?);
+        }
+    }
+    if files.is_empty() {
+        bail!("no definition file found: `ondol init` writes a first one");
+    }
+    Ok(DefinitionFiles { files })
+}
+
+fn toml_files(folder: &Path) -> Result<Vec<PathBuf>> {
+    let context = || format!("can't list `{}`", folder.display());
+    let mut paths = Vec::new();
+    for entry in std::fs::read_dir(folder).with_context(context)? {
+        let path = entry.with_context(context)?.path();
+        if path.extension().is_some_and(|ending| ending == "toml") {
+            paths.push(path);
+        }
+    }
+    paths.sort();
+    Ok(paths)
+}
+
+fn read_file(path: &Path) -> Result<DefinitionFile> {
+    let text = std::fs::read_to_string(path)
+        .with_context(|| format!("can't read `{}`: `ondol init` writes a first definition file", path.display()))?;
+    Ok(DefinitionFile { path: path.display().to_string(), text })
+}
+
+/// Diagnostics become pictures of the lines they point at.
+fn explain(error: FeatureStoreError, files: &DefinitionFiles) -> anyhow::Error {
+    match error {
+        FeatureStoreError::InvalidDefinitions { diagnostics } => {
+            let color = std::io::stderr().is_terminal();
+            anyhow::anyhow!(
+                "the definitions have errors\n\n{}",
+                ondol_transform::definition::render(files, &diagnostics, color)
+            )
+        }
+        other => other.into(),
+    }
+}
+
+fn describe(changes: &[Change]) -> String {
+    let mut text = String::new();
+    for change in changes {
+        let sign = match change.action {
+            ChangeAction::Create => "+",
+            ChangeAction::Update => "~",
+            ChangeAction::Remove => "-",
+        };
+        text.push_str(&format!("{sign} {} {}\n", change.noun, change.name));
+        for difference in &change.differences {
+            text.push_str(&format!("    {difference}\n"));
+        }
+        if let Some(rows) = change.rows_to_backfill {
+            text.push_str(&format!("    {rows} rows to read for it\n"));
+        }
+        if !change.models_affected.is_empty() {
+            text.push_str(&format!("    models affected: {}\n", change.models_affected.join(", ")));
+        }
+    }
+    text
+}
+
+/// `ondol ls`.
+pub(crate) async fn ls(connect: &ConnectArgs, output: Output) -> Result<()> {
+    let snapshot = connect.feature_store()?.snapshot().await?;
+    print::result(output, snapshot.as_ref(), list)
+}
+
+fn list(snapshot: &Snapshot) -> String {
+    let sources = snapshot.sources.iter().map(|source| {
+        let origin = match &source.definition.origin {
+            SourceOrigin::Stream { topic, .. } => format!("topic {topic}"),
+            SourceOrigin::Table { location, .. } => location.clone(),
+        };
+        ["source".to_owned(), format!("{}@{}", source.definition.name, source.version), origin, String::new()]
+    });
+    let views = snapshot.views.iter().map(|view| {
+        let key: Vec<&str> = view.definition.key.iter().map(|field| field.name.as_str()).collect();
+        let state = match view.state {
+            ViewState::Provisioning => "provisioning",
+            ViewState::Active => "active",
+            ViewState::Retired => "retired",
+        };
+        let what = format!(
+            "{} features by {} from {}",
+            view.definition.features.len(),
+            key.join(", "),
+            view.definition.source
+        );
+        ["view".to_owned(), format!("{}@{}", view.definition.name, view.version), what, state.to_owned()]
+    });
+    let models = snapshot.models.iter().map(|model| {
+        let what = format!("{} features", model.definition.features.len());
+        ["model".to_owned(), format!("{}@{}", model.definition.name, model.version), what, String::new()]
+    });
+    print::table(["noun", "name", "what", "state"], sources.chain(views).chain(models))
+}
+
+/// `ondol show`.
+pub(crate) async fn show(args: &ShowArgs, output: Output) -> Result<()> {
+    let history = args.connect.feature_store()?.history(&args.name).await?;
+    print::result(output, &history, describe_history)
+}
+
+fn describe_history(history: &DefinitionHistory) -> String {
+    let mut text = String::new();
+    for version in &history.versions {
+        let mark = if version.in_force { "  (in force)" } else { "" };
+        text.push_str(&format!(
+            "{} {}@{}, applied {}{mark}\n",
+            history.noun, history.name, version.version, version.applied_at
+        ));
+        for feature in features_of(&version.definition) {
+            text.push_str(&format!("    {:24} {:10} {}\n", feature.name, feature.data_type.name(), feature.expression));
+        }
+    }
+    text
+}
+
+fn features_of(definition: &serde_json::Value) -> Vec<FeatureDefinition> {
+    // Sources have no features; a model's are listed by `ondol model ls`.
+    definition
+        .get("features")
+        .and_then(|features| serde_json::from_value(features.clone()).ok())
+        .unwrap_or_default()
+}

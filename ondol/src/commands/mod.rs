@@ -1,0 +1,8 @@
+//! One module per group of commands; each calls services through their contracts and prints what came back.
+
+pub(crate) mod definitions;
+pub(crate) mod init;
+pub(crate) mod jobs;
+pub(crate) mod model;
+pub(crate) mod stream;
+pub(crate) mod training_set;

@@ -1,0 +1,129 @@
+//! `push` and `status`: events into a stream, and how far they have come.
+
+use crate::cli::{ConnectArgs, Output, PushArgs};
+use crate::print;
+use anyhow::{Context as _, Result, bail};
+use ondol_ingest_api::Ingest;
+use ondol_ingest_api::wire::{PushRequest, SourceStatus};
+use ondol_vocabulary::SourcePosition;
+use serde_json::json;
+use serde_json::value::RawValue;
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader};
+use std::time::{Duration, Instant};
+
+/// Events sent in one request.
+const BATCH: usize = 1_000;
+
+/// `ondol push`.
+pub(crate) async fn push(args: &PushArgs, output: Output) -> Result<()> {
+    let ingest = args.connect.ingest()?;
+    let reader: Box<dyn BufRead> = if args.file.as_os_str() == "-" {
+        Box::new(BufReader::new(std::io::stdin()))
+    } else {
+        let file = std::fs::File::open(&args.file).with_context(|| format!("can't open `{}`", args.file.display()))?;
+        Box::new(BufReader::new(file))
+    };
+    let bar = print::progress(None, "events");
+    let mut sent = Sent::default();
+    let mut batch = Vec::with_capacity(BATCH);
+    for (index, line) in reader.lines().enumerate() {
+        let line = line.with_context(|| format!("can't read `{}`", args.file.display()))?;
+        if line.trim().is_empty() {
+            continue;
+        }
+        let event = RawValue::from_string(line)
+            .with_context(|| format!("line {} of `{}` is not JSON", index + 1, args.file.display()))?;
+        batch.push(event);
+        if batch.len() == BATCH {
+            sent.send(ingest.as_ref(), &args.source, std::mem::take(&mut batch)).await?;
+            bar.set_position(sent.events);
+        }
+    }
+    sent.send(ingest.as_ref(), &args.source, batch).await?;
+    bar.finish_and_clear();
+    if !args.no_wait {
+        wait_until_delivered(ingest.as_ref(), &args.source, &sent.positions).await?;
+    }
+    let summary = json!({"source": args.source, "events": sent.events, "visible": !args.no_wait});
+    print::result(output, &summary, |_| {
+        let visible = if args.no_wait { "" } else { ", all visible to online reads or dead letters" };
+        format!("{} events appended to `{}`{visible}", sent.events, args.source)
+    })
+}
+
+/// What has been appended.
+#[derive(Default)]
+struct Sent {
+    events: u64,
+    positions: Vec<SourcePosition>,
+}
+
+impl Sent {
+    async fn send(&mut self, ingest: &dyn Ingest, source: &str, events: Vec<Box<RawValue>>) -> Result<()> {
+        if events.is_empty() {
+            return Ok(());
+        }
+        let count = events.len() as u64;
+        let receipt = ingest.push(source, PushRequest { events }).await?;
+        self.events += count;
+        self.positions.extend(receipt.positions);
+        Ok(())
+    }
+}
+
+/// Waits until ingest has delivered past every one of `positions`.
+pub(crate) async fn wait_until_delivered(
+    ingest: &dyn Ingest,
+    source: &str,
+    positions: &[SourcePosition],
+) -> Result<()> {
+    let mut wanted: BTreeMap<i32, i64> = BTreeMap::new();
+    for position in positions {
+        let last = wanted.entry(position.partition).or_insert(position.offset);
+        *last = position.offset.max(*last);
+    }
+    let started = Instant::now();
+    loop {
+        let status = ingest.status().await?;
+        let source_status = status.iter().find(|status| status.source == source);
+        let delivered = |partition: i32| {
+            source_status
+                .and_then(|status| status.partitions.iter().find(|candidate| candidate.partition == partition))
+                .map_or(i64::MIN, |partition| partition.delivered)
+        };
+        if wanted.iter().all(|(partition, offset)| delivered(*partition) > *offset) {
+            return Ok(());
+        }
+        if started.elapsed() > Duration::from_secs(120) {
+            let reason = source_status.and_then(|status| status.error.clone()).unwrap_or_else(|| "it is slow".to_owned());
+            bail!("`{source}` has not delivered the events after 2 minutes: {reason}. `ondol status` shows how it stands");
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// `ondol status`.
+pub(crate) async fn status(connect: &ConnectArgs, output: Output) -> Result<()> {
+    let status = connect.ingest()?.status().await?;
+    print::result(output, &status, |status: &Vec<SourceStatus>| {
+        let rows = status.iter().map(|source| {
+            let lag: i64 = source
+                .partitions
+                .iter()
+                .filter_map(|partition| partition.end.map(|end| (end - partition.delivered).max(0)))
+                .sum();
+            [
+                source.source.clone(),
+                source.topic.clone(),
+                source.partitions.len().to_string(),
+                source.events.to_string(),
+                source.dead_letters.to_string(),
+                lag.to_string(),
+                source.watermark.map(|time| time.to_string()).unwrap_or_default(),
+                source.error.clone().unwrap_or_default(),
+            ]
+        });
+        print::table(["source", "topic", "partitions", "events", "dead letters", "lag", "watermark", "error"], rows)
+    })
+}

@@ -1,0 +1,211 @@
+//! Services put together: which of them run in this process, and how they reach the others. A service holds its
+//! neighbours as `Arc<dyn Trait>`; whether that is the service itself or a client is decided here and nowhere else.
+
+use crate::cli::ServiceName;
+use crate::config::OndolConfig;
+use anyhow::{Context as _, Result};
+use ondol_feature_store::FeatureStoreService;
+use ondol_feature_store_api::{FeatureStore, FeatureStoreClient};
+use ondol_ingest::IngestService;
+use ondol_ingest_api::{Ingest, IngestClient};
+use ondol_jobs::PipelinesService;
+use ondol_model_gateway::ModelGatewayService;
+use ondol_runtime::{Clock, Health, ServiceRouter, Shutdown, SystemClock, serve};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpListener;
+
+/// Services at work behind one address.
+pub(crate) struct Process {
+    address: SocketAddr,
+    http: Shutdown,
+    /// In the order in which they must stop: who calls before who is called, so that each can drain into the next.
+    services: Vec<(&'static str, Shutdown)>,
+    drain: Duration,
+}
+
+impl Process {
+    /// Starts `service` (or all of them) and serves it.
+    pub(crate) async fn start(service: ServiceName, config: OndolConfig) -> Result<Self> {
+        let listener = TcpListener::bind(&config.listen)
+            .await
+            .with_context(|| format!("can't listen on `{}`: choose another address with --listen", config.listen))?;
+        let address = listener.local_addr().context("the listener has no address")?;
+        ondol_runtime::metrics::install().context("metrics can't be set up")?;
+
+        let mut builder = Builder::new(service, config);
+        builder.feature_store().await?;
+        builder.ingest().await?;
+        builder.pipelines().await?;
+        builder.model_gateway().await?;
+        let Builder { routes, mut services, drain, .. } = builder;
+        // Started callees first; stopped callers first.
+        services.reverse();
+
+        let http = Shutdown::new();
+        ondol_runtime::metrics::maintain(&http);
+        http.spawn("http", serve(listener, routes.build(), http.clone()));
+        Ok(Self { address, http, services, drain })
+    }
+
+    /// Where it serves.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Stops taking requests, then drains service by service.
+    pub(crate) async fn stop(self) {
+        self.http.trigger();
+        if !self.http.drain(self.drain).await {
+            tracing::warn!("requests were still under way when the drain's time was up");
+        }
+        for (name, shutdown) in &self.services {
+            shutdown.trigger();
+            if !shutdown.drain(self.drain).await {
+                tracing::warn!(service = name, "the service was still draining when its time was up");
+            }
+        }
+    }
+}
+
+struct Builder {
+    which: ServiceName,
+    config: OndolConfig,
+    clock: Arc<dyn Clock>,
+    health: Health,
+    routes: ServiceRouter,
+    services: Vec<(&'static str, Shutdown)>,
+    drain: Duration,
+    feature_store: Option<Arc<dyn FeatureStore>>,
+    ingest: Option<Arc<dyn Ingest>>,
+}
+
+impl Builder {
+    fn new(which: ServiceName, config: OndolConfig) -> Self {
+        let health = Health::new();
+        let routes = ServiceRouter::new(&health).title("Ondol");
+        let drain = Duration::from_millis(config.drain_ms);
+        Self {
+            which,
+            config,
+            clock: Arc::new(SystemClock),
+            health,
+            routes,
+            services: Vec::new(),
+            drain,
+            feature_store: None,
+            ingest: None,
+        }
+    }
+
+    fn runs(&self, service: ServiceName) -> bool {
+        self.which == ServiceName::All || self.which == service
+    }
+
+    fn service(&mut self, name: &'static str) -> Shutdown {
+        let shutdown = Shutdown::new();
+        self.services.push((name, shutdown.clone()));
+        shutdown
+    }
+
+    fn contract(&mut self, name: &'static str, router: axum::Router, openapi: utoipa::openapi::OpenApi) {
+        let routes = std::mem::replace(&mut self.routes, ServiceRouter::new(&self.health));
+        self.routes = routes.contract(name, router, openapi);
+    }
+
+    async fn feature_store(&mut self) -> Result<()> {
+        if !self.runs(ServiceName::FeatureStore) {
+            let client = FeatureStoreClient::new(self.config.feature_store_url.clone())?;
+            self.feature_store = Some(Arc::new(client));
+            return Ok(());
+        }
+        let shutdown = self.service("feature-store");
+        let service = FeatureStoreService::open(
+            self.config.feature_store.clone(),
+            Arc::clone(&self.clock),
+            shutdown,
+            &self.health,
+        )
+        .await
+        .context("the feature store can't start")?;
+        self.contract(
+            "feature-store",
+            ondol_feature_store_api::server::router(Arc::clone(&service) as Arc<dyn FeatureStore>),
+            ondol_feature_store_api::server::openapi(),
+        );
+        self.feature_store = Some(service);
+        Ok(())
+    }
+
+    fn the_feature_store(&self) -> Result<Arc<dyn FeatureStore>> {
+        self.feature_store.clone().context("the feature store comes first")
+    }
+
+    async fn ingest(&mut self) -> Result<()> {
+        if !self.runs(ServiceName::Ingest) {
+            self.ingest = Some(Arc::new(IngestClient::new(self.config.ingest_url.clone())?));
+            return Ok(());
+        }
+        let shutdown = self.service("ingest");
+        let service = IngestService::start(
+            self.config.ingest.clone(),
+            self.the_feature_store()?,
+            Arc::clone(&self.clock),
+            shutdown,
+            &self.health,
+        )
+        .await
+        .context("ingest can't start")?;
+        self.contract(
+            "ingest",
+            ondol_ingest_api::server::router(Arc::clone(&service) as Arc<dyn Ingest>),
+            ondol_ingest_api::server::openapi(),
+        );
+        self.ingest = Some(service);
+        Ok(())
+    }
+
+    async fn pipelines(&mut self) -> Result<()> {
+        if !self.runs(ServiceName::Pipelines) {
+            return Ok(());
+        }
+        let shutdown = self.service("pipelines");
+        let service = PipelinesService::open(
+            self.config.pipelines.clone(),
+            self.the_feature_store()?,
+            Arc::clone(&self.clock),
+            shutdown,
+            &self.health,
+        )
+        .await
+        .context("the pipelines can't start")?;
+        self.contract(
+            "pipelines",
+            ondol_pipelines_api::server::router(service),
+            ondol_pipelines_api::server::openapi(),
+        );
+        Ok(())
+    }
+
+    async fn model_gateway(&mut self) -> Result<()> {
+        if !self.runs(ServiceName::ModelGateway) {
+            return Ok(());
+        }
+        let shutdown = self.service("model-gateway");
+        let ingest = self.ingest.clone().context("ingest comes before the gateway")?;
+        let service = ModelGatewayService::open(
+            self.config.model_gateway.clone(),
+            self.the_feature_store()?,
+            ingest,
+            Arc::clone(&self.clock),
+            shutdown,
+            &self.health,
+        )
+        .await
+        .context("the model gateway can't start")?;
+        let router = service.router();
+        self.contract("model-gateway", router, ondol_model_gateway_api::server::openapi());
+        Ok(())
+    }
+}

@@ -1,0 +1,117 @@
+//! The configuration of a server process: one section per service, and what belongs to the process.
+
+use crate::cli::ServerArgs;
+use anyhow::Result;
+use ondol_feature_store::FeatureStoreConfig;
+use ondol_ingest::IngestConfig;
+use ondol_jobs::PipelinesConfig;
+use ondol_model_gateway::ModelGatewayConfig;
+use ondol_runtime::{ConfigLayers, LogFormat};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use std::path::{Path, PathBuf};
+use url::Url;
+
+/// Configuration of `ondol serve` and `ondol dev`: defaults < file (`ondol.toml`) < environment (`ONDOL_…`) < flags.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct OndolConfig {
+    /// The address to serve on.
+    pub(crate) listen: String,
+    /// The folder that holds everything the process stores; each service has a folder of its own in it.
+    pub(crate) data_dir: PathBuf,
+    /// How logs are written: `text` or `json`.
+    pub(crate) log_format: LogFormat,
+    /// Which logs are written, as a `tracing` filter.
+    pub(crate) log_filter: String,
+    /// How long a shutdown may take to drain each service, in milliseconds.
+    pub(crate) drain_ms: u64,
+    /// Where the feature store answers, for the services that run without it.
+    pub(crate) feature_store_url: Url,
+    /// Where ingest answers, for the services that run without it.
+    pub(crate) ingest_url: Url,
+    /// The feature store.
+    pub(crate) feature_store: FeatureStoreConfig,
+    /// Ingest.
+    pub(crate) ingest: IngestConfig,
+    /// The pipelines.
+    pub(crate) pipelines: PipelinesConfig,
+    /// The model gateway.
+    pub(crate) model_gateway: ModelGatewayConfig,
+}
+
+impl Default for OndolConfig {
+    fn default() -> Self {
+        Self {
+            listen: "127.0.0.1:8080".to_owned(),
+            data_dir: PathBuf::from(".ondol"),
+            log_format: LogFormat::Json,
+            log_filter: "info".to_owned(),
+            drain_ms: 20_000,
+            feature_store_url: local(8081),
+            ingest_url: local(8082),
+            feature_store: FeatureStoreConfig::default(),
+            ingest: IngestConfig::default(),
+            pipelines: PipelinesConfig::default(),
+            model_gateway: ModelGatewayConfig::default(),
+        }
+    }
+}
+
+#[allow(clippy::expect_used, reason = "the text is fixed")]
+fn local(port: u16) -> Url {
+    Url::parse(&format!("http://127.0.0.1:{port}")).expect("a literal URL parses")
+}
+
+impl OndolConfig {
+    /// Reads every layer. `preset` stands below the file: what a command changes of the defaults.
+    pub(crate) fn load(args: &ServerArgs, preset: impl FnOnce(&mut Self)) -> Result<Self> {
+        let mut layers = ConfigLayers::new();
+        if let Some(file) = &args.config {
+            layers = layers.file(file);
+        } else if Path::new("ondol.toml").exists() {
+            layers = layers.file("ondol.toml");
+        }
+        let mut flags = Map::new();
+        if let Some(listen) = &args.listen {
+            flags.insert("listen".to_owned(), Value::String(listen.clone()));
+        }
+        if let Some(data) = &args.data {
+            flags.insert("data_dir".to_owned(), Value::String(data.display().to_string()));
+        }
+        let mut config: Self = layers.environment("ONDOL_", std::env::vars()).flags(flags).load()?;
+        let defaults = Self::default();
+        let mut preset_defaults = defaults.clone();
+        preset(&mut preset_defaults);
+        config.take_presets(&defaults, preset_defaults);
+        config.place_data();
+        Ok(config)
+    }
+
+    /// A value still at its default takes the command's own default.
+    fn take_presets(&mut self, defaults: &Self, preset: Self) {
+        if self.log_format == defaults.log_format {
+            self.log_format = preset.log_format;
+        }
+        if self.log_filter == defaults.log_filter {
+            self.log_filter = preset.log_filter;
+        }
+        if self.data_dir == defaults.data_dir {
+            self.data_dir = preset.data_dir;
+        }
+    }
+
+    /// Services whose folder is not named keep their data below the process's.
+    fn place_data(&mut self) {
+        let defaults = Self::default();
+        let place = |own: &mut PathBuf, default: &Path, name: &str| {
+            if own == default {
+                *own = self.data_dir.join(name);
+            }
+        };
+        place(&mut self.feature_store.data_dir, &defaults.feature_store.data_dir, "feature-store");
+        place(&mut self.ingest.data_dir, &defaults.ingest.data_dir, "ingest");
+        place(&mut self.pipelines.data_dir, &defaults.pipelines.data_dir, "pipelines");
+        place(&mut self.model_gateway.data_dir, &defaults.model_gateway.data_dir, "model-gateway");
+    }
+}

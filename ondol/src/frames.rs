@@ -1,0 +1,192 @@
+//! Tables in files: the spine a user brings and the training set they take away, as Parquet, CSV or Arrow.
+
+use anyhow::{Context as _, Result, bail};
+use arrow::array::RecordBatch;
+use arrow::datatypes::{DataType as ArrowType, Field, Schema, SchemaRef};
+use ondol_vocabulary::Field as NamedField;
+use parquet::arrow::ArrowWriter;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use parquet::basic::{Compression, ZstdLevel};
+use parquet::file::properties::WriterProperties;
+use std::fs::File;
+use std::io::{BufWriter, Seek as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// The forms a table can have, by file ending.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Form {
+    Parquet,
+    Csv,
+    Arrow,
+}
+
+impl Form {
+    /// By the ending of `path`.
+    pub(crate) fn of(path: &Path) -> Result<Self> {
+        match path.extension().and_then(|ending| ending.to_str()) {
+            Some("parquet" | "pq") => Ok(Self::Parquet),
+            Some("csv") => Ok(Self::Csv),
+            Some("arrow" | "feather" | "ipc") => Ok(Self::Arrow),
+            _ => bail!("`{}`: the ending must say what it is: .parquet, .csv or .arrow", path.display()),
+        }
+    }
+}
+
+/// Reads a whole table. In CSV, columns named in `typed` take those types; elsewhere types are guessed, and what looks
+/// like a moment stays text, so that the time zone is checked where the moment is used.
+pub(crate) fn read(path: &Path, typed: &[NamedField]) -> Result<(SchemaRef, Vec<RecordBatch>)> {
+    let form = Form::of(path)?;
+    let file = File::open(path).with_context(|| format!("can't open `{}`", path.display()))?;
+    let read = match form {
+        Form::Parquet => read_parquet(file),
+        Form::Csv => read_csv(file, typed),
+        Form::Arrow => read_arrow(file),
+    };
+    read.with_context(|| format!("can't read `{}`", path.display()))
+}
+
+fn read_parquet(file: File) -> Result<(SchemaRef, Vec<RecordBatch>)> {
+    let reader = ParquetRecordBatchReaderBuilder::try_new(file)?.with_batch_size(65_536).build()?;
+    let schema = arrow::array::RecordBatchReader::schema(&reader);
+    Ok((schema, reader.collect::<Result<_, _>>()?))
+}
+
+fn read_arrow(file: File) -> Result<(SchemaRef, Vec<RecordBatch>)> {
+    let reader = arrow::ipc::reader::FileReader::try_new(file, None)?;
+    let schema = reader.schema();
+    Ok((schema, reader.collect::<Result<_, _>>()?))
+}
+
+fn read_csv(mut file: File, typed: &[NamedField]) -> Result<(SchemaRef, Vec<RecordBatch>)> {
+    let (guessed, _) = arrow::csv::reader::Format::default().with_header(true).infer_schema(&mut file, Some(10_000))?;
+    file.rewind()?;
+    let fields: Vec<Field> = guessed.fields().iter().map(|field| csv_field(field, typed)).collect();
+    let schema: SchemaRef = Arc::new(Schema::new(fields));
+    let reader =
+        arrow::csv::ReaderBuilder::new(Arc::clone(&schema)).with_header(true).with_batch_size(65_536).build(file)?;
+    Ok((schema, reader.collect::<Result<_, _>>()?))
+}
+
+fn csv_field(guessed: &Field, typed: &[NamedField]) -> Field {
+    let declared = typed.iter().find(|field| field.name == *guessed.name()).map(|field| field.data_type.arrow());
+    let data_type = match declared.unwrap_or_else(|| guessed.data_type().clone()) {
+        ArrowType::Timestamp(..) | ArrowType::Date32 | ArrowType::Date64 | ArrowType::Null => ArrowType::Utf8,
+        other => other,
+    };
+    Field::new(guessed.name(), data_type, true)
+}
+
+/// Writes a whole table. The file appears under its name only when it is complete.
+pub(crate) fn write(path: &Path, schema: &SchemaRef, batches: &[RecordBatch]) -> Result<()> {
+    let form = Form::of(path)?;
+    let unfinished = unfinished_name(path);
+    let context = || format!("can't write `{}`", path.display());
+    let file = File::create(&unfinished).with_context(context)?;
+    let written = match form {
+        Form::Parquet => write_parquet(file, schema, batches),
+        Form::Csv => write_csv(file, batches),
+        Form::Arrow => write_arrow(file, schema, batches),
+    };
+    if let Err(error) = written.and_then(|()| std::fs::rename(&unfinished, path).map_err(Into::into)) {
+        // Best effort: the error that matters is the one returned.
+        let _ = std::fs::remove_file(&unfinished);
+        return Err(error.context(context()));
+    }
+    Ok(())
+}
+
+fn unfinished_name(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".unfinished");
+    PathBuf::from(name)
+}
+
+fn write_parquet(file: File, schema: &SchemaRef, batches: &[RecordBatch]) -> Result<()> {
+    let properties = WriterProperties::builder().set_compression(Compression::ZSTD(ZstdLevel::default())).build();
+    let mut writer = ArrowWriter::try_new(file, Arc::clone(schema), Some(properties))?;
+    for batch in batches {
+        writer.write(batch)?;
+    }
+    writer.into_inner()?.sync_all()?;
+    Ok(())
+}
+
+fn write_csv(file: File, batches: &[RecordBatch]) -> Result<()> {
+    let mut writer = arrow::csv::WriterBuilder::new().with_header(true).build(BufWriter::new(file));
+    for batch in batches {
+        writer.write(batch)?;
+    }
+    writer.into_inner().into_inner()?.sync_all()?;
+    Ok(())
+}
+
+fn write_arrow(file: File, schema: &SchemaRef, batches: &[RecordBatch]) -> Result<()> {
+    let mut writer = arrow::ipc::writer::FileWriter::try_new(BufWriter::new(file), schema)?;
+    for batch in batches {
+        writer.write(batch)?;
+    }
+    writer.finish()?;
+    let mut buffer = writer.into_inner()?;
+    buffer.flush()?;
+    buffer.get_ref().sync_all()?;
+    Ok(())
+}
+
+/// Where the manifest of the training set at `path` stands.
+pub(crate) fn manifest_path(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".manifest.json");
+    PathBuf::from(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use arrow::array::{Array as _, AsArray as _, Float64Array, StringArray};
+    use ondol_vocabulary::DataType;
+
+    fn sample() -> (SchemaRef, Vec<RecordBatch>) {
+        let schema: SchemaRef = Arc::new(Schema::new(vec![
+            Field::new("card_id", ArrowType::Utf8, true),
+            Field::new("amount", ArrowType::Float64, true),
+        ]));
+        let batch = RecordBatch::try_new(
+            Arc::clone(&schema),
+            vec![
+                Arc::new(StringArray::from(vec![Some("007"), None])),
+                Arc::new(Float64Array::from(vec![Some(0.1 + 0.2), Some(1e300)])),
+            ],
+        )
+        .unwrap();
+        (schema, vec![batch])
+    }
+
+    #[test]
+    fn every_form_brings_the_same_rows_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let (schema, batches) = sample();
+        let typed = [NamedField { name: "card_id".to_owned(), data_type: DataType::String }];
+        for name in ["a.parquet", "a.csv", "a.arrow"] {
+            let path = folder.path().join(name);
+            write(&path, &schema, &batches).unwrap();
+            let (_, read) = read(&path, &typed).unwrap();
+            assert_eq!(read, batches, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_moment_in_csv_stays_text_until_its_zone_is_checked() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.csv");
+        std::fs::write(&path, "time\n2013-01-01T05:17:00Z\n").unwrap();
+        let (_, batches) = read(&path, &[]).unwrap();
+        assert_eq!(batches[0].column(0).as_string::<i32>().value(0), "2013-01-01T05:17:00Z");
+        assert_eq!(batches[0].column(0).null_count(), 0);
+    }
+
+    #[test]
+    fn an_unknown_ending_is_refused() {
+        assert!(Form::of(Path::new("spine.xlsx")).unwrap_err().to_string().contains(".parquet, .csv or .arrow"));
+    }
+}
