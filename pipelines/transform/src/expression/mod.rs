@@ -37,6 +37,18 @@ pub enum ExpressionError {
         /// The nearest valid name.
         suggestion: Option<String>,
     },
+    /// A name stands for nothing.
+    #[error("there is no {noun} `{name}`")]
+    Unknown {
+        /// What it should have been: `column` or `function`.
+        noun: &'static str,
+        /// The name.
+        name: String,
+        /// Byte offset of the name in the expression's text, where known.
+        offset: Option<usize>,
+        /// The nearest valid name.
+        suggestion: Option<String>,
+    },
     /// It failed on the data.
     #[error("`{expression}` failed: {message}")]
     Evaluate {
@@ -86,6 +98,11 @@ impl Expression {
         }
     }
 
+    /// The names that `text` reads, whether or not a schema has them, in order of first use.
+    pub(crate) fn names(text: &str) -> Result<Vec<String>, ExpressionError> {
+        syntax::names(text)
+    }
+
     /// The type of its values: always the Arrow form of an `ondol_vocabulary::DataType`.
     pub fn data_type(&self) -> &ArrowType {
         &self.data_type
@@ -99,20 +116,9 @@ impl Expression {
     /// Its values over `batch`, one per row. The batch needs the columns it reads, by name and type, in any order.
     /// A row whose data it fails on is null; an error means that a column is absent or of another type.
     pub fn evaluate(&self, batch: &RecordBatch) -> Result<ArrayRef, ExpressionError> {
-        if batch.num_rows() == 0 {
-            return Ok(new_empty_array(&self.data_type));
-        }
-        let input = self.input(batch)?;
-        match self.values(&input) {
-            Ok(values) => Ok(values),
-            Err(_) => self.values_of_good_rows(&input),
-        }
-    }
-
-    fn input(&self, source: &RecordBatch) -> Result<RecordBatch, ExpressionError> {
         let mut columns = Vec::with_capacity(self.input.fields().len());
         for field in self.input.fields() {
-            let column = source
+            let column = batch
                 .column_by_name(field.name())
                 .ok_or_else(|| ExpressionError::Evaluate {
                     expression: self.text.to_string(),
@@ -120,7 +126,19 @@ impl Expression {
                 })?;
             columns.push(Arc::clone(column));
         }
-        batch(&self.input, columns, source.num_rows()).map_err(|error| self.failure(&error))
+        self.evaluate_columns(columns, batch.num_rows())
+    }
+
+    /// As [`Self::evaluate`], over the columns of [`Self::columns`] in their order, each of `rows` values.
+    pub(crate) fn evaluate_columns(&self, columns: Vec<ArrayRef>, rows: usize) -> Result<ArrayRef, ExpressionError> {
+        let input = batch(&self.input, columns, rows).map_err(|error| self.failure(&error))?;
+        if rows == 0 {
+            return Ok(new_empty_array(&self.data_type));
+        }
+        match self.values(&input) {
+            Ok(values) => Ok(values),
+            Err(_) => self.values_of_good_rows(&input),
+        }
     }
 
     fn values(&self, input: &RecordBatch) -> Result<ArrayRef, String> {

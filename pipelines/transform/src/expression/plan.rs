@@ -172,6 +172,10 @@ pub(super) fn readable(error: &DataFusionError) -> String {
         .trim()
         .to_owned();
     let mut sentence = plain(&words).replace('\n', " ");
+    let operands = sentence.strip_prefix("Cannot coerce arithmetic expression ");
+    if let Some(operands) = operands.and_then(|rest| rest.strip_suffix(" to valid types")) {
+        sentence = format!("there is no `{operands}`: cast one side, such as `cast(… as f64)`");
+    }
     if let Some(first) = sentence.get(..1) {
         let lower = first.to_lowercase();
         sentence.replace_range(..1, &lower);

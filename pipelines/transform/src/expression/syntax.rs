@@ -7,6 +7,7 @@ use crate::nearest::nearest;
 use arrow::datatypes::Schema;
 use datafusion_sql::sqlparser::ast::{
     Expr, Function, FunctionArguments, Ident, ObjectName, ObjectNamePart, Query, Spanned, Value, VisitMut, VisitorMut,
+    visit_expressions,
 };
 use datafusion_sql::sqlparser::dialect::GenericDialect;
 use datafusion_sql::sqlparser::parser::{Parser, ParserError};
@@ -38,6 +39,32 @@ pub(super) fn parse(text: &str, schema: &Schema) -> Result<Syntax, ExpressionErr
         }),
         ControlFlow::Break(error) => Err(error),
     }
+}
+
+/// The names that `text` reads, resolved or not, in order of first use.
+pub(super) fn names(text: &str) -> Result<Vec<String>, ExpressionError> {
+    let tree = parse_tree(text)?;
+    let mut found: Vec<String> = Vec::new();
+    let _: ControlFlow<()> = visit_expressions(&tree, |expr| {
+        let name = match expr {
+            Expr::Identifier(name) => name.value.clone(),
+            Expr::CompoundIdentifier(parts) => dotted(parts),
+            _ => return ControlFlow::Continue(()),
+        };
+        if !found.contains(&name) {
+            found.push(name);
+        }
+        ControlFlow::Continue(())
+    });
+    Ok(found)
+}
+
+fn dotted(parts: &[Ident]) -> String {
+    parts
+        .iter()
+        .map(|part| part.value.as_str())
+        .collect::<Vec<_>>()
+        .join(".")
 }
 
 fn parse_tree(text: &str) -> Result<Expr, ExpressionError> {
@@ -194,10 +221,13 @@ impl Resolver<'_> {
         let start = parts.first().map(|part| part.span.start);
         if self.schema.field_with_name(&name).is_err() {
             let columns = self.schema.fields().iter().map(|field| field.name().as_str());
-            return Err(ExpressionError::Plan {
-                message: format!("there is no column `{name}`"),
-                offset: start.and_then(|start| byte_offset(self.text, start)),
-                suggestion: nearest(&name, columns).map(str::to_owned),
+            let suggestion = nearest(&name, columns).map(str::to_owned);
+            let offset = start.and_then(|start| byte_offset(self.text, start));
+            return Err(ExpressionError::Unknown {
+                noun: "column",
+                name,
+                offset,
+                suggestion,
             });
         }
         if !self.columns.contains(&name) {
@@ -219,7 +249,10 @@ impl Resolver<'_> {
         match meaning(&name) {
             Meaning::RowWise => {}
             Meaning::Aggregate => {
-                let message = format!("`{name}` is an aggregation, which can't be used inside an expression");
+                let message = format!(
+                    "`{name}` is an aggregation, which can't be part of an expression: make it a feature of its own, \
+                     and combine features in a model's `derived`"
+                );
                 return Err(refusal(message, offset));
             }
             Meaning::Volatile => {
@@ -229,8 +262,9 @@ impl Resolver<'_> {
                 return Err(refusal(message, offset));
             }
             Meaning::Unknown(suggestion) => {
-                return Err(ExpressionError::Plan {
-                    message: format!("there is no function `{name}`"),
+                return Err(ExpressionError::Unknown {
+                    noun: "function",
+                    name,
                     offset,
                     suggestion,
                 });

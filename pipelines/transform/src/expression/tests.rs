@@ -73,12 +73,15 @@ fn check(text: &str, data_type: DataType, first: &str, of_nulls: &str) {
 fn refused(text: &str) -> (String, Option<String>, Option<String>) {
     match Expression::plan(text, &schema()) {
         Ok(plan) => panic!("{text} was accepted: {plan:?}"),
-        Err(ExpressionError::Plan {
-            message,
-            offset,
-            suggestion,
-        }) => (message, offset.map(|offset| text[offset..].to_owned()), suggestion),
-        Err(other) => panic!("{other}"),
+        Err(error) => {
+            let message = error.to_string();
+            let (offset, suggestion) = match error {
+                ExpressionError::Plan { offset, suggestion, .. }
+                | ExpressionError::Unknown { offset, suggestion, .. } => (offset, suggestion),
+                ExpressionError::Evaluate { .. } => panic!("{message}"),
+            };
+            (message, offset.map(|offset| text[offset..].to_owned()), suggestion)
+        }
     }
 }
 
@@ -340,4 +343,89 @@ fn an_empty_batch_has_no_values() {
 fn a_deep_expression_is_refused_not_overflowed() {
     let text = format!("{}1{}", "(".repeat(5000), ")".repeat(5000));
     assert!(refused(&text).0.contains("nests more than"));
+}
+
+/// Pieces from which nonsense is made: what parses by luck must be planned or refused, never panic.
+const PIECES: [&str; 48] = [
+    "amount",
+    "n",
+    "name",
+    "ts",
+    "ok",
+    "card.spend_24h",
+    "1",
+    "0",
+    "2.5",
+    "'x'",
+    "''",
+    "null",
+    "true",
+    "(",
+    ")",
+    ",",
+    "+",
+    "-",
+    "*",
+    "/",
+    "%",
+    "=",
+    "<",
+    "||",
+    "::",
+    "and",
+    "or",
+    "not",
+    "is",
+    "in",
+    "between",
+    "like",
+    "case",
+    "when",
+    "then",
+    "else",
+    "end",
+    "cast(",
+    "as",
+    "i64",
+    "abs(",
+    "coalesce(",
+    "substr(",
+    "date_part(",
+    "interval",
+    "'1 day'",
+    "[",
+    "->",
+];
+
+proptest::proptest! {
+    #[test]
+    fn nonsense_is_refused_without_a_panic(pieces in proptest::collection::vec(0..PIECES.len(), 1..12)) {
+        let text = pieces.into_iter().map(|piece| PIECES[piece]).collect::<Vec<_>>().join(" ");
+        if let Ok(expression) = Expression::plan(&text, &schema()) {
+            assert_eq!(expression.evaluate(&rows()).unwrap().len(), 2, "{text}");
+        }
+    }
+
+    #[test]
+    fn any_text_is_refused_without_a_panic(text in "\\PC{0,40}") {
+        if let Err(ExpressionError::Plan { offset: Some(offset), .. } | ExpressionError::Unknown { offset: Some(offset), .. })
+            = Expression::plan(&text, &schema())
+        {
+            assert!(text.is_char_boundary(offset), "{text} at {offset}");
+        }
+    }
+
+    #[test]
+    fn the_split_of_a_batch_changes_no_value(values in proptest::collection::vec(-3_i64..25, 1..40), cut in 0_usize..40) {
+        let schema: SchemaRef = Arc::new(Schema::new(vec![Field::new("n", ArrowType::Int64, true)]));
+        let batch = RecordBatch::try_new(Arc::clone(&schema), vec![Arc::new(Int64Array::from(values))]).unwrap();
+        let cut = cut.min(batch.num_rows());
+        // It fails on negative numbers and overflows above 20.
+        let expression = Expression::plan("factorial(n) / (n - 1)", &schema).unwrap();
+        let whole = expression.evaluate(&batch).unwrap();
+        let parts = [batch.slice(0, cut), batch.slice(cut, batch.num_rows() - cut)];
+        let parts = parts.map(|part| expression.evaluate(&part).unwrap());
+        let joined = concat(&[parts[0].as_ref(), parts[1].as_ref()]).unwrap();
+        assert_eq!(&whole, &joined);
+    }
 }
