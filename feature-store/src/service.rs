@@ -126,8 +126,7 @@ impl FeatureStoreService {
             let stopped = self.stopping.run_until_cancelled(tokio::time::sleep(COMMIT_POLL)).await.is_none();
             let due = if stopped { self.streams() } else { self.log.due() };
             for source in due {
-                let turn = self.writer.turn(&source).await;
-                if let Err(error) = self.writer.commit(&turn).await {
+                if let Err(error) = self.writer.commit(&source).await {
                     metrics::counter!("ondol_feature_store_commit_failures_total", "source" => source.clone())
                         .increment(1);
                     tracing::error!(source, %error, "a commit failed: its events stay in memory and it is tried again");

@@ -177,12 +177,29 @@ impl EventLog {
     /// they were in the log, and [`Self::positions`] is where ingest resumes; within this process its rows stay out of
     /// the buffer, so only drop it when the process ends.
     pub async fn commit(&self, source: &str) -> Result<Vec<PartitionPosition>, FeatureStoreError> {
+        self.commit_after(source, async { Ok(()) }).await
+    }
+
+    /// As [`Self::commit`], with `first` done between taking the buffer and committing it: what `first` makes durable
+    /// covers everything the commit holds, while deliveries go on.
+    pub async fn commit_after(
+        &self,
+        source: &str,
+        first: impl Future<Output = Result<(), FeatureStoreError>> + Send,
+    ) -> Result<Vec<PartitionPosition>, FeatureStoreError> {
         let log = self.log(source).await?;
         let mut table = log.table.lock().await;
         let taken = log.memory().buffer.take();
-        if !taken.is_empty() {
+        let ready = first.await;
+        if taken.is_empty() {
+            ready?;
+        } else {
             let started = std::time::Instant::now();
-            if let Err(error) = table.commit(&taken).await {
+            let committed = match ready {
+                Ok(()) => table.commit(&taken).await,
+                Err(error) => Err(error),
+            };
+            if let Err(error) = committed {
                 metrics::counter!("ondol_log_commit_failures_total", "source" => source.to_owned()).increment(1);
                 let rows = LogScan::of(source, &table)?.rows();
                 let mut memory = log.memory();

@@ -93,7 +93,7 @@ fn get(database: &Database, keys: &[RowKey]) -> Result<Vec<Option<Bytes>>, Featu
     let rows = database.begin_read().map_err(failed)?.open_table(ROWS).map_err(failed)?;
     let read = |key: &RowKey| {
         let stored = rows.get(key.embedded().as_slice()).map_err(failed)?;
-        stored.map(|stored| value::open(Bytes::copy_from_slice(stored.value()))).transpose()
+        stored.map(|stored| value::open(&Bytes::copy_from_slice(stored.value()))).transpose()
     };
     keys.iter().map(read).collect()
 }
@@ -138,7 +138,7 @@ fn scan(database: &Database, view_id: u32) -> Result<Vec<(EntityKey, Bytes)>, Fe
     let row = |entry: Result<_, redb::StorageError>| {
         let (key, stored): (redb::AccessGuard<'_, &[u8]>, redb::AccessGuard<'_, &[u8]>) = entry.map_err(failed)?;
         let entity = RowKey::entity_of_embedded(key.value()).unwrap_or_default();
-        Ok((entity, value::open(Bytes::copy_from_slice(stored.value()))?))
+        Ok((entity, value::open(&Bytes::copy_from_slice(stored.value()))?))
     };
     found.map(row).collect()
 }

@@ -106,7 +106,7 @@ impl RedisStore {
             let detail = format!("redis at {} answered {} of {} rows", self.address, stored.len(), keys.len());
             return Err(FeatureStoreError::Internal { detail });
         }
-        stored.into_iter().map(|stored| stored.map(|stored| value::open(Bytes::from(stored))).transpose()).collect()
+        stored.into_iter().map(|stored| stored.map(|stored| value::open(&Bytes::from(stored))).transpose()).collect()
     }
 
     /// One script over `indexes` of `writes`; the indexes that lost.

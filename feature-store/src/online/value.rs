@@ -23,7 +23,7 @@ pub(super) fn seal(payload: &[u8]) -> Vec<u8> {
 }
 
 /// The payload of a stored form, checked.
-pub(super) fn open(stored: Bytes) -> Result<Bytes, FeatureStoreError> {
+pub(super) fn open(stored: &Bytes) -> Result<Bytes, FeatureStoreError> {
     let damaged = |detail: String| Err(FeatureStoreError::Internal { detail });
     let Some((held, payload)) = stored.split_first_chunk::<DIGEST_BYTES>() else {
         return damaged(format!("an online row of {} bytes is too short to be one", stored.len()));
@@ -55,9 +55,9 @@ mod tests {
     #[test]
     fn a_damaged_value_is_an_error() {
         let mut stored = seal(b"row");
-        assert_eq!(open(Bytes::from(stored.clone())).unwrap(), "row");
+        assert_eq!(open(&Bytes::from(stored.clone())).unwrap(), "row");
         stored[9] ^= 1;
-        assert!(open(Bytes::from(stored)).is_err());
-        assert!(open(Bytes::from_static(b"short")).is_err());
+        assert!(open(&Bytes::from(stored)).is_err());
+        assert!(open(&Bytes::from_static(b"short")).is_err());
     }
 }

@@ -4,7 +4,7 @@
 //! trips for a delivery without conflicts. Projecting and absorbing are computation: they run on the blocking pool
 //! once a delivery is large enough to matter.
 //!
-//! A row's fence moves to just after each of its own events, not to the end of the delivery's range. So the stored
+//! A row's fence moves to just after its own last event, not to the end of the delivery's range. So the stored
 //! bytes depend on the events alone, however they were batched or repeated, and a row holds fences only of partitions
 //! that ever had an event for it. What lies between two events of an entity belongs to others.
 
@@ -14,7 +14,7 @@ use arrow::array::{BooleanArray, RecordBatch};
 use bytes::Bytes;
 use ondol_feature_store_api::FeatureStoreError;
 use ondol_transform::expression::ExpressionError;
-use ondol_transform::{Absorbed, Projection, Row};
+use ondol_transform::{Projection, Row};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -193,34 +193,17 @@ fn successor(
         None => Row::default(),
         Some(bytes) => engine.decode(bytes).map_err(|error| unreadable(&pending.projected.view, &error))?,
     };
-    let mut tally = Tally::default();
-    let mut starts_over = starts_over && held.is_some();
-    for &event in &pending.events {
-        let event = event as usize;
-        let position = projection.position(event);
-        match row.fence(generation, position.partition) {
-            Some(fence) if position.offset < fence => {
-                tally.duplicate += 1;
-                starts_over = false;
-                continue;
-            }
-            Some(_) => {}
-            None => {
-                if starts_over {
-                    row = Row::default();
-                }
-                // Leaves the fences of an older generation behind, which would hold back this one's offsets.
-                row.advance(generation, position.partition, position.offset);
-            }
-        }
-        starts_over = false;
-        match engine.absorb(&mut row, projection, event) {
-            Absorbed::Applied => tally.applied += 1,
-            Absorbed::TooLate => tally.late += 1,
-            Absorbed::Duplicate => tally.duplicate += 1,
-        }
-        row.advance(generation, position.partition, position.offset.saturating_add(1));
+    let first = pending.events.first().map(|&event| projection.position(event as usize));
+    if starts_over && first.is_some_and(|first| row.fence(generation, first.partition).is_none()) {
+        row = Row::default();
     }
+    let delivered = engine.deliver(&mut row, projection, &pending.events, generation);
+    let tally = Tally {
+        applied: delivered.applied as u64,
+        duplicate: delivered.duplicates as u64,
+        late: delivered.too_late as u64,
+        ..Tally::default()
+    };
     let changed = tally.applied + tally.late > 0;
     let write = changed.then(|| {
         let mut value = Vec::with_capacity(held.as_ref().map_or(256, |held| held.len() + 64));

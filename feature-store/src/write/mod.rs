@@ -55,7 +55,7 @@ pub struct Writer {
 
 /// What the deliveries of one source pass through.
 struct Gate {
-    /// Held while a delivery is written, a source is committed, or a bootstrap hands over.
+    /// Held while a delivery is written, or a bootstrap hands over.
     turn: Arc<tokio::sync::Mutex<Turn>>,
     waiting: Semaphore,
     /// Events appended since the last commit.
@@ -71,7 +71,6 @@ struct Turn {
 
 /// The exclusive right to write a source. Dropping it lets the next delivery in.
 pub struct SourceTurn {
-    source: String,
     gate: Arc<Gate>,
     turn: OwnedMutexGuard<Turn>,
 }
@@ -102,7 +101,7 @@ impl Writer {
         let started = Instant::now();
         let mut turn = self.turn(&name).await;
         if gate.uncommitted.load(Ordering::Relaxed) > self.limits.max_uncommitted_rows {
-            self.commit(&turn).await?;
+            self.commit(&name).await?;
         }
         // Read within the turn: a bootstrap activates a view before it gives the turn back.
         let snapshot = self.registry.snapshot();
@@ -147,40 +146,55 @@ impl Writer {
     /// Makes everything written for `source` durable.
     pub async fn flush(&self, source: &str) -> Result<WriteReceipt, FeatureStoreError> {
         let snapshot = self.registry.snapshot();
-        known_source(&snapshot, source)?;
+        let version = known_source(&snapshot, source)?;
+        // In turn: after the deliveries that came before.
         let turn = self.turn(source).await;
-        let positions = self.commit(&turn).await?;
-        Ok(WriteReceipt { written: positions.clone(), durable: positions })
+        self.commit(source).await?;
+        let written = self.written(version, &turn).await?;
+        Ok(WriteReceipt { written: written.clone(), durable: written })
     }
 
-    /// Online rows to disk, then the log with its positions. Holding the turn keeps a delivery from slipping in
-    /// between, whose log rows would be committed before its online rows are on disk.
-    pub async fn commit(&self, turn: &SourceTurn) -> Result<Vec<PartitionPosition>, FeatureStoreError> {
-        let started = Instant::now();
-        self.online.sync().await?;
-        let stream = self.registry.snapshot().source(&turn.source).is_some_and(|source| source.definition.is_stream());
+    /// Online rows to disk, then the log with its positions. Needs no turn: what the log holds was absorbed before it
+    /// was appended, so the sync after the log has closed its buffer covers every event of the commit, and deliveries
+    /// go on meanwhile.
+    pub async fn commit(&self, source: &str) -> Result<(), FeatureStoreError> {
+        let stream = self.registry.snapshot().source(source).is_none_or(|source| source.definition.is_stream());
         if !stream {
-            return Ok(turn.turn.table.clone());
+            return self.online.sync().await;
         }
-        let positions = self.log.commit(&turn.source).await?;
-        turn.gate.uncommitted.store(0, Ordering::Relaxed);
+        let started = Instant::now();
+        let gate = self.gate(source);
+        let rows = gate.uncommitted.swap(0, Ordering::Relaxed);
+        if let Err(error) = self.log.commit_after(source, self.online.sync()).await {
+            gate.uncommitted.fetch_add(rows, Ordering::Relaxed);
+            return Err(error);
+        }
         metrics::histogram!("ondol_feature_store_commit_seconds").record(started.elapsed());
-        Ok(positions)
+        Ok(())
     }
 
     /// Waits for the turn of `source`.
     pub async fn turn(&self, source: &str) -> SourceTurn {
         let gate = self.gate(source);
         let turn = Arc::clone(&gate.turn).lock_owned().await;
-        SourceTurn { source: source.to_owned(), gate, turn }
+        SourceTurn { gate, turn }
     }
 
     async fn receipt(&self, source: &SourceVersion, turn: &SourceTurn) -> Result<WriteReceipt, FeatureStoreError> {
-        let name = &source.definition.name;
+        let durable =
+            if source.definition.is_stream() { self.log.durable(&source.definition.name).await? } else { Vec::new() };
+        Ok(WriteReceipt { written: self.written(source, turn).await?, durable })
+    }
+
+    async fn written(
+        &self,
+        source: &SourceVersion,
+        turn: &SourceTurn,
+    ) -> Result<Vec<PartitionPosition>, FeatureStoreError> {
         if source.definition.is_stream() {
-            return Ok(WriteReceipt { written: self.log.written(name).await?, durable: self.log.durable(name).await? });
+            return self.log.written(&source.definition.name).await;
         }
-        Ok(WriteReceipt { written: turn.turn.table.clone(), durable: Vec::new() })
+        Ok(turn.turn.table.clone())
     }
 
     fn gate(&self, source: &str) -> Arc<Gate> {
@@ -227,7 +241,7 @@ impl RowSink for Writer {
 
     async fn lock_source(&self, source: &str) -> Box<dyn Any + Send> {
         let turn = self.turn(source).await;
-        while let Err(error) = self.commit(&turn).await {
+        while let Err(error) = self.commit(source).await {
             tracing::warn!(source, %error, "the log can't be committed for a hand-over yet: trying again");
             tokio::time::sleep(Duration::from_millis(200)).await;
         }

@@ -48,10 +48,10 @@ fn delivery(positions: &[(i32, i64)], ranges: &[(i32, i64, i64)]) -> Delivery {
     }
 }
 
-fn replace(delivery: &mut Delivery, name: &str, array: ArrayRef) {
+fn replace(delivery: &mut Delivery, name: &str, array: &ArrayRef) {
     let schema = delivery.events.schema();
     let columns = schema.fields().iter().enumerate().map(|(index, field)| {
-        let array = if field.name() == name { Arc::clone(&array) } else { Arc::clone(delivery.events.column(index)) };
+        let array = if field.name() == name { Arc::clone(array) } else { Arc::clone(delivery.events.column(index)) };
         (field.name().clone(), array, true)
     });
     delivery.events = RecordBatch::try_from_iter_with_nullable(columns.collect::<Vec<_>>()).unwrap();
@@ -91,7 +91,8 @@ fn ranges_are_well_formed_and_one_a_partition() {
 #[test]
 fn a_column_of_another_type_is_named() {
     let mut delivery = delivery(&[(0, 5)], &[(0, 5, 6)]);
-    replace(&mut delivery, "card", Arc::new(Float64Array::from(vec![1.0])));
+    let amounts: ArrayRef = Arc::new(Float64Array::from(vec![1.0]));
+    replace(&mut delivery, "card", &amounts);
     assert_eq!(
         refusal(&payments(1), &delivery),
         "delivery of `payments`: column `card` is Float64, the source says Utf8"
@@ -101,7 +102,7 @@ fn a_column_of_another_type_is_named() {
 #[test]
 fn a_null_event_time_is_refused() {
     let mut delivery = delivery(&[(0, 5)], &[(0, 5, 6)]);
-    replace(&mut delivery, "ts", times(vec![None]));
+    replace(&mut delivery, "ts", &times(vec![None]));
     assert!(refusal(&payments(1), &delivery).contains("column `ts` is null in 1 rows"));
 }
 
