@@ -15,7 +15,7 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use http::{HeaderMap, header};
 use ondol_vocabulary::{Snapshot, batch};
-use ondol_wire::responses::{BadRequest, Conflict, Internal, NotFound, Unavailable, Unprocessable};
+use ondol_wire::responses::{BadRequest, Conflict, Internal, NotFound, Octets, Unavailable, Unprocessable};
 use ondol_wire::{ArrowBody, ArrowStream, ContractError, JsonBody, Problem, Query, Segment, answer, problem};
 use serde::Deserialize;
 use std::sync::Arc;
@@ -242,7 +242,7 @@ async fn flush(State(store): State<Store>, source: &str) -> Response {
 /// with 409 and names the offset to resume from.
 #[utoipa::path(
     post, path = "/v1/deliveries", tag = "writes", operation_id = "deliver",
-    request_body(content = Vec<u8>, content_type = "application/vnd.apache.arrow.stream"),
+    request_body(content = Octets, content_type = "application/vnd.apache.arrow.stream"),
     responses(
         (status = 200, description = "How far the source is held.", body = WriteReceipt, example = json!({"written": [{"partition": 0, "next_offset": 42500}], "durable": [{"partition": 0, "next_offset": 42000}]})),
         BadRequest, NotFound, Conflict, Internal, Unavailable
@@ -269,7 +269,7 @@ async fn deliver(State(store): State<Store>, ArrowBody(schema, batches, _): Arro
                 {"feature": "card.n_1h", "view_version": 1, "values": [7, 0], "status": ["fresh", "missing"], "event_time": ["2026-11-21T08:59:59.76Z", null]},
                 {"feature": "card.spend_24h", "view_version": 1, "values": [412.5, null], "status": ["fresh", "missing"], "event_time": ["2026-11-21T08:59:59.76Z", null]}
             ]})),
-            (Vec<u8> = "application/vnd.apache.arrow.stream")
+            (Octets = "application/vnd.apache.arrow.stream")
         )),
         BadRequest, NotFound, Unprocessable, Internal, Unavailable
     )

@@ -12,9 +12,7 @@ use axum::response::Response;
 use axum::routing::{get, post};
 use http::header;
 use ondol_wire::body::read_body;
-use ondol_wire::responses::{
-    BadRequest, GatewayTimeout, Internal, NotFound, TooManyRequests, Unavailable, Unprocessable,
-};
+use ondol_wire::responses::{BadRequest, GatewayTimeout, Internal, NotFound, Octets, TooManyRequests, Unavailable, Unprocessable};
 use ondol_wire::{JsonBody, Problem, Segment, answer, problem};
 use std::sync::Arc;
 use utoipa::OpenApi;
@@ -134,7 +132,7 @@ async fn batch_predict(
     params(("model" = String, Path, description = "The model's name.", example = "fraud")),
     request_body(content(
         (ArtifactEnvelope = "application/json", example = json!({"artifact_base64": "CAgSB3B5dG9yY2g=", "manifest": {"format": 1, "model": "fraud@1"}})),
-        (Vec<u8> = "application/octet-stream")
+        (Octets = "application/octet-stream")
     )),
     responses(
         (status = 200, description = "The new version.", body = RegisteredModel, example = json!({"model": "fraud@4", "sha256": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08", "registered_at": "2026-11-21T09:00:00Z", "definition_version": 1, "inputs": [{"name": "input", "datatype": "FP32", "shape": [-1, 12]}], "outputs": [{"name": "probabilities", "datatype": "FP32", "shape": [-1, 2]}]})),

@@ -8,7 +8,7 @@ use axum::extract::{DefaultBodyLimit, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use ondol_vocabulary::batch;
-use ondol_wire::responses::{BadRequest, Conflict, Internal, NotFound, TooManyRequests, Unavailable, Unprocessable};
+use ondol_wire::responses::{BadRequest, Conflict, Internal, NotFound, Octets, TooManyRequests, Unavailable, Unprocessable};
 use ondol_wire::{ArrowBody, ArrowStream, JsonBody, Problem, Query, Segment, answer, problem};
 use serde::Deserialize;
 use std::sync::Arc;
@@ -64,7 +64,7 @@ struct Document;
 #[utoipa::path(
     post, path = "/v1/training-sets", tag = "jobs", operation_id = "startTrainingSet",
     params(TrainingSetOptions),
-    request_body(content = Vec<u8>, content_type = "application/vnd.apache.arrow.stream"),
+    request_body(content = Octets, content_type = "application/vnd.apache.arrow.stream"),
     responses(
         (status = 200, description = "The job.", body = Job, example = json!({"id": "01JD6Z0S8N6J2V4Y7T3Q5W9XKB", "kind": "training-set", "subject": "fraud", "state": "queued", "revision": 0, "stage": "waiting", "rows_done": 0, "rows_total": 1000000, "created_at": "2026-11-21T09:00:00Z", "ended_at": null, "error": null, "manifest": null})),
         BadRequest, NotFound, Unprocessable, TooManyRequests, Internal, Unavailable
@@ -139,7 +139,7 @@ async fn job(
     get, path = "/v1/jobs/{id}/result", tag = "jobs", operation_id = "jobResult",
     params(("id" = String, Path, description = "The job's id.", example = "01JD6Z0S8N6J2V4Y7T3Q5W9XKB")),
     responses(
-        (status = 200, description = "The rows.", body = Vec<u8>, content_type = "application/vnd.apache.arrow.stream"),
+        (status = 200, description = "The rows.", body = Octets, content_type = "application/vnd.apache.arrow.stream"),
         NotFound, Conflict, Internal, Unavailable
     )
 )]

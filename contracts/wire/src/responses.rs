@@ -44,3 +44,19 @@ fn described(status: &str, description: &str) -> BTreeMap<String, RefOr<Response
     let response = ResponseBuilder::new().description(description).content(problem::MEDIA_TYPE, content).build();
     BTreeMap::from([(status.to_owned(), RefOr::T(response))])
 }
+
+/// The schema of a body that is not JSON: an Arrow IPC stream, a file.
+#[derive(Clone, Copy, Debug)]
+pub struct Octets;
+
+impl utoipa::PartialSchema for Octets {
+    fn schema() -> RefOr<utoipa::openapi::Schema> {
+        utoipa::openapi::ObjectBuilder::new()
+            .schema_type(utoipa::openapi::schema::Type::String)
+            .format(Some(utoipa::openapi::SchemaFormat::KnownFormat(utoipa::openapi::KnownFormat::Binary)))
+            .description(Some("Bytes of the media type."))
+            .into()
+    }
+}
+
+impl ToSchema for Octets {}
