@@ -9,7 +9,6 @@ import requests
 from flights import Stream
 
 BATCH = 2000
-TOPICS = {"departures": "flights.departures", "arrivals": "flights.arrivals", "weather": "flights.weather"}
 
 
 class Push:
@@ -41,7 +40,7 @@ class Push:
 class Kafka(Push):
     """Produces to the topics with an unmodified Kafka client."""
 
-    def __init__(self, ingest_url: str, bootstrap: str, topics: dict[str, str] = TOPICS):
+    def __init__(self, ingest_url: str, bootstrap: str, topics: dict[str, str]):
         super().__init__(ingest_url)
         from confluent_kafka import Producer
 

@@ -52,6 +52,14 @@ def ondol(args: argparse.Namespace, platform: Platform, *words: str) -> dict:
     return json.loads(ran.stdout)
 
 
+def definitions(out: Path, run: str) -> tuple[Path, dict[str, str]]:
+    """The definitions with topics of this run's own, so that no run reads another's events; and those topics."""
+    text = (HERE / "features.toml").read_text().replace('"flights.', f'"flights{run}.')
+    path = out / "features.toml"
+    path.write_text(text)
+    return path, {source: f"flights{run}.{source}" for source in ("departures", "arrivals", "weather")}
+
+
 def split(spine: pd.DataFrame, months: int) -> pd.Timestamp:
     """Where the test period starts: the last two months of the year, or the last quarter of anything shorter."""
     if months == 12:
@@ -124,13 +132,12 @@ def main() -> None:
     spine, streams = flights.spine(args.months), flights.streams(args.months)
     boundary = split(spine, args.months)
 
-    platform = Platform(
-        args.binary.resolve(), args.out / "data", HERE, args.kafka, args.redis, run=f".{int(time.time())}" if args.kafka else ""
-    )
+    run = f".{int(time.time())}" if args.kafka else ""
+    platform = Platform(args.binary.resolve(), args.out / "data", HERE, args.kafka, args.redis, run)
     ready = platform.start()
     print(f"flights: ondol is ready after {ready:.2f} s", flush=True)
     try:
-        report = main_job(args, platform, spine, streams, boundary)
+        report = main_job(args, platform, run, spine, streams, boundary)
     finally:
         platform.stop()
     (args.out / "report.json").write_text(json.dumps(report, indent=2))
@@ -138,9 +145,11 @@ def main() -> None:
         raise SystemExit("served values and training set differ")
 
 
-def main_job(args, platform, spine, streams, boundary) -> dict:
-    ondol(args, platform, "apply", "features.toml")
-    sender = Kafka(platform.url("ingest"), args.kafka) if args.kafka else Push(platform.url("ingest"))
+def main_job(args, platform, run: str, spine, streams, boundary) -> dict:
+    features, topics = definitions(args.out, run)
+    ondol(args, platform, "apply", str(features))
+    url = platform.url("ingest")
+    sender = Kafka(url, args.kafka, topics) if args.kafka else Push(url)
     replay = Replay(streams, sender)
 
     began = time.monotonic()

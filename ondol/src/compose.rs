@@ -122,9 +122,9 @@ impl Builder {
         }
         let shutdown = self.service("feature-store");
         let service = FeatureStoreService::open(
-            self.config.feature_store.clone(),
+            &self.config.feature_store,
             Arc::clone(&self.clock),
-            shutdown,
+            &shutdown,
             &self.health,
         )
         .await
@@ -152,7 +152,7 @@ impl Builder {
             self.config.ingest.clone(),
             self.the_feature_store()?,
             Arc::clone(&self.clock),
-            shutdown,
+            &shutdown,
             &self.health,
         )
         .await
@@ -175,7 +175,7 @@ impl Builder {
             self.config.pipelines.clone(),
             self.the_feature_store()?,
             Arc::clone(&self.clock),
-            shutdown,
+            &shutdown,
             &self.health,
         )
         .await
@@ -199,7 +199,7 @@ impl Builder {
             self.the_feature_store()?,
             ingest,
             Arc::clone(&self.clock),
-            shutdown,
+            &shutdown,
             &self.health,
         )
         .await

@@ -3,7 +3,7 @@
 use crate::cli::ServerArgs;
 use anyhow::Result;
 use ondol_feature_store::FeatureStoreConfig;
-use ondol_ingest::IngestConfig;
+use ondol_ingest::config::{EmbeddedConfig, IngestConfig, StreamConfig};
 use ondol_jobs::PipelinesConfig;
 use ondol_model_gateway::ModelGatewayConfig;
 use ondol_runtime::{ConfigLayers, LogFormat};
@@ -110,8 +110,11 @@ impl OndolConfig {
             }
         };
         place(&mut self.feature_store.data_dir, &defaults.feature_store.data_dir, "feature-store");
-        place(&mut self.ingest.data_dir, &defaults.ingest.data_dir, "ingest");
         place(&mut self.pipelines.data_dir, &defaults.pipelines.data_dir, "pipelines");
         place(&mut self.model_gateway.data_dir, &defaults.model_gateway.data_dir, "model-gateway");
+        if let StreamConfig::Embedded(log) = &mut self.ingest.stream {
+            place(&mut log.dir, &EmbeddedConfig::default().dir, "ingest/stream");
+        }
+        self.ingest.snapshot_file.get_or_insert_with(|| self.data_dir.join("ingest/snapshot.json"));
     }
 }
