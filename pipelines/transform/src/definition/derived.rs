@@ -71,7 +71,7 @@ impl Derived {
         let Some((word, node)) = section.get("derived") else {
             return derived;
         };
-        let Some(table) = node.section(word, format!("{}.derived", section.title), reports) else {
+        let Some(table) = node.section(word, &format!("{}.derived", section.title), reports) else {
             return derived;
         };
         let mut pending = Vec::new();

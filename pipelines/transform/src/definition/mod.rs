@@ -99,12 +99,12 @@ impl<'a> Blocks<'a> {
                 reports.add(&word.place, "unknown-key", format!("there is no `{}`", word.text), help);
                 continue;
             };
-            let Some(named) = node.section(word, noun.to_owned(), reports) else {
+            let Some(named) = node.section(word, noun, reports) else {
                 continue;
             };
             for (name, node) in named.entries() {
                 let title = format!("{noun}.{}", name.text);
-                let Some(section) = node.section(name, title.clone(), reports) else {
+                let Some(section) = node.section(name, &title, reports) else {
                     continue;
                 };
                 if let Some(first) = self.seen.get(&(noun, name.text)) {

@@ -26,7 +26,7 @@ pub(super) fn compile(
     let node = section.require("inputs", example, reports);
     let features_node = section.require("features", "features = [\"view.*\"]", reports);
     let (word, _) = section.get("inputs")?;
-    let table = node?.section(word, format!("{}.inputs", section.title), reports)?;
+    let table = node?.section(word, &format!("{}.inputs", section.title), reports)?;
     // With a broken input, everything that uses it would be wrong too.
     let inputs = fields("input", &table, reports)?;
     let scope = InScope {

@@ -200,7 +200,7 @@ fn arrival(section: &Section<'_>, origin: Option<&SourceOrigin>, reports: &mut R
 fn schema(section: &Section<'_>, reports: &mut Reports<'_>) -> Option<Vec<Field>> {
     let node = section.require("schema", "schema = { column = \"type\", … }", reports)?;
     let (word, _) = section.get("schema")?;
-    let columns = node.section(word, format!("{}.schema", section.title), reports)?;
+    let columns = node.section(word, &format!("{}.schema", section.title), reports)?;
     if columns.entries().is_empty() {
         let help = "name each column and its type: { card_id = \"string\", ts = \"timestamp\" }";
         reports.add(

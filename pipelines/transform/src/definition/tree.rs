@@ -150,8 +150,8 @@ impl<'a> Node<'a> {
     }
 
     /// The table's entries; another type is reported.
-    pub(super) fn section(&self, name: &Word<'a>, title: String, reports: &mut Reports<'_>) -> Option<Section<'a>> {
-        let section = self.as_section(title.clone(), name.place.clone());
+    pub(super) fn section(&self, name: &Word<'a>, title: &str, reports: &mut Reports<'_>) -> Option<Section<'a>> {
+        let section = self.as_section(title.to_owned(), name.place.clone());
         if section.is_none() {
             self.wrong_type(&format!("`{title}`"), "a table", reports);
         }

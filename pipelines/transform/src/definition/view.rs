@@ -185,7 +185,7 @@ fn features(
     reports: &mut Reports<'_>,
 ) -> Option<(Vec<FeatureDefinition>, Vec<String>)> {
     let (word, _) = section.get("features")?;
-    let entries = node.section(word, format!("{}.features", section.title), reports)?;
+    let entries = node.section(word, &format!("{}.features", section.title), reports)?;
     if entries.entries().is_empty() {
         let help = "add features.NAME = \"expression\"";
         reports.add(
@@ -239,7 +239,7 @@ fn feature(
     let (kind, data_type) = match syntax {
         Some(syntax) => aggregation(text, syntax, hop, source, schema, reports)?,
         None => {
-            no_hop(hop, reports)?;
+            no_hop(hop.as_ref(), reports)?;
             let typed = typed::plan(text, 0..text.value.len(), schema, reports)?;
             (FeatureKind::LatestRow { expression: typed.text }, typed.data_type)
         }
@@ -281,9 +281,9 @@ fn aggregation(
     let argument = argument.map(|part| typed::plan(text, part, schema, reports));
     let filter = filter.map(|part| typed::condition(text, part, schema, reports));
     let window = match width {
-        Some((width_us, at)) => Some(window(text, width_us, at, hop, reports)),
+        Some((width_us, at)) => Some(window(text, width_us, at, hop.as_ref(), reports)),
         None => {
-            no_hop(hop, reports)?;
+            no_hop(hop.as_ref(), reports)?;
             None
         }
     };
@@ -313,7 +313,7 @@ fn aggregation(
 }
 
 /// `hop` is the step of a window's tail: without a window it means nothing.
-fn no_hop(hop: Option<(Word<'_>, Node<'_>)>, reports: &mut Reports<'_>) -> Option<()> {
+fn no_hop(hop: Option<&(Word<'_>, Node<'_>)>, reports: &mut Reports<'_>) -> Option<()> {
     let Some((word, _)) = hop else { return Some(()) };
     let help = "add `over …` to the expression, or remove `hop`";
     reports.add(
@@ -332,10 +332,10 @@ fn window(
     text: Text<'_>,
     width_us: i64,
     at: std::ops::Range<usize>,
-    hop: Option<(Word<'_>, Node<'_>)>,
+    hop: Option<&(Word<'_>, Node<'_>)>,
     reports: &mut Reports<'_>,
 ) -> Option<Window> {
-    let (hop_us, place) = match &hop {
+    let (hop_us, place) = match hop {
         Some((_, node)) => (micros("hop", *node, reports)?, node.place()),
         None => (default_hop(width_us), text.part(at)),
     };

@@ -37,6 +37,18 @@ const AGGREGATES: [&str; 18] = [
     "bool_or",
 ];
 
+/// Functions of the query engine itself, of its files and its metadata: not of a row.
+const FOREIGN: [&str; 8] = [
+    "arrow_field",
+    "arrow_metadata",
+    "file_row_index",
+    "input_file_name",
+    "union_extract",
+    "union_tag",
+    "version",
+    "with_metadata",
+];
+
 /// What a function name stands for.
 pub(super) enum Meaning {
     /// A function of the row's values alone.
@@ -77,7 +89,8 @@ pub(super) struct Catalog {
 impl Catalog {
     fn new() -> Self {
         let mut functions = BTreeMap::new();
-        for function in datafusion_functions::all_default_functions() {
+        let all = datafusion_functions::all_default_functions();
+        for function in all.into_iter().filter(|function| !FOREIGN.contains(&function.name())) {
             for alias in function.aliases() {
                 functions.insert(alias.clone(), Arc::clone(&function));
             }

@@ -191,4 +191,6 @@ fn batch(schema: &Arc<Schema>, columns: Vec<ArrayRef>, rows: usize) -> Result<Re
 }
 
 #[cfg(test)]
+mod extremes;
+#[cfg(test)]
 mod tests;

@@ -9,8 +9,8 @@ use super::functions::CATALOG;
 use super::syntax::Syntax;
 use arrow::datatypes::{DataType as ArrowType, Field, Schema, TimeUnit};
 use datafusion_common::config::ConfigOptions;
-use datafusion_common::tree_node::{Transformed, TreeNode};
-use datafusion_common::{DFSchema, DataFusionError, Result, ScalarValue};
+use datafusion_common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
+use datafusion_common::{DFSchema, DataFusionError, Result, ScalarValue, plan_err};
 use datafusion_expr::execution_props::ExecutionProps;
 use datafusion_expr::expr::TryCast;
 use datafusion_expr::physical_planning_context::PhysicalPlanningContext;
@@ -64,6 +64,7 @@ fn physical(tree: datafusion_sql::sqlparser::ast::Expr, input: &Arc<Schema>) -> 
     let logical = simplifier.coerce(forgiving_casts(logical)?, &schema)?;
     // Simplification is no luxury: some functions (`coalesce`) exist only as what they simplify to.
     let logical = simplifier.simplify(forgiving_division(logical, &schema)?)?;
+    refuse_growth(&logical)?;
     create_physical_expr(
         &logical,
         &schema,
@@ -103,6 +104,28 @@ fn forgiving_division(expr: Expr, schema: &DFSchema) -> Result<Expr> {
         other => Ok(Transformed::no(other)),
     })?;
     Ok(rewritten.data)
+}
+
+/// The longest text that `lpad`, `rpad` and `repeat` may be asked for.
+const MAX_GROWTH: i64 = 4_096;
+
+/// A length that comes from data could ask for all of the memory: it must be a small constant.
+fn refuse_growth(expr: &Expr) -> Result<()> {
+    expr.apply(|node| {
+        if let Expr::ScalarFunction(call) = node
+            && matches!(call.name(), "lpad" | "rpad" | "repeat")
+        {
+            let length = match call.args.get(1) {
+                Some(Expr::Literal(length, _)) => length.cast_to(&ArrowType::Int64).ok(),
+                _ => None,
+            };
+            if !matches!(length, Some(ScalarValue::Int64(Some(length))) if length <= MAX_GROWTH) {
+                return plan_err!("`{}` needs a constant length of at most {MAX_GROWTH}", call.name());
+            }
+        }
+        Ok(TreeNodeRecursion::Continue)
+    })?;
+    Ok(())
 }
 
 fn is_exact(data_type: &ArrowType) -> bool {

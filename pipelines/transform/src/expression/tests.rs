@@ -281,6 +281,26 @@ fn what_is_not_row_wise_is_refused() {
 }
 
 #[test]
+fn what_grows_without_bound_is_refused() {
+    check("lpad(name, 7, '*')", DataType::String, "**Ondol", "null");
+    check("repeat(name, 2)", DataType::String, "OndolOndol", "null");
+    for text in [
+        "lpad(name, n)",
+        "rpad(name, n, '*')",
+        "repeat(name, n)",
+        "repeat(name, 1000000)",
+    ] {
+        let (message, ..) = refused(text);
+        assert!(message.contains("constant length"), "{text}: {message}");
+    }
+}
+
+#[test]
+fn functions_of_the_engine_itself_are_unknown() {
+    assert_eq!(refused("version()").0, "there is no function `version`");
+}
+
+#[test]
 fn results_that_are_no_feature_type_are_refused() {
     assert!(refused("null").0.contains("always null"));
     assert!(refused("ts - ts").0.contains("span of time"));
