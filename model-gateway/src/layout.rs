@@ -79,7 +79,7 @@ impl Layout {
             if let Some(column) = nulls.filter(|column| column.nulls > 0) {
                 lines.push(format!("- {} is null in {} rows of the training set, and {remedy}", feature.name, column.nulls));
             } else if can_be_missing(feature, snapshot) {
-                lines.push(format!("- {} is null for an entity without a row, and {remedy}", feature.name));
+                lines.push(format!("- {} is null for an entity whose row is missing or expired, and {remedy}", feature.name));
             }
         }
         lines

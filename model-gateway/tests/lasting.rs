@@ -1,0 +1,207 @@
+//! What outlives the process: registered versions, the definitions last known, and the decisions.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "tests")]
+
+mod support;
+
+use ondol_model_gateway::catalog::{Catalog, VersionRecord};
+use ondol_model_gateway_api::wire::BatchPredictRequest;
+use ondol_model_gateway_api::{ModelGateway, ModelGatewayError};
+use ondol_testkit::services;
+use ondol_vocabulary::Value;
+use serde_json::json;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use support::{Bench, FakeStore, inputs};
+
+const C1: &str = r#"{"card_id":"c1","merchant_id":"m1","amount":8}"#;
+
+#[tokio::test]
+async fn registered_versions_survive_a_restart() {
+    let bench = Bench::with_model().await;
+    bench.register("columns").await.unwrap();
+    let before = bench.gateway.models().await.unwrap();
+    let (folder, store) = (Arc::clone(&bench.folder), Arc::clone(&bench.store));
+    let prediction = bench.predict(C1).await.unwrap().prediction;
+    bench.stop().await;
+
+    let bench = Bench::open_in(folder, store, |_| {}).await;
+    assert_eq!(bench.gateway.models().await.unwrap(), before);
+    assert_eq!(bench.predict(C1).await.unwrap().prediction, prediction);
+    let pinned = bench.gateway.predict("fraud@1", support::request(C1)).await.unwrap();
+    assert_eq!(pinned.model.version, 1);
+}
+
+#[tokio::test]
+async fn a_gateway_that_was_not_stopped_leaves_everything_behind_all_the_same() {
+    let bench = Bench::with_model().await;
+    let (folder, store) = (Arc::clone(&bench.folder), Arc::clone(&bench.store));
+    // No drain and no close, as after a kill: what `register` acknowledged is on disk.
+    std::mem::forget(bench);
+    let bench = Bench::open_in(folder, store, |_| {}).await;
+    assert!(bench.predict(C1).await.is_ok());
+}
+
+#[tokio::test]
+async fn without_the_store_a_restart_goes_on_with_the_definitions_last_known() {
+    let bench = Bench::with_model().await;
+    let (folder, store) = (Arc::clone(&bench.folder), Arc::clone(&bench.store));
+    bench.stop().await;
+    store.down.store(true, Ordering::SeqCst);
+
+    let bench = Bench::open_in(folder, Arc::clone(&store), |_| {}).await;
+    assert!(bench.health.is_ready());
+    let error = bench.predict(C1).await.unwrap_err();
+    assert!(matches!(&error, ModelGatewayError::Unavailable { .. }), "{error}");
+    store.down.store(false, Ordering::SeqCst);
+    assert!(bench.predict(C1).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_first_start_without_the_store_waits_for_it() {
+    let store = FakeStore::new(support::snapshot());
+    store.down.store(true, Ordering::SeqCst);
+    let folder = Arc::new(tempfile::tempdir().unwrap());
+    let bench = Bench::open_in(folder, Arc::clone(&store), |_| {}).await;
+    assert!(!bench.health.is_ready());
+    store.down.store(false, Ordering::SeqCst);
+    while !bench.health.is_ready() {
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+    assert!(bench.register("matrix").await.is_ok());
+}
+
+#[tokio::test]
+async fn an_artifact_that_was_changed_on_disk_is_not_run() {
+    let bench = Bench::with_model().await;
+    let (folder, store) = (Arc::clone(&bench.folder), Arc::clone(&bench.store));
+    bench.stop().await;
+    let file = std::fs::read_dir(folder.path().join("artifacts")).unwrap().next().unwrap().unwrap().path();
+    std::fs::write(file, support::artifact("columns")).unwrap();
+
+    let bench = Bench::open_in(folder, store, |_| {}).await;
+    let error = bench.predict(C1).await.unwrap_err();
+    assert!(error.to_string().contains("has changed since it was registered"), "{error}");
+}
+
+#[tokio::test]
+async fn every_decision_is_logged_with_what_was_served() {
+    let bench = Bench::with_model().await;
+    // A float whose shortest decimal form has 17 digits: it must come back to the bit.
+    let spend = 0.1 + 0.2;
+    bench.store.set("card.spend_24h", "c1", Value::F64(spend), 60);
+    let answer = bench.predict(r#"{"card_id":"c1","merchant_id":"m9","amount":"Infinity"}"#).await.unwrap();
+    let mut decision = bench.ingest.wait_for(1).await.remove(0);
+    for timing in ["latency_us", "features_us", "model_us"] {
+        assert!(decision.as_object_mut().unwrap().remove(timing).unwrap().is_i64());
+    }
+    let parse = |text: &serde_json::Value| serde_json::from_str::<serde_json::Value>(text.as_str().unwrap()).unwrap();
+    let vector = parse(&decision["vector"]);
+    assert_eq!(vector["card.spend_24h"].as_f64().unwrap().to_bits(), spend.to_bits());
+    assert_eq!(
+        vector,
+        json!({"amount": "Infinity", "card.n_1h": 2, "card.spend_24h": spend, "derived.ratio": "Infinity", "merchant.risk": null})
+    );
+    assert_eq!(parse(&decision["inputs"]), json!({"amount": "Infinity", "card_id": "c1", "merchant_id": "m9"}));
+    assert_eq!(
+        parse(&decision["statuses"]),
+        json!({"amount": "fresh", "card.n_1h": "fresh", "card.spend_24h": "fresh", "derived.ratio": "fresh", "merchant.risk": "missing"})
+    );
+    assert_eq!(parse(&decision["ages_ms"]), json!({"card.n_1h": 60_000, "card.spend_24h": 60_000}));
+    assert_eq!(parse(&decision["views"]), json!({"card": 1, "merchant": 1}));
+    assert_eq!(parse(&decision["prediction"]), answer.prediction);
+    for text in ["vector", "inputs", "statuses", "ages_ms", "views", "prediction"] {
+        decision.as_object_mut().unwrap().remove(text);
+    }
+    assert_eq!(
+        decision,
+        json!({
+            "request_id": answer.request_id,
+            "model": "fraud",
+            "model_version": 1,
+            "definition_version": 3,
+            "at": "2026-11-21T00:00:00Z",
+            "as_of": "2026-11-21T00:00:00Z",
+        })
+    );
+}
+
+#[tokio::test]
+async fn decisions_wait_while_ingest_is_down_and_are_pushed_when_it_is_back() {
+    let bench = Bench::with_model().await;
+    bench.ingest.down.store(true, Ordering::SeqCst);
+    let first = bench.predict(C1).await.unwrap();
+    while bench.ingest.refused.load(Ordering::SeqCst) == 0 {
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+    let second = bench.predict(C1).await.unwrap();
+    bench.ingest.down.store(false, Ordering::SeqCst);
+    let logged = bench.ingest.wait_for(2).await;
+    assert_eq!([logged[0]["request_id"].as_str(), logged[1]["request_id"].as_str()], [
+        Some(first.request_id.as_str()),
+        Some(second.request_id.as_str())
+    ]);
+}
+
+#[tokio::test]
+async fn a_full_queue_drops_decisions_and_requests_go_on() {
+    let bench = Bench::open_with(|config| {
+        config.decision_log.queue = 3;
+        config.decision_log.drain_ms = 50;
+    })
+    .await;
+    bench.register("matrix").await.unwrap();
+    bench.ingest.down.store(true, Ordering::SeqCst);
+    let batch = |rows: usize| BatchPredictRequest { instances: vec![inputs(C1); rows], as_of: None, deadline_ms: None };
+    for rows in [2, 2, 1, 1] {
+        assert!(bench.gateway.batch_predict("fraud", batch(rows)).await.is_ok());
+    }
+    bench.ingest.down.store(false, Ordering::SeqCst);
+    // The second batch of 2 and the last one found no room.
+    assert_eq!(bench.ingest.wait_for(3).await.len(), 3);
+    bench.stop().await;
+    assert_eq!(bench.ingest.events.lock().unwrap().len(), 3);
+}
+
+#[tokio::test]
+async fn the_shutdown_drains_the_decisions() {
+    let bench = Bench::open_with(|config| config.decision_log.linger_ms = 60_000).await;
+    bench.register("matrix").await.unwrap();
+    for _ in 0..3 {
+        bench.predict(C1).await.unwrap();
+    }
+    bench.stop().await;
+    assert_eq!(bench.ingest.events.lock().unwrap().len(), 3);
+}
+
+#[tokio::test]
+async fn a_shutdown_while_ingest_is_down_ends() {
+    let bench = Bench::open_with(|config| config.decision_log.drain_ms = 20).await;
+    bench.register("matrix").await.unwrap();
+    bench.ingest.down.store(true, Ordering::SeqCst);
+    bench.predict(C1).await.unwrap();
+    bench.stop().await;
+}
+
+#[tokio::test]
+async fn the_catalog_is_the_same_in_postgres() {
+    let url = services::postgres();
+    let bench = Bench::open_with(|config| config.database = url.clone()).await;
+    // The database is shared by tests that run side by side: the model's name is this test's own.
+    let name = services::unique_name("fraud");
+    bench.store.apply(|snapshot| snapshot.models[0].definition.name = name.clone());
+    let request = |fixture| ondol_model_gateway_api::wire::RegisterRequest {
+        artifact: support::artifact(fixture),
+        manifest: None,
+    };
+    bench.gateway.register(&name, request("matrix")).await.unwrap();
+    bench.gateway.register(&name, request("columns")).await.unwrap();
+    bench.stop().await;
+    let stored: Vec<VersionRecord> = Catalog::open(&url).await.unwrap().versions().await.unwrap();
+    let versions: Vec<u32> = stored
+        .iter()
+        .filter(|record| record.registered.model.name == name)
+        .map(|record| record.registered.model.version)
+        .collect();
+    assert_eq!(versions, [1, 2]);
+}
