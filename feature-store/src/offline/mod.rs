@@ -201,12 +201,11 @@ impl EventLog {
             };
             if let Err(error) = committed {
                 metrics::counter!("ondol_log_commit_failures_total", "source" => source.to_owned()).increment(1);
-                let rows = LogScan::of(source, &table)?.rows();
                 let mut memory = log.memory();
                 memory.buffer.put_back(taken);
                 memory.buffer.catch_up(table.positions())?;
                 memory.committed = table.positions().clone();
-                memory.rows = rows;
+                memory.rows = LogScan::of(source, &table)?.rows();
                 return Err(error);
             }
             metrics::histogram!("ondol_log_commit_seconds", "source" => source.to_owned())

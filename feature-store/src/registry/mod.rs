@@ -1,9 +1,26 @@
 //! The registry: definition files in, immutable versions and snapshots out.
+//!
+//! In the order of the data: [`ondol_transform::definition`] compiles files; `change` compares the result with the
+//! `catalog` of all versions (`difference` says what differs, `compatibility` what can't be done in one step);
+//! `database` stores the outcome in one transaction; the snapshot in force goes to every subscriber.
+//!
+//! Reads never touch the database: the snapshot is held in memory. Several processes may share a PostgreSQL registry:
+//! each follows the others' changes by polling ([`Registry::follow`]).
 
+mod catalog;
+mod change;
+mod compatibility;
+mod database;
+mod difference;
+
+use catalog::{Catalog, Noun, Record};
+use change::ChangeSet;
+use database::Database;
 use ondol_feature_store_api::FeatureStoreError;
-use ondol_feature_store_api::wire::{Applied, DefinitionFiles, DefinitionHistory, Plan};
-use ondol_vocabulary::Snapshot;
-use std::sync::Arc;
+use ondol_feature_store_api::wire::{Applied, DefinitionFiles, DefinitionHistory, DefinitionVersion, Plan};
+use ondol_transform::definition::{self, DECISIONS, Definitions, decisions_source};
+use ondol_vocabulary::{EventTime, Snapshot, ViewState};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::sync::watch;
 
@@ -12,56 +29,222 @@ pub type RowCount = Arc<dyn Fn(&str) -> Option<u64> + Send + Sync>;
 
 /// The registry of definitions. Cheap to clone: clones share the database and the snapshot.
 #[derive(Clone)]
-pub struct Registry;
+pub struct Registry {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    database: Database,
+    snapshot: watch::Sender<Arc<Snapshot>>,
+    rows: OnceLock<RowCount>,
+}
 
 impl Registry {
-    /// Opens the registry at `sqlite://path` or `postgres://…`, creating its tables when absent.
+    /// Opens the registry at `sqlite://path` or `postgres://…`, creating its tables when absent and the built-in
+    /// source when it is absent or older than this program's.
     pub async fn open(url: &str) -> Result<Self, FeatureStoreError> {
-        Err(FeatureStoreError::Internal { detail: format!("not written yet: {url}") })
+        let database = Database::open(url).await?;
+        let shared = Shared { database, snapshot: watch::Sender::new(Arc::default()), rows: OnceLock::new() };
+        let registry = Self { shared: Arc::new(shared) };
+        registry.install_built_in().await?;
+        Ok(registry)
     }
 
-    /// Lets plans say how many rows a new view version reads.
-    pub fn count_rows_with(&self, _rows: RowCount) {}
+    /// Lets plans say how many rows a new view version reads. The first call counts.
+    pub fn count_rows_with(&self, rows: RowCount) {
+        if self.shared.rows.set(rows).is_err() {
+            tracing::warn!("the registry has a row count already: the new one is ignored");
+        }
+    }
 
     /// What applying `files` would change. Changes nothing.
-    pub async fn plan(&self, _files: &DefinitionFiles) -> Result<Plan, FeatureStoreError> {
-        Err(FeatureStoreError::Internal { detail: "not written yet".to_owned() })
+    pub async fn plan(&self, files: &DefinitionFiles) -> Result<Plan, FeatureStoreError> {
+        let wanted = compile(files)?;
+        let catalog = self.shared.database.change().await?.catalog().await?;
+        let set = self.compare(&catalog, &wanted, files)?;
+        Ok(Plan { base_version: catalog.version, changes: set.changes })
     }
 
-    /// Makes `files` the definitions in force, atomically.
-    pub async fn apply(&self, _files: &DefinitionFiles) -> Result<Applied, FeatureStoreError> {
-        Err(FeatureStoreError::Internal { detail: "not written yet".to_owned() })
+    /// Makes `files` the definitions in force, all or nothing. What is in force and not in the files is removed; what
+    /// is unchanged keeps its version; applying the same files again changes nothing.
+    pub async fn apply(&self, files: &DefinitionFiles) -> Result<Applied, FeatureStoreError> {
+        let wanted = compile(files)?;
+        let mut change = self.shared.database.change().await?;
+        let catalog = change.catalog().await?;
+        let set = self.compare(&catalog, &wanted, files)?;
+        if set.is_empty() {
+            let snapshot = catalog.snapshot();
+            self.publish(&snapshot);
+            return Ok(Applied { changes: Vec::new(), snapshot });
+        }
+        change.store(&set, files).await?;
+        let snapshot = change.catalog().await?.snapshot();
+        change.commit().await?;
+        self.publish(&snapshot);
+        tracing::info!(registry_version = snapshot.version, changes = set.changes.len(), "definitions applied");
+        Ok(Applied { changes: set.changes, snapshot })
     }
 
-    /// Every version of the definition called `name`, newest first.
-    pub async fn history(&self, _name: &str) -> Result<DefinitionHistory, FeatureStoreError> {
-        Err(FeatureStoreError::Internal { detail: "not written yet".to_owned() })
+    /// Every version of the definition called `name`, newest first. A name that several nouns share means the view,
+    /// then the model, then the source; `source.NAME`, `view.NAME` and `model.NAME` say which.
+    pub async fn history(&self, name: &str) -> Result<DefinitionHistory, FeatureStoreError> {
+        let catalog = self.shared.database.change().await?.catalog().await?;
+        let qualified = name.split_once('.').and_then(|(noun, name)| Some((Noun::parse(noun)?, name)));
+        let candidates = match qualified {
+            Some(one) => vec![one],
+            None => [Noun::View, Noun::Model, Noun::Source].map(|noun| (noun, name)).to_vec(),
+        };
+        let found = candidates.into_iter().find(|(noun, name)| catalog.versions(*noun, name).next().is_some());
+        let Some((noun, name)) = found else {
+            let nearest = crate::read::nearest(name, catalog.records.iter().map(Record::name));
+            return Err(unknown("source, view or model", name, nearest));
+        };
+        let mut versions = catalog.versions(noun, name).map(history_entry).collect::<Result<Vec<_>, _>>()?;
+        versions.sort_by_key(|entry| std::cmp::Reverse(entry.version));
+        Ok(DefinitionHistory { noun: noun.name().to_owned(), name: name.to_owned(), versions })
     }
 
-    /// Makes a provisioned view version serve, and retires the one it replaces. Idempotent.
-    pub async fn activate(&self, _view_id: u32) -> Result<(), FeatureStoreError> {
-        Err(FeatureStoreError::Internal { detail: "not written yet".to_owned() })
+    /// Makes a provisioned view version serve, and retires the one it replaces, at once. Idempotent.
+    pub async fn activate(&self, view_id: u32) -> Result<(), FeatureStoreError> {
+        let mut change = self.shared.database.change().await?;
+        let catalog = change.catalog().await?;
+        let record = catalog.records.iter().find(|record| record.view_id == Some(view_id));
+        let record = record.ok_or_else(|| unknown("view id", &view_id.to_string(), None))?;
+        match record.state {
+            ViewState::Active => {
+                self.publish(&catalog.snapshot());
+                return Ok(());
+            }
+            ViewState::Retired => {
+                return Err(FeatureStoreError::InvalidRequest {
+                    detail: format!(
+                        "view `{}@{}` is retired and can't be activated: apply its definition again",
+                        record.name(),
+                        record.version
+                    ),
+                });
+            }
+            ViewState::Provisioning => {}
+        }
+        if let Some(before) = catalog.active(Noun::View, record.name()) {
+            change.set_state(Noun::View, before.name(), before.version, ViewState::Retired).await?;
+        }
+        change.set_state(Noun::View, record.name(), record.version, ViewState::Active).await?;
+        change.next_version().await?;
+        let snapshot = change.catalog().await?.snapshot();
+        change.commit().await?;
+        self.publish(&snapshot);
+        tracing::info!(feature_view = record.name(), version = record.version, "feature view active");
+        Ok(())
     }
 
     /// The definitions in force, from memory.
     pub fn snapshot(&self) -> Arc<Snapshot> {
-        Arc::default()
+        Arc::clone(&self.shared.snapshot.borrow())
     }
 
     /// Follows the snapshot.
     pub fn subscribe(&self) -> watch::Receiver<Arc<Snapshot>> {
-        watch::channel(Arc::default()).1
+        self.shared.snapshot.subscribe()
     }
 
     /// Reloads the snapshot if another process changed the registry.
     pub async fn refresh(&self) -> Result<(), FeatureStoreError> {
+        if self.shared.database.version().await? != self.snapshot().version {
+            let snapshot = self.shared.database.change().await?.catalog().await?.snapshot();
+            self.publish(&snapshot);
+        }
         Ok(())
     }
 
-    /// Calls [`Self::refresh`] every `every`, for ever: the service drops the future to stop it.
+    /// Calls [`Self::refresh`] every `every`, for ever: the service drops the future to stop it. A failure is logged
+    /// and counted; the snapshot in memory goes on serving.
     pub async fn follow(&self, every: Duration) {
         loop {
             tokio::time::sleep(every).await;
+            if let Err(error) = self.refresh().await {
+                metrics::counter!("ondol_registry_refresh_failures_total").increment(1);
+                tracing::warn!(%error, "the registry can't be read: the last snapshot stays in force");
+            }
         }
     }
+
+    /// Generations of its source that a bootstrap has absorbed into a view version completely.
+    pub async fn provisioned(&self, view_id: u32) -> Result<Vec<String>, FeatureStoreError> {
+        self.shared.database.provisioned(view_id).await
+    }
+
+    /// Notes that a bootstrap has absorbed a generation into a view version completely.
+    pub async fn set_provisioned(&self, view_id: u32, generation: &str) -> Result<(), FeatureStoreError> {
+        self.shared.database.set_provisioned(view_id, generation).await
+    }
+
+    async fn install_built_in(&self) -> Result<(), FeatureStoreError> {
+        let mut change = self.shared.database.change().await?;
+        let catalog = change.catalog().await?;
+        let definition = catalog::Definition::Source(decisions_source());
+        let current = catalog.current(Noun::Source, DECISIONS);
+        if current.is_some_and(|current| current.definition == definition) {
+            self.publish(&catalog.snapshot());
+            return Ok(());
+        }
+        let record = Record {
+            version: catalog.next_version(Noun::Source, DECISIONS),
+            view_id: None,
+            source_version: None,
+            state: ViewState::Active,
+            definition,
+            applied_at: EventTime::now(),
+        };
+        let retire = current.map(|current| (Noun::Source, DECISIONS.to_owned(), current.version));
+        let set = ChangeSet { changes: Vec::new(), retire: retire.into_iter().collect(), insert: vec![record] };
+        change.store(&set, &DefinitionFiles::default()).await?;
+        let snapshot = change.catalog().await?.snapshot();
+        change.commit().await?;
+        self.publish(&snapshot);
+        Ok(())
+    }
+
+    fn compare(
+        &self,
+        catalog: &Catalog,
+        wanted: &Definitions,
+        files: &DefinitionFiles,
+    ) -> Result<ChangeSet, FeatureStoreError> {
+        let rows = |source: &str| self.shared.rows.get().and_then(|rows| rows(source));
+        change::compare(catalog, wanted, &rows, EventTime::now()).map_err(|refusals| {
+            FeatureStoreError::InvalidDefinitions { diagnostics: compatibility::diagnostics(files, &refusals) }
+        })
+    }
+
+    /// Hands a snapshot to the subscribers, unless a newer one is there already.
+    fn publish(&self, snapshot: &Snapshot) {
+        self.shared.snapshot.send_if_modified(|held| {
+            let newer = snapshot.version > held.version;
+            if newer {
+                *held = Arc::new(snapshot.clone());
+            }
+            newer
+        });
+    }
+}
+
+fn compile(files: &DefinitionFiles) -> Result<Definitions, FeatureStoreError> {
+    definition::compile(files).map_err(|diagnostics| FeatureStoreError::InvalidDefinitions { diagnostics })
+}
+
+fn history_entry(record: &Record) -> Result<DefinitionVersion, FeatureStoreError> {
+    let definition = record.definition.to_json().map_err(|error| FeatureStoreError::Internal {
+        detail: format!("the definition of `{}` has no JSON form: {error}", record.name()),
+    })?;
+    Ok(DefinitionVersion {
+        version: record.version,
+        applied_at: record.applied_at,
+        in_force: record.state == ViewState::Active,
+        definition,
+    })
+}
+
+fn unknown(kind: &str, name: &str, suggestion: Option<String>) -> FeatureStoreError {
+    FeatureStoreError::Unknown { kind: kind.to_owned(), name: name.to_owned(), suggestion }
 }

@@ -34,7 +34,7 @@ def main():
     connection = duckdb.connect()
     connection.execute("SET TimeZone = 'UTC'")
     by_duckdb = polars.from_arrow(
-        connection.execute("SELECT * FROM read_parquet(?, hive_partitioning = true)", [files]).to_arrow_table()
+        connection.execute("SELECT * FROM read_parquet(?, hive_partitioning = true, union_by_name = true)", [files]).fetch_arrow_table()
     )
 
     columns, expected = rows_of(by_polars)
