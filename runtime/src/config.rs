@@ -97,7 +97,10 @@ impl ConfigLayers {
     #[must_use]
     pub fn environment(mut self, prefix: &str, variables: impl IntoIterator<Item = (String, String)>) -> Self {
         prefix.clone_into(&mut self.prefix);
-        self.variables = variables.into_iter().filter(|(name, _)| name.starts_with(prefix)).collect();
+        self.variables = variables
+            .into_iter()
+            .filter(|(name, _)| name.starts_with(prefix))
+            .collect();
         self.variables.sort();
         self
     }
@@ -116,7 +119,13 @@ impl ConfigLayers {
     pub fn load<T: Serialize + DeserializeOwned + Default>(&self) -> Result<T, ConfigError> {
         let mut tree = object_of(&T::default(), "defaults")?;
         if let Some(path) = &self.file {
-            apply::<T>(&mut tree, &Layer { tree: read_file(path)?, origin: Origin::File(path.clone()) })?;
+            apply::<T>(
+                &mut tree,
+                &Layer {
+                    tree: read_file(path)?,
+                    origin: Origin::File(path.clone()),
+                },
+            )?;
         }
         if !self.variables.is_empty() {
             let layer = self.environment_layer::<T>(&tree);
@@ -124,9 +133,19 @@ impl ConfigLayers {
         }
         let flags = tree::without_nulls(&self.flags);
         if !flags.is_empty() {
-            apply::<T>(&mut tree, &Layer { tree: flags, origin: Origin::Flags })?;
+            apply::<T>(
+                &mut tree,
+                &Layer {
+                    tree: flags,
+                    origin: Origin::Flags,
+                },
+            )?;
         }
-        parse(&tree).map_err(|detail| ConfigError::Invalid { origin: "configuration".to_owned(), key: None, detail })
+        parse(&tree).map_err(|detail| ConfigError::Invalid {
+            origin: "configuration".to_owned(),
+            key: None,
+            detail,
+        })
     }
 
     /// The environment's keys. A variable's text is taken as TOML (`true`, `5`, `["a"]`) unless the key holds a
@@ -136,7 +155,9 @@ impl ConfigLayers {
         let mut names = Vec::new();
         let mut undecided = Vec::new();
         for (name, text) in &self.variables {
-            let Some(path) = self.key_path(name, below) else { continue };
+            let Some(path) = self.key_path(name, below) else {
+                continue;
+            };
             let value = match get(below, &path) {
                 Some(Value::String(_)) => Value::String(text.clone()),
                 known => {
@@ -156,12 +177,19 @@ impl ConfigLayers {
             }
             tree::set(&mut layer, &path, Value::String(text));
         }
-        Layer { tree: layer, origin: Origin::Environment(names) }
+        Layer {
+            tree: layer,
+            origin: Origin::Environment(names),
+        }
     }
 
     /// The path that variable `name` sets, in the spelling of the keys below it; none for a variable of somebody else.
     fn key_path(&self, name: &str, below: &Map<String, Value>) -> Option<Vec<String>> {
-        let words: Vec<&str> = name.strip_prefix(&self.prefix)?.split("__").filter(|word| !word.is_empty()).collect();
+        let words: Vec<&str> = name
+            .strip_prefix(&self.prefix)?
+            .split("__")
+            .filter(|word| !word.is_empty())
+            .collect();
         let mut path = Vec::with_capacity(words.len());
         let mut section = Some(below);
         for word in &words {
@@ -203,11 +231,22 @@ fn blame<T: DeserializeOwned>(below: &Map<String, Value>, layer: &Layer, detail:
     // A struct that denies unknown fields itself says so in serde's words: put it in ours.
     if let (Some(path), true) = (&guilty, detail.starts_with("unknown field")) {
         let known = detail.split('`').skip(3).step_by(2);
-        let suggestion = path.last().and_then(|last| nearest(last, known)).map(|key| sibling(path, &key));
-        return ConfigError::UnknownKey { origin: layer.origin.of(path), key: path.join("."), suggestion };
+        let suggestion = path
+            .last()
+            .and_then(|last| nearest(last, known))
+            .map(|key| sibling(path, &key));
+        return ConfigError::UnknownKey {
+            origin: layer.origin.of(path),
+            key: path.join("."),
+            suggestion,
+        };
     }
     let origin = layer.origin.of(guilty.as_deref().unwrap_or_default());
-    ConfigError::Invalid { origin, key: guilty.map(|path| path.join(".")), detail }
+    ConfigError::Invalid {
+        origin,
+        key: guilty.map(|path| path.join(".")),
+        detail,
+    }
 }
 
 fn unknown_key(kept: &Map<String, Value>, path: &[String], origin: &Origin) -> Option<ConfigError> {
@@ -219,7 +258,11 @@ fn unknown_key(kept: &Map<String, Value>, path: &[String], origin: &Origin) -> O
             None => {
                 let upto = path.get(..=depth).unwrap_or(path);
                 let suggestion = nearest(key, section.keys().map(String::as_str)).map(|near| sibling(upto, &near));
-                return Some(ConfigError::UnknownKey { origin: origin.of(path), key: upto.join("."), suggestion });
+                return Some(ConfigError::UnknownKey {
+                    origin: origin.of(path),
+                    key: upto.join("."),
+                    suggestion,
+                });
             }
         }
     }
@@ -248,7 +291,11 @@ fn parse<T: DeserializeOwned>(tree: &Map<String, Value>) -> Result<T, String> {
 }
 
 fn object_of<T: Serialize>(config: &T, origin: &str) -> Result<Map<String, Value>, ConfigError> {
-    let invalid = |detail: String| ConfigError::Invalid { origin: origin.to_owned(), key: None, detail };
+    let invalid = |detail: String| ConfigError::Invalid {
+        origin: origin.to_owned(),
+        key: None,
+        detail,
+    };
     match serde_json::to_value(config) {
         Ok(Value::Object(tree)) => Ok(tree),
         Ok(_) => Err(invalid("is not a table".to_owned())),
@@ -257,11 +304,18 @@ fn object_of<T: Serialize>(config: &T, origin: &str) -> Result<Map<String, Value
 }
 
 fn read_file(path: &Path) -> Result<Map<String, Value>, ConfigError> {
-    let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
-    let table: toml::Table = text
-        .parse()
-        .map_err(|error: toml::de::Error| ConfigError::Syntax { path: path.to_owned(), detail: error.to_string() })?;
-    Ok(table.into_iter().map(|(key, value)| (key, tree::from_toml(value))).collect())
+    let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
+        path: path.to_owned(),
+        source,
+    })?;
+    let table: toml::Table = text.parse().map_err(|error: toml::de::Error| ConfigError::Syntax {
+        path: path.to_owned(),
+        detail: error.to_string(),
+    })?;
+    Ok(table
+        .into_iter()
+        .map(|(key, value)| (key, tree::from_toml(value)))
+        .collect())
 }
 
 impl Origin {

@@ -47,8 +47,15 @@ impl Health {
     /// Adds a check, which is not ready ("starting") until its handle says so. Two checks may share a name.
     pub fn register(&self, name: &'static str) -> ReadyHandle {
         let mut checks = self.lock();
-        checks.push(Check { name, ready: false, reason: Some("starting".to_owned()) });
-        ReadyHandle { health: self.clone(), index: checks.len() - 1 }
+        checks.push(Check {
+            name,
+            ready: false,
+            reason: Some("starting".to_owned()),
+        });
+        ReadyHandle {
+            health: self.clone(),
+            index: checks.len() - 1,
+        }
     }
 
     /// Whether every check is ready.
@@ -64,7 +71,10 @@ impl Health {
     /// `/healthz` and `/readyz`.
     pub fn routes(&self) -> Router {
         Router::new()
-            .route("/healthz", get(|| async { Json(serde_json::json!({ "status": "ok" })) }))
+            .route(
+                "/healthz",
+                get(|| async { Json(serde_json::json!({ "status": "ok" })) }),
+            )
             .route("/readyz", get(readyz))
             .with_state(self.clone())
     }
@@ -100,8 +110,19 @@ impl ReadyHandle {
 async fn readyz(State(health): State<Health>) -> Response {
     let checks = health.checks();
     if checks.iter().all(|check| check.ready) {
-        Json(Report { status: "ready", checks }).into_response()
+        Json(Report {
+            status: "ready",
+            checks,
+        })
+        .into_response()
     } else {
-        (StatusCode::SERVICE_UNAVAILABLE, Json(Report { status: "not-ready", checks })).into_response()
+        (
+            StatusCode::SERVICE_UNAVAILABLE,
+            Json(Report {
+                status: "not-ready",
+                checks,
+            }),
+        )
+            .into_response()
     }
 }

@@ -24,11 +24,19 @@ pub(crate) async fn observe(service: &'static str, request: Request, next: Next)
     let verb = verb_of(route, request.uri().path()).map(ToOwned::to_owned);
     let span = tracing::debug_span!("request", service, method, route, traceparent = traceparent(&request));
 
-    let response = match AssertUnwindSafe(next.run(request)).catch_unwind().instrument(span).await {
+    let response = match AssertUnwindSafe(next.run(request))
+        .catch_unwind()
+        .instrument(span)
+        .await
+    {
         Ok(response) => response,
         Err(panic) => {
             tracing::error!(service, route, panic = panic_text(panic.as_ref()), "request panicked");
-            problem(StatusCode::INTERNAL_SERVER_ERROR, "internal", "the request failed inside the service: see its log")
+            problem(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "internal",
+                "the request failed inside the service: see its log",
+            )
         }
     };
 
@@ -58,7 +66,11 @@ fn verb_of<'a>(route: &str, path: &'a str) -> Option<&'a str> {
 }
 
 fn traceparent(request: &Request) -> &str {
-    request.headers().get("traceparent").and_then(|value| value.to_str().ok()).unwrap_or_default()
+    request
+        .headers()
+        .get("traceparent")
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or_default()
 }
 
 /// An unknown method is a caller's word too.
@@ -77,7 +89,11 @@ fn method_label(method: &Method) -> &'static str {
 
 /// The answer to a path that nothing serves.
 pub(crate) async fn not_found(uri: Uri) -> Response {
-    problem(StatusCode::NOT_FOUND, "no-such-route", &format!("nothing is served at `{}`: see /docs", uri.path()))
+    problem(
+        StatusCode::NOT_FOUND,
+        "no-such-route",
+        &format!("nothing is served at `{}`: see /docs", uri.path()),
+    )
 }
 
 /// The answer to a method that the path does not take.
@@ -96,7 +112,14 @@ fn problem(status: StatusCode, code: &str, detail: &str) -> Response {
         "code": code,
         "retryable": false,
     });
-    (status, [(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"))], body.to_string())
+    (
+        status,
+        [(
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("application/problem+json"),
+        )],
+        body.to_string(),
+    )
         .into_response()
 }
 

@@ -54,8 +54,10 @@ pub fn render() -> String {
 /// `/metrics`.
 pub fn routes() -> Router {
     let content_type = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
-    Router::new()
-        .route("/metrics", get(move || async move { ([(header::CONTENT_TYPE, content_type)], render()) }))
+    Router::new().route(
+        "/metrics",
+        get(move || async move { ([(header::CONTENT_TYPE, content_type)], render()) }),
+    )
 }
 
 #[cfg(test)]

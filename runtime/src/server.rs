@@ -24,7 +24,12 @@ impl ServiceRouter {
     /// With `/healthz`, `/readyz` and `/metrics`.
     pub fn new(health: &Health) -> Self {
         let routes = health.routes().merge(metrics::routes());
-        Self { routes, openapi: None, title: None, body_limit_bytes: Self::BODY_LIMIT_BYTES }
+        Self {
+            routes,
+            openapi: None,
+            title: None,
+            body_limit_bytes: Self::BODY_LIMIT_BYTES,
+        }
     }
 
     /// Adds a contract's routes and its document. Its requests are counted under `service`.
@@ -73,14 +78,19 @@ impl ServiceRouter {
         let unmatched = Router::new()
             .fallback(not_found)
             .layer(from_fn(|request, next| observe("none", request, next)));
-        routes.fallback_service(unmatched).layer(DefaultBodyLimit::max(self.body_limit_bytes))
+        routes
+            .fallback_service(unmatched)
+            .layer(DefaultBodyLimit::max(self.body_limit_bytes))
     }
 }
 
 /// Serves `router` on `listener` until `shutdown` is triggered; then takes no new connections, finishes the requests
 /// under way and returns. HTTP/1.1 and HTTP/2 with prior knowledge (h2c) share the port.
 pub async fn serve(listener: TcpListener, router: Router, shutdown: Shutdown) {
-    let address = listener.local_addr().map(|address| address.to_string()).unwrap_or_default();
+    let address = listener
+        .local_addr()
+        .map(|address| address.to_string())
+        .unwrap_or_default();
     tracing::info!(address, "serving");
     let listener = listener.tap_io(|stream| {
         // Answers are small and complete: waiting to fill a packet only adds latency.
@@ -88,7 +98,9 @@ pub async fn serve(listener: TcpListener, router: Router, shutdown: Shutdown) {
             tracing::warn!(%error, "TCP_NODELAY can't be set");
         }
     });
-    let served = axum::serve(listener, router).with_graceful_shutdown(shutdown.token().cancelled_owned()).await;
+    let served = axum::serve(listener, router)
+        .with_graceful_shutdown(shutdown.token().cancelled_owned())
+        .await;
     match served {
         Ok(()) => tracing::info!(address, "stopped serving"),
         Err(error) => tracing::error!(address, %error, "serving failed"),

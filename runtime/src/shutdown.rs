@@ -92,7 +92,11 @@ impl Shutdown {
         self.tasks.close();
         let drained = tokio::time::timeout(limit, self.tasks.wait()).await.is_ok();
         if !drained {
-            tracing::warn!(left = self.tasks.len(), limit_s = limit.as_secs_f64(), "tasks outlived the shutdown limit");
+            tracing::warn!(
+                left = self.tasks.len(),
+                limit_s = limit.as_secs_f64(),
+                "tasks outlived the shutdown limit"
+            );
         }
         drained
     }
@@ -173,8 +177,12 @@ mod tests {
     async fn a_signal_triggers_the_shutdown() {
         let shutdown = Shutdown::new();
         shutdown.on_signals().unwrap();
-        let status = std::process::Command::new("kill").args(["-TERM", &std::process::id().to_string()]).status();
+        let status = std::process::Command::new("kill")
+            .args(["-TERM", &std::process::id().to_string()])
+            .status();
         assert!(status.unwrap().success());
-        tokio::time::timeout(Duration::from_secs(60), shutdown.triggered()).await.unwrap();
+        tokio::time::timeout(Duration::from_secs(60), shutdown.triggered())
+            .await
+            .unwrap();
     }
 }

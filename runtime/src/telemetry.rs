@@ -61,8 +61,10 @@ impl fmt::Display for LogFormat {
 /// # Errors
 /// When `filter` is malformed.
 pub fn init(format: LogFormat, filter: &str) -> Result<(), TelemetryError> {
-    let filter = EnvFilter::try_new(filter)
-        .map_err(|source| TelemetryError::Filter { filter: filter.to_owned(), source })?;
+    let filter = EnvFilter::try_new(filter).map_err(|source| TelemetryError::Filter {
+        filter: filter.to_owned(),
+        source,
+    })?;
     let registry = tracing_subscriber::registry().with(filter);
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
     let started = match format {
@@ -96,6 +98,12 @@ mod tests {
         for format in [LogFormat::Text, LogFormat::Json] {
             assert_eq!(format.to_string().parse::<LogFormat>().unwrap(), format);
         }
-        assert!("yaml".parse::<LogFormat>().unwrap_err().to_string().contains("`text` or `json`"));
+        assert!(
+            "yaml"
+                .parse::<LogFormat>()
+                .unwrap_err()
+                .to_string()
+                .contains("`text` or `json`")
+        );
     }
 }

@@ -1,5 +1,11 @@
 //! A real port, as a service opens it.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "tests")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    missing_docs,
+    reason = "tests"
+)]
 
 use axum::Router;
 use axum::body::Bytes;
@@ -15,13 +21,26 @@ use utoipa::openapi::{InfoBuilder, OpenApi, OpenApiBuilder, Paths, PathsBuilder,
 
 fn document(title: &str, path: &str) -> OpenApi {
     let paths: Paths = PathsBuilder::new().path(path, PathItem::default()).build();
-    OpenApiBuilder::new().info(InfoBuilder::new().title(title).version("1").build()).paths(paths).build()
+    OpenApiBuilder::new()
+        .info(InfoBuilder::new().title(title).version("1").build())
+        .paths(paths)
+        .build()
 }
 
 fn contract() -> Router {
     Router::new()
-        .route("/v1/things/{thing}", get(|| async { "thing" }).post(|| async { "thing" }))
-        .route("/v1/panic", get(|| async { if true { panic!("reason") } }))
+        .route(
+            "/v1/things/{thing}",
+            get(|| async { "thing" }).post(|| async { "thing" }),
+        )
+        .route(
+            "/v1/panic",
+            get(|| async {
+                if true {
+                    panic!("reason")
+                }
+            }),
+        )
         .route("/v1/upload", post(|body: Bytes| async move { body.len().to_string() }))
         .route(
             "/v1/large",
@@ -41,7 +60,11 @@ async fn started() -> (String, Health, Shutdown) {
     let (health, shutdown) = (Health::new(), Shutdown::new());
     let router = ServiceRouter::new(&health)
         .contract("things", contract(), document("Things", "/v1/things/{thing}"))
-        .contract("others", Router::new().route("/v1/others", get(|| async { "other" })), document("Others", "/v1/others"))
+        .contract(
+            "others",
+            Router::new().route("/v1/others", get(|| async { "other" })),
+            document("Others", "/v1/others"),
+        )
         .title("Both")
         .body_limit(1024)
         .build();
@@ -64,12 +87,18 @@ async fn readiness_waits_for_every_check() {
     let (status, body) = readyz().await;
     assert_eq!((status, &body["status"]), (503, &Value::from("not-ready")));
     assert_eq!(body["checks"][0], serde_json::json!({ "name": "store", "ready": true }));
-    assert_eq!(body["checks"][1], serde_json::json!({ "name": "stream", "ready": false, "reason": "starting" }));
+    assert_eq!(
+        body["checks"][1],
+        serde_json::json!({ "name": "stream", "ready": false, "reason": "starting" })
+    );
     stream.ready();
     assert_eq!(readyz().await.0, 200);
     store.not_ready("connection lost");
     let (status, body) = readyz().await;
-    assert_eq!((status, &body["checks"][0]["reason"]), (503, &Value::from("connection lost")));
+    assert_eq!(
+        (status, &body["checks"][0]["reason"]),
+        (503, &Value::from("connection lost"))
+    );
     let (status, body) = json(reqwest::get(format!("{base}/healthz")).await.unwrap()).await;
     assert_eq!((status, &body["status"]), (200, &Value::from("ok")));
 }
@@ -80,8 +109,15 @@ async fn what_nothing_serves_is_a_problem() {
     let response = reqwest::get(format!("{base}/v2/nothing")).await.unwrap();
     assert_eq!(response.headers()["content-type"], "application/problem+json");
     let (status, body) = json(response).await;
-    assert_eq!((status, &body["type"]), (404, &Value::from("urn:ondol:problem:no-such-route")));
-    let response = reqwest::Client::new().delete(format!("{base}/v1/things/a")).send().await.unwrap();
+    assert_eq!(
+        (status, &body["type"]),
+        (404, &Value::from("urn:ondol:problem:no-such-route"))
+    );
+    let response = reqwest::Client::new()
+        .delete(format!("{base}/v1/things/a"))
+        .send()
+        .await
+        .unwrap();
     let (status, body) = json(response).await;
     assert_eq!((status, &body["code"]), (405, &Value::from("method-not-allowed")));
 }
@@ -101,7 +137,14 @@ async fn requests_are_counted_by_matched_route_and_verb() {
     for path in ["/v1/things/secret-1", "/v1/things/secret-2:predict", "/v1/secret-3"] {
         http.get(format!("{base}{path}")).send().await.unwrap();
     }
-    let text = http.get(format!("{base}/metrics")).send().await.unwrap().text().await.unwrap();
+    let text = http
+        .get(format!("{base}/metrics"))
+        .send()
+        .await
+        .unwrap()
+        .text()
+        .await
+        .unwrap();
     let count = |route: &str, service: &str, status: u16| {
         format!(
             "ondol_http_requests_total{{service=\"{service}\",method=\"GET\",route=\"{route}\",status=\"{status}\"}}"
@@ -125,7 +168,12 @@ async fn documents_are_merged_and_browsable_offline() {
     assert_eq!((status, &body["info"]["title"]), (200, &Value::from("Both")));
     assert!(body["openapi"].as_str().unwrap().starts_with("3.1"));
     assert!(body["paths"]["/v1/others"].is_object() && body["paths"]["/v1/things/{thing}"].is_object());
-    let page = reqwest::get(format!("{base}/docs")).await.unwrap().text().await.unwrap();
+    let page = reqwest::get(format!("{base}/docs"))
+        .await
+        .unwrap()
+        .text()
+        .await
+        .unwrap();
     assert!(page.contains("swagger-ui") && !page.contains("https://"), "{page}");
     for file in ["swagger-ui-bundle.js", "swagger-ui.css", "swagger-initializer.js"] {
         let response = reqwest::get(format!("{base}/docs/{file}")).await.unwrap();
@@ -150,7 +198,10 @@ async fn both_http_versions_share_the_port() {
     let (base, _, _shutdown) = started().await;
     let http2 = reqwest::Client::builder().http2_prior_knowledge().build().unwrap();
     let response = http2.get(format!("{base}/v1/others")).send().await.unwrap();
-    assert_eq!((response.status().as_u16(), response.version()), (200, reqwest::Version::HTTP_2));
+    assert_eq!(
+        (response.status().as_u16(), response.version()),
+        (200, reqwest::Version::HTTP_2)
+    );
     let response = reqwest::get(format!("{base}/v1/others")).await.unwrap();
     assert_eq!(response.version(), reqwest::Version::HTTP_11);
 }

@@ -11,9 +11,18 @@ const WIRE: &str = "ondol-wire";
 const RUNTIME: &str = "ondol-runtime";
 const TRANSFORM: &str = "ondol-transform";
 const TESTKIT: &str = "ondol-testkit";
-const SERVICES: [&str; 4] = ["ondol-ingest", "ondol-feature-store", "ondol-jobs", "ondol-model-gateway"];
-const CONTRACTS: [&str; 4] =
-    ["ondol-feature-store-api", "ondol-ingest-api", "ondol-model-gateway-api", "ondol-pipelines-api"];
+const SERVICES: [&str; 4] = [
+    "ondol-ingest",
+    "ondol-feature-store",
+    "ondol-jobs",
+    "ondol-model-gateway",
+];
+const CONTRACTS: [&str; 4] = [
+    "ondol-feature-store-api",
+    "ondol-ingest-api",
+    "ondol-model-gateway-api",
+    "ondol-pipelines-api",
+];
 
 /// What of `cargo metadata` is needed.
 #[derive(Deserialize)]
@@ -53,33 +62,50 @@ fn metadata(root: &Path) -> Result<Metadata> {
     serde_json::from_slice(&output.stdout).context("cargo metadata printed something else than its JSON")
 }
 
-/// The project's crates that `name` may depend on; `None` for those that may see all.
-fn allowed(name: &str) -> Option<Vec<&'static str>> {
+/// What of the project a crate may depend on.
+enum Sight {
+    /// These crates.
+    Only(Vec<&'static str>),
+    /// Every crate: the composition and the benchmarks.
+    All,
+    /// The crate has no place in the graph yet.
+    Unknown,
+}
+
+fn sight_of(name: &str) -> Sight {
+    let ground = || {
+        [VOCABULARY, WIRE, RUNTIME, TRANSFORM]
+            .into_iter()
+            .chain(CONTRACTS)
+            .collect()
+    };
     match name {
-        VOCABULARY | RUNTIME => Some(vec![]),
-        WIRE | TRANSFORM => Some(vec![VOCABULARY]),
-        _ if CONTRACTS.contains(&name) => Some(vec![VOCABULARY, WIRE]),
-        _ if SERVICES.contains(&name) => {
-            let mut ground = vec![VOCABULARY, WIRE, RUNTIME, TRANSFORM];
-            ground.extend(CONTRACTS);
-            Some(ground)
-        }
-        // Fakes of the contracts, for the tests of any service: so it may know no service itself.
-        TESTKIT => {
-            let mut ground = vec![VOCABULARY, WIRE, RUNTIME, TRANSFORM];
-            ground.extend(CONTRACTS);
-            Some(ground)
-        }
-        // Not the composition, though: it only writes the contracts' documents.
-        "xtask" => Some(CONTRACTS.to_vec()),
-        // The composition and the benchmarks.
-        _ => None,
+        VOCABULARY | RUNTIME => Sight::Only(vec![]),
+        WIRE | TRANSFORM => Sight::Only(vec![VOCABULARY]),
+        _ if CONTRACTS.contains(&name) => Sight::Only(vec![VOCABULARY, WIRE]),
+        // The testkit fakes contracts for the tests of any service: so it may know no service itself.
+        _ if name == TESTKIT || SERVICES.contains(&name) => Sight::Only(ground()),
+        // It only writes the contracts' documents.
+        "xtask" => Sight::Only(CONTRACTS.to_vec()),
+        "ondol" | "ondol-benches" => Sight::All,
+        _ => Sight::Unknown,
     }
 }
 
 fn violations_of(package: &Package) -> Vec<Violation> {
-    let Some(allowed) = allowed(&package.name) else { return Vec::new() };
-    let ours = package.dependencies.iter().filter(|dependency| dependency.name.starts_with("ondol"));
+    let allowed = match sight_of(&package.name) {
+        Sight::Only(allowed) => allowed,
+        Sight::All => return Vec::new(),
+        Sight::Unknown => {
+            let what = "has no place in the crate graph";
+            let remedy = "give it one in xtask/src/crate_graph.rs: what may it depend on?";
+            return vec![Violation::new("crate-graph", package.name.as_str(), what, remedy)];
+        }
+    };
+    let ours = package
+        .dependencies
+        .iter()
+        .filter(|dependency| dependency.name.starts_with("ondol"));
     let forbidden = ours.filter(|dependency| {
         let is_test = dependency.kind.as_deref() == Some("dev");
         let testkit = is_test && dependency.name == TESTKIT;
@@ -88,7 +114,11 @@ fn violations_of(package: &Package) -> Vec<Violation> {
     let remedy = format!(
         "reach it through its contract, or move what both need to a crate below; {} may depend on: {}",
         package.name,
-        if allowed.is_empty() { "no other crate of the project".to_owned() } else { allowed.join(", ") }
+        if allowed.is_empty() {
+            "no other crate of the project".to_owned()
+        } else {
+            allowed.join(", ")
+        }
     );
     forbidden
         .map(|dependency| {
@@ -103,9 +133,19 @@ mod tests {
     use super::*;
 
     fn check(name: &str, dependency: &str, kind: Option<&str>, expected: usize) {
-        let dependencies = vec![Dependency { name: dependency.to_owned(), kind: kind.map(str::to_owned) }];
-        let package = Package { name: name.to_owned(), dependencies };
-        assert_eq!(violations_of(&package).len(), expected, "{name} -> {dependency} ({kind:?})");
+        let dependencies = vec![Dependency {
+            name: dependency.to_owned(),
+            kind: kind.map(str::to_owned),
+        }];
+        let package = Package {
+            name: name.to_owned(),
+            dependencies,
+        };
+        assert_eq!(
+            violations_of(&package).len(),
+            expected,
+            "{name} -> {dependency} ({kind:?})"
+        );
     }
 
     #[test]
@@ -115,6 +155,11 @@ mod tests {
         check("ondol-ingest", "ondol-feature-store-api", None, 0);
         check("ondol-ingest", "serde", None, 0);
         check("ondol", "ondol-feature-store", None, 0);
+    }
+
+    #[test]
+    fn a_new_crate_must_be_given_its_place() {
+        check("ondol-sidecar", "serde", None, 1);
     }
 
     #[test]

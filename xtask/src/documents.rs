@@ -42,34 +42,28 @@ pub(crate) fn check(root: &Path) -> Result<Vec<Violation>> {
         let committed = std::fs::read_to_string(root.join(&place)).unwrap_or_default();
         if committed != text(&document)? {
             let what = "differs from the document of the code";
-            violations.push(Violation::new("contract-drift", place, what, "cargo run -p xtask -- openapi"));
+            violations.push(Violation::new(
+                "contract-drift",
+                place,
+                what,
+                "cargo run -p xtask -- openapi",
+            ));
         }
     }
     violations.extend(clashes(&documents())?);
     Ok(violations)
 }
 
-/// `ondol dev` merges the documents: a path or an operation id in two of them, or one schema name for two schemas,
-/// would vanish from the merged one.
+/// `ondol dev` serves all contracts on one port and merges their documents. What two of them share under one name would
+/// panic (a route) or vanish from the merged document (the rest).
 fn clashes(documents: &[(&'static str, OpenApi)]) -> Result<Vec<Violation>> {
     let mut seen: BTreeMap<String, (&str, serde_json::Value)> = BTreeMap::new();
     let mut violations = Vec::new();
     for (name, document) in documents {
-        let tree = serde_json::to_value(document)?;
-        let paths = tree["paths"].as_object().into_iter().flatten();
-        let operations = paths.clone().flat_map(|(_, item)| item.as_object().into_iter().flatten()).filter_map(
-            |(_, operation)| Some((format!("operation {}", operation["operationId"].as_str()?), None)),
-        );
-        let schemas = tree["components"]["schemas"].as_object().into_iter().flatten();
-        let entries = paths
-            .clone()
-            .map(|(path, _)| (format!("path {path}"), None))
-            .chain(operations)
-            .chain(schemas.map(|(schema, body)| (format!("schema {schema}"), Some(body.clone()))));
-        for (key, body) in entries {
-            // The same schema in two documents is one noun on two wires; other entries must be unique.
+        for (key, body) in entries(&serde_json::to_value(document)?) {
             match seen.get(&key) {
-                Some((_, first)) if body.as_ref() == Some(first) => {}
+                // The same schema in two documents is one noun on two wires; everything else must be unique.
+                Some((first, same)) if first == name || (!body.is_null() && *same == body) => {}
                 Some((first, _)) => violations.push(Violation::new(
                     "contract-clash",
                     format!("{FOLDER}/{name}.json"),
@@ -77,12 +71,38 @@ fn clashes(documents: &[(&'static str, OpenApi)]) -> Result<Vec<Violation>> {
                     "rename one of the two: one process must be able to serve both",
                 )),
                 None => {
-                    seen.insert(key, (name, body.unwrap_or_default()));
+                    seen.insert(key, (name, body));
                 }
             }
         }
     }
     Ok(violations)
+}
+
+/// What a document puts into the merged one: its routes, operation ids and schemas (with their bodies).
+fn entries(document: &serde_json::Value) -> Vec<(String, serde_json::Value)> {
+    let mut entries = Vec::new();
+    for (path, item) in document["paths"].as_object().into_iter().flatten() {
+        for (method, operation) in item.as_object().into_iter().flatten() {
+            entries.push((format!("route {method} {}", route(path)), serde_json::Value::Null));
+            entries.push((
+                format!("operation {}", operation["operationId"]),
+                serde_json::Value::Null,
+            ));
+        }
+    }
+    for (schema, body) in document["components"]["schemas"].as_object().into_iter().flatten() {
+        entries.push((format!("schema {schema}"), body.clone()));
+    }
+    entries
+}
+
+/// The path as the router sees it: a parameter's name means nothing, and it takes a verb after itself as its own.
+fn route(path: &str) -> String {
+    let segments = path
+        .split('/')
+        .map(|segment| if segment.starts_with('{') { "{}" } else { segment });
+    segments.collect::<Vec<_>>().join("/")
 }
 
 #[cfg(test)]
@@ -96,7 +116,13 @@ mod tests {
 
     #[test]
     fn a_document_merged_with_itself_clashes() {
-        let [first, ..] = documents();
-        assert!(!clashes(&[first.clone(), first]).unwrap().is_empty());
+        let [(_, first), ..] = documents();
+        assert!(!clashes(&[("one", first.clone()), ("other", first)]).unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_verb_is_part_of_its_parameter() {
+        assert_eq!(route("/v1/models/{model}:predict"), "/v1/models/{}");
+        assert_eq!(route("/v1/features:read"), "/v1/features:read");
     }
 }

@@ -41,7 +41,9 @@ pub(crate) fn find(folder: &Path, extension: &str) -> Result<Vec<PathBuf>> {
         for entry in entries {
             let entry = entry.with_context(|| format!("can't list {}", folder.display()))?;
             let (path, name) = (entry.path(), entry.file_name());
-            let kind = entry.file_type().with_context(|| format!("can't look at {}", path.display()))?;
+            let kind = entry
+                .file_type()
+                .with_context(|| format!("can't look at {}", path.display()))?;
             if kind.is_dir() && !SKIPPED.iter().any(|skipped| name == *skipped) {
                 open.push(path);
             } else if kind.is_file() && path.extension().is_some_and(|found| found == extension) {

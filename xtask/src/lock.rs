@@ -27,18 +27,28 @@ pub(crate) fn check(root: &Path) -> Result<Vec<Violation>> {
 fn violations_of(text: &str) -> Result<Vec<Violation>> {
     let lock: Lock = toml::from_str(text).context("Cargo.lock is not TOML")?;
     let versions = |of: &dyn Fn(&str) -> bool| -> BTreeSet<&str> {
-        lock.package.iter().filter(|locked| of(&locked.name)).map(|locked| locked.version.as_str()).collect()
+        lock.package
+            .iter()
+            .filter(|locked| of(&locked.name))
+            .map(|locked| locked.version.as_str())
+            .collect()
     };
     // The arrow crates exchange types: they only fit each other at one version. `parquet` is released with them.
     let families: [(&str, BTreeSet<&str>); 3] = [
-        ("arrow, arrow-* and parquet", versions(&|name| is_arrow(name) || name == "parquet")),
+        (
+            "arrow, arrow-* and parquet",
+            versions(&|name| is_arrow(name) || name == "parquet"),
+        ),
         ("object_store", versions(&|name| name == "object_store")),
         ("datafusion-*", versions(&|name| name.starts_with("datafusion"))),
     ];
     let several = families.into_iter().filter(|(_, versions)| versions.len() > 1);
     Ok(several
         .map(|(family, versions)| {
-            let what = format!("{family} in versions {}", versions.into_iter().collect::<Vec<_>>().join(", "));
+            let what = format!(
+                "{family} in versions {}",
+                versions.into_iter().collect::<Vec<_>>().join(", ")
+            );
             let remedy = "find who wants the odd one with `cargo tree -d`, and pin one that all accept";
             Violation::new("one-version", LOCK, what, remedy)
         })

@@ -17,7 +17,11 @@ struct Outline {
 
 pub(crate) fn check(root: &Path) -> Result<Vec<Violation>> {
     let mut violations = readmes(root)?;
-    let mut documents = if root.join("docs").is_dir() { find(&root.join("docs"), "md")? } else { Vec::new() };
+    let mut documents = if root.join("docs").is_dir() {
+        find(&root.join("docs"), "md")?
+    } else {
+        Vec::new()
+    };
     for name in [README, KOREAN_README, "ARCHITECTURE.md", "CHANGELOG.md"] {
         documents.extend(root.join(name).is_file().then(|| root.join(name)));
     }
@@ -47,9 +51,17 @@ fn readmes(root: &Path) -> Result<Vec<Violation>> {
     }
     if !root.join(KOREAN_README).is_file() {
         let what = "is absent, though README.md exists";
-        return Ok(vec![Violation::new("readmes", KOREAN_README, what, "translate README.md")]);
+        return Ok(vec![Violation::new(
+            "readmes",
+            KOREAN_README,
+            what,
+            "translate README.md",
+        )]);
     }
-    let (english, korean) = (outline(&read(&root.join(README))?), outline(&read(&root.join(KOREAN_README))?));
+    let (english, korean) = (
+        outline(&read(&root.join(README))?),
+        outline(&read(&root.join(KOREAN_README))?),
+    );
     if english == korean {
         return Ok(Vec::new());
     }
@@ -57,7 +69,12 @@ fn readmes(root: &Path) -> Result<Vec<Violation>> {
         "has {} headings and {} code blocks, README.md has {} and {}",
         korean.headings, korean.code_blocks, english.headings, english.code_blocks
     );
-    Ok(vec![Violation::new("readmes", KOREAN_README, what, "bring the translation up to date")])
+    Ok(vec![Violation::new(
+        "readmes",
+        KOREAN_README,
+        what,
+        "bring the translation up to date",
+    )])
 }
 
 fn read(path: &Path) -> Result<String> {
@@ -65,7 +82,10 @@ fn read(path: &Path) -> Result<String> {
 }
 
 fn outline(text: &str) -> Outline {
-    let mut outline = Outline { headings: 0, code_blocks: 0 };
+    let mut outline = Outline {
+        headings: 0,
+        code_blocks: 0,
+    };
     for (line, in_code) in lines(text) {
         outline.headings += usize::from(!in_code && is_heading(line));
         outline.code_blocks += usize::from(in_code && is_fence(line));
@@ -103,7 +123,11 @@ fn links(text: &str) -> Vec<String> {
             found.extend(targets(prose));
         }
         // A link whose text is code is cut by the split above: its target stands at the start of a later piece.
-        found.extend(line.split("`](").skip(1).filter_map(|rest| Some(rest.split_once(')')?.0.to_owned())));
+        found.extend(
+            line.split("`](")
+                .skip(1)
+                .filter_map(|rest| Some(rest.split_once(')')?.0.to_owned())),
+        );
     }
     found
 }
@@ -121,7 +145,8 @@ mod tests {
 
     #[test]
     fn links_in_code_are_not_links() {
-        let text = "see [a](docs/a.md) and [`b`](b.md#part \"title\")\n```\n[c](c.md)\n```\n`[d](d.md)` [e](https://e)\n";
+        let text =
+            "see [a](docs/a.md) and [`b`](b.md#part \"title\")\n```\n[c](c.md)\n```\n`[d](d.md)` [e](https://e)\n";
         let found = links(text);
         let has = |target: &str| found.iter().any(|link| link.split(' ').next() == Some(target));
         assert!(has("docs/a.md") && has("b.md#part") && has("https://e"), "{found:?}");
@@ -131,6 +156,12 @@ mod tests {
     #[test]
     fn an_outline_counts_headings_and_code_blocks() {
         let text = "# One\n\n```sh\n# a comment\n```\n\n## Two\n#hashtag\n```\nx\n```\n";
-        assert_eq!(outline(text), Outline { headings: 2, code_blocks: 2 });
+        assert_eq!(
+            outline(text),
+            Outline {
+                headings: 2,
+                code_blocks: 2
+            }
+        );
     }
 }

@@ -22,12 +22,21 @@ impl Violation {
         what: impl Into<String>,
         remedy: impl Into<String>,
     ) -> Self {
-        Self { rule, place: place.into(), what: what.into(), remedy: remedy.into() }
+        Self {
+            rule,
+            place: place.into(),
+            what: what.into(),
+            remedy: remedy.into(),
+        }
     }
 }
 
 impl fmt::Display for Violation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}: {}\n    remedy: {}", self.rule, self.place, self.what, self.remedy)
+        write!(
+            f,
+            "{}: {}: {}\n    remedy: {}",
+            self.rule, self.place, self.what, self.remedy
+        )
     }
 }

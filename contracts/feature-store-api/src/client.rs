@@ -35,7 +35,9 @@ impl FeatureStoreClient {
     /// # Errors
     /// When the HTTP client can't be built.
     pub fn new(base: Url) -> Result<Self, reqwest::Error> {
-        Ok(Self { caller: Caller::new(base)? })
+        Ok(Self {
+            caller: Caller::new(base)?,
+        })
     }
 }
 
@@ -46,7 +48,11 @@ impl FeatureStore for FeatureStoreClient {
     }
 
     async fn apply(&self, files: DefinitionFiles) -> Result<Applied, FeatureStoreError> {
-        let request = self.caller.request(Method::POST, "/v1/definitions:apply").timeout(WRITE_TIMEOUT).json(&files);
+        let request = self
+            .caller
+            .request(Method::POST, "/v1/definitions:apply")
+            .timeout(WRITE_TIMEOUT)
+            .json(&files);
         self.caller.json(request).await
     }
 
@@ -57,20 +63,39 @@ impl FeatureStore for FeatureStoreClient {
     async fn next_snapshot(&self, after: u64, wait: Duration) -> Result<Arc<Snapshot>, FeatureStoreError> {
         let wait = wait.min(MAX_WAIT);
         let path = format!("/v1/snapshot?after={after}&wait_ms={}", wait.as_millis());
-        self.caller.json(self.caller.request(Method::GET, &path).timeout(wait.saturating_add(POLL_MARGIN))).await
+        self.caller
+            .json(
+                self.caller
+                    .request(Method::GET, &path)
+                    .timeout(wait.saturating_add(POLL_MARGIN)),
+            )
+            .await
     }
 
     async fn history(&self, name: &str) -> Result<DefinitionHistory, FeatureStoreError> {
-        self.caller.get(&format!("/v1/definitions/{}/history", encode_segment(name))).await
+        self.caller
+            .get(&format!("/v1/definitions/{}/history", encode_segment(name)))
+            .await
     }
 
     async fn activate(&self, view_id: u32) -> Result<(), FeatureStoreError> {
-        self.caller.json(self.caller.request(Method::POST, &format!("/v1/views/{view_id}:activate"))).await
+        self.caller
+            .json(
+                self.caller
+                    .request(Method::POST, &format!("/v1/views/{view_id}:activate")),
+            )
+            .await
     }
 
     async fn resume(&self, source: &str, generation: &str) -> Result<Vec<PartitionPosition>, FeatureStoreError> {
         let path = format!("/v1/sources/{}/positions", encode_segment(source));
-        self.caller.json(self.caller.request(Method::GET, &path).query(&[("generation", generation)])).await
+        self.caller
+            .json(
+                self.caller
+                    .request(Method::GET, &path)
+                    .query(&[("generation", generation)]),
+            )
+            .await
     }
 
     async fn write(&self, delivery: Delivery) -> Result<WriteReceipt, FeatureStoreError> {
@@ -87,7 +112,9 @@ impl FeatureStore for FeatureStoreClient {
 
     async fn flush(&self, source: &str) -> Result<WriteReceipt, FeatureStoreError> {
         let path = format!("/v1/sources/{}:flush", encode_segment(source));
-        self.caller.json(self.caller.request(Method::POST, &path).timeout(WRITE_TIMEOUT)).await
+        self.caller
+            .json(self.caller.request(Method::POST, &path).timeout(WRITE_TIMEOUT))
+            .await
     }
 
     async fn read(&self, request: ReadRequest) -> Result<FeatureBatch, FeatureStoreError> {

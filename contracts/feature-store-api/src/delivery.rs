@@ -11,8 +11,7 @@ impl Delivery {
     /// # Errors
     /// When the header can't be written as JSON.
     pub fn to_arrow(&self) -> Result<RecordBatch, ArrowError> {
-        let header =
-            serde_json::to_string(&self.header).map_err(|error| ArrowError::ExternalError(Box::new(error)))?;
+        let header = serde_json::to_string(&self.header).map_err(|error| ArrowError::ExternalError(Box::new(error)))?;
         let mut schema = self.events.schema().as_ref().clone();
         schema.metadata.insert(DeliveryHeader::METADATA_KEY.to_owned(), header);
         self.events.clone().with_schema(Arc::new(schema))
@@ -25,7 +24,10 @@ impl Delivery {
     pub fn from_arrow(events: RecordBatch) -> Result<Self, ArrowError> {
         let mut schema = events.schema().as_ref().clone();
         let malformed = |why: String| {
-            ArrowError::SchemaError(format!("the schema's metadata `{}` {why}", DeliveryHeader::METADATA_KEY))
+            ArrowError::SchemaError(format!(
+                "the schema's metadata `{}` {why}",
+                DeliveryHeader::METADATA_KEY
+            ))
         };
         let header = schema.metadata.remove(DeliveryHeader::METADATA_KEY);
         let header = header.ok_or_else(|| malformed("is absent".to_owned()))?;

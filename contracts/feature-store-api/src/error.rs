@@ -88,7 +88,10 @@ fn first(diagnostics: &[Diagnostic]) -> String {
 }
 
 fn suggest(suggestion: &Option<String>) -> String {
-    suggestion.as_ref().map(|name| format!(": did you mean `{name}`?")).unwrap_or_default()
+    suggestion
+        .as_ref()
+        .map(|name| format!(": did you mean `{name}`?"))
+        .unwrap_or_default()
 }
 
 impl ContractError for FeatureStoreError {

@@ -66,13 +66,22 @@ impl FeatureBatch {
         let mut arrays: Vec<ArrayRef> = Vec::with_capacity(self.columns.len() * COLUMNS);
         for column in &self.columns {
             let name = column.feature.to_string();
-            let event_time: TimestampMicrosecondArray =
-                column.event_time.iter().map(|time| time.map(EventTime::micros)).collect();
+            let event_time: TimestampMicrosecondArray = column
+                .event_time
+                .iter()
+                .map(|time| time.map(EventTime::micros))
+                .collect();
             fields.push(Field::new(name.as_str(), column.values.data_type().clone(), true));
             fields.push(Field::new(format!("{name}.status"), ArrowType::UInt8, false));
-            fields.push(Field::new(format!("{name}.event_time"), DataType::Timestamp.arrow(), true));
+            fields.push(Field::new(
+                format!("{name}.event_time"),
+                DataType::Timestamp.arrow(),
+                true,
+            ));
             arrays.push(Arc::clone(&column.values));
-            arrays.push(Arc::new(UInt8Array::from_iter_values(column.status.iter().map(|status| *status as u8))));
+            arrays.push(Arc::new(UInt8Array::from_iter_values(
+                column.status.iter().map(|status| *status as u8),
+            )));
             arrays.push(Arc::new(event_time.with_timezone("UTC")));
         }
         let header = Header {
@@ -93,7 +102,11 @@ impl FeatureBatch {
     /// # Errors
     /// When the batch is not of that form.
     pub fn from_arrow(batch: &RecordBatch) -> Result<Self, ArrowError> {
-        let header = batch.schema_ref().metadata().get(METADATA_KEY).ok_or_else(|| malformed("no header"))?;
+        let header = batch
+            .schema_ref()
+            .metadata()
+            .get(METADATA_KEY)
+            .ok_or_else(|| malformed("no header"))?;
         let header: Header = serde_json::from_str(header).map_err(|error| malformed(&error.to_string()))?;
         let features = header.features.len();
         let same_length = header.view_versions.len() == features && batch.num_columns() == features * COLUMNS;
@@ -107,7 +120,11 @@ impl FeatureBatch {
             .zip(batch.columns().chunks_exact(COLUMNS))
             .map(|((feature, view_version), columns)| FeatureColumn::from_arrow(feature, view_version, columns))
             .collect::<Result<_, _>>()?;
-        Ok(Self { as_of: EventTime::from_micros(header.as_of_us), rows: header.rows, columns })
+        Ok(Self {
+            as_of: EventTime::from_micros(header.as_of_us),
+            rows: header.rows,
+            columns,
+        })
     }
 
     /// As JSON.
@@ -115,11 +132,17 @@ impl FeatureBatch {
         let features = self.columns.iter().map(|column| FeatureColumnJson {
             feature: column.feature.clone(),
             view_version: column.view_version,
-            values: (0..column.values.len()).map(|row| scalar(&column.values, row)).collect(),
+            values: (0..column.values.len())
+                .map(|row| scalar(&column.values, row))
+                .collect(),
             status: column.status.clone(),
             event_time: column.event_time.clone(),
         });
-        FeatureBatchJson { as_of: self.as_of, rows: self.rows, features: features.collect() }
+        FeatureBatchJson {
+            as_of: self.as_of,
+            rows: self.rows,
+            features: features.collect(),
+        }
     }
 }
 
@@ -128,7 +151,9 @@ impl FeatureColumn {
         let [values, status, event_time] = columns else {
             return Err(malformed("a feature lacks a column"));
         };
-        let status = status.as_primitive_opt::<UInt8Type>().ok_or_else(|| malformed("a status is no UInt8"))?;
+        let status = status
+            .as_primitive_opt::<UInt8Type>()
+            .ok_or_else(|| malformed("a status is no UInt8"))?;
         let event_time = event_time
             .as_primitive_opt::<TimestampMicrosecondType>()
             .ok_or_else(|| malformed("an event time is no timestamp"))?;
@@ -138,7 +163,10 @@ impl FeatureColumn {
             values: Arc::clone(values),
             status: status
                 .iter()
-                .map(|code| code.and_then(FeatureStatus::from_code).ok_or_else(|| malformed("an unknown status")))
+                .map(|code| {
+                    code.and_then(FeatureStatus::from_code)
+                        .ok_or_else(|| malformed("an unknown status"))
+                })
                 .collect::<Result<_, _>>()?,
             event_time: event_time.iter().map(|time| time.map(EventTime::from_micros)).collect(),
         })
@@ -161,9 +189,9 @@ pub fn scalar(array: &ArrayRef, row: usize) -> Value {
             Value::F64(value.to_string().parse().unwrap_or_else(|_| f64::from(value)))
         }
         ArrowType::Float64 => Value::F64(array.as_primitive::<Float64Type>().value(row)),
-        ArrowType::Timestamp(TimeUnit::Microsecond, _) => {
-            Value::Timestamp(EventTime::from_micros(array.as_primitive::<TimestampMicrosecondType>().value(row)))
-        }
+        ArrowType::Timestamp(TimeUnit::Microsecond, _) => Value::Timestamp(EventTime::from_micros(
+            array.as_primitive::<TimestampMicrosecondType>().value(row),
+        )),
         _ => Value::Null,
     }
 }

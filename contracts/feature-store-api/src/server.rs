@@ -42,7 +42,10 @@ pub fn router(store: Store) -> Router {
         .route("/v1/views/{id}", post(view_verb))
         .route("/v1/sources/{source}/positions", get(positions))
         .route("/v1/sources/{source}", post(source_verb))
-        .route("/v1/deliveries", post(deliver).layer(DefaultBodyLimit::max(DELIVERY_LIMIT_BYTES)))
+        .route(
+            "/v1/deliveries",
+            post(deliver).layer(DefaultBodyLimit::max(DELIVERY_LIMIT_BYTES)),
+        )
         .route("/v1/features:read", post(read))
         .route("/v1/tables", get(tables))
         .with_state(store)
@@ -143,12 +146,13 @@ struct SnapshotQuery {
         BadRequest, Internal, Unavailable
     )
 )]
-async fn snapshot(
-    State(store): State<Store>,
-    Query(query, _): Query<SnapshotQuery, FeatureStoreError>,
-) -> Response {
+async fn snapshot(State(store): State<Store>, Query(query, _): Query<SnapshotQuery, FeatureStoreError>) -> Response {
     let snapshot = match query.after {
-        Some(after) => store.next_snapshot(after, Duration::from_millis(query.wait_ms).min(MAX_WAIT)).await,
+        Some(after) => {
+            store
+                .next_snapshot(after, Duration::from_millis(query.wait_ms).min(MAX_WAIT))
+                .await
+        }
         None => store.snapshot().await,
     };
     answer(snapshot)
@@ -282,19 +286,27 @@ async fn read(State(store): State<Store>, headers: HeaderMap, JsonBody(request, 
     if !accepts_arrow(&headers) {
         return Json(features.to_json()).into_response();
     }
-    match features.to_arrow().and_then(|rows| batch::encode(&rows.schema(), &[rows])) {
+    match features
+        .to_arrow()
+        .and_then(|rows| batch::encode(&rows.schema(), &[rows]))
+    {
         Ok(bytes) => ArrowStream(bytes).into_response(),
         Err(error) => problem::respond(&internal(&error)),
     }
 }
 
 fn accepts_arrow(headers: &HeaderMap) -> bool {
-    let accepted = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    let accepted = headers
+        .get_all(header::ACCEPT)
+        .iter()
+        .filter_map(|value| value.to_str().ok());
     accepted.into_iter().any(|value| value.contains(batch::MEDIA_TYPE))
 }
 
 fn internal(error: &ArrowError) -> FeatureStoreError {
-    FeatureStoreError::Internal { detail: error.to_string() }
+    FeatureStoreError::Internal {
+        detail: error.to_string(),
+    }
 }
 
 /// The offline tables

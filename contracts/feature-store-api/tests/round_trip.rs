@@ -1,5 +1,11 @@
 //! Client → a real port → router → a stub: what goes in comes out.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "tests")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    missing_docs,
+    reason = "tests"
+)]
 
 use arrow::array::{ArrayRef, Float32Array, Float64Array, Int32Array, Int64Array, RecordBatch, StringArray};
 use arrow::datatypes::{Field, Schema};
@@ -63,11 +69,19 @@ impl FeatureStore for Stub {
 }
 
 fn files() -> DefinitionFiles {
-    DefinitionFiles { files: vec![DefinitionFile { path: "정의/a.toml".to_owned(), text: "[view.card]\n".to_owned() }] }
+    DefinitionFiles {
+        files: vec![DefinitionFile {
+            path: "정의/a.toml".to_owned(),
+            text: "[view.card]\n".to_owned(),
+        }],
+    }
 }
 
 fn plan() -> Plan {
-    Plan { base_version: 3, changes: vec![change()] }
+    Plan {
+        base_version: 3,
+        changes: vec![change()],
+    }
 }
 
 fn change() -> Change {
@@ -82,19 +96,35 @@ fn change() -> Change {
 }
 
 fn applied() -> Applied {
-    Applied { changes: vec![change()], snapshot: snapshot() }
+    Applied {
+        changes: vec![change()],
+        snapshot: snapshot(),
+    }
 }
 
 fn snapshot() -> Snapshot {
     let source = SourceDefinition {
         name: "transactions".to_owned(),
-        origin: SourceOrigin::Stream { topic: "t".to_owned(), format: StreamFormat::Json },
+        origin: SourceOrigin::Stream {
+            topic: "t".to_owned(),
+            format: StreamFormat::Json,
+        },
         time: "ts".to_owned(),
         late_us: 300_000_000,
         arrival: Arrival::EventTime { delay_us: 5 },
-        schema: vec![ondol_vocabulary::Field { name: "ts".to_owned(), data_type: DataType::Timestamp }],
+        schema: vec![ondol_vocabulary::Field {
+            name: "ts".to_owned(),
+            data_type: DataType::Timestamp,
+        }],
     };
-    Snapshot { version: 4, sources: vec![SourceVersion { version: 1, definition: source }], ..Snapshot::default() }
+    Snapshot {
+        version: 4,
+        sources: vec![SourceVersion {
+            version: 1,
+            definition: source,
+        }],
+        ..Snapshot::default()
+    }
 }
 
 fn history() -> DefinitionHistory {
@@ -104,18 +134,33 @@ fn history() -> DefinitionHistory {
         in_force: true,
         definition: json!({ "name": "card" }),
     };
-    DefinitionHistory { noun: "view".to_owned(), name: "card".to_owned(), versions: vec![version] }
+    DefinitionHistory {
+        noun: "view".to_owned(),
+        name: "card".to_owned(),
+        versions: vec![version],
+    }
 }
 
 fn receipt() -> WriteReceipt {
     WriteReceipt {
-        written: vec![PartitionPosition { partition: 0, next_offset: 12 }],
-        durable: vec![PartitionPosition { partition: 0, next_offset: 10 }],
+        written: vec![PartitionPosition {
+            partition: 0,
+            next_offset: 12,
+        }],
+        durable: vec![PartitionPosition {
+            partition: 0,
+            next_offset: 10,
+        }],
     }
 }
 
 fn tables() -> Vec<OfflineTable> {
-    vec![OfflineTable { source: "s".to_owned(), url: "file:///x".to_owned(), version: Some(0), rows: None }]
+    vec![OfflineTable {
+        source: "s".to_owned(),
+        url: "file:///x".to_owned(),
+        version: Some(0),
+        rows: None,
+    }]
 }
 
 fn features() -> FeatureBatch {
@@ -153,9 +198,16 @@ fn delivery() -> Delivery {
         source: "transactions".to_owned(),
         source_version: 1,
         generation: "g".to_owned(),
-        ranges: vec![PartitionRange { partition: 0, from: 10, to: 12 }],
+        ranges: vec![PartitionRange {
+            partition: 0,
+            from: 10,
+            to: 12,
+        }],
     };
-    Delivery { header, events: RecordBatch::try_new(Arc::new(schema), arrays).unwrap() }
+    Delivery {
+        header,
+        events: RecordBatch::try_new(Arc::new(schema), arrays).unwrap(),
+    }
 }
 
 fn read_request() -> ReadRequest {
@@ -163,7 +215,12 @@ fn read_request() -> ReadRequest {
         features: vec![FeatureRef::new("card", "n_1h")],
         entities: vec![EntityColumn {
             name: "card_id".to_owned(),
-            values: vec![Value::String("c1".to_owned()), Value::I64(i64::MAX), Value::F64(1.0), Value::Null],
+            values: vec![
+                Value::String("c1".to_owned()),
+                Value::I64(i64::MAX),
+                Value::F64(1.0),
+                Value::Null,
+            ],
         }],
         as_of: Some(EventTime::from_micros(1_700_000_000_000_001)),
     }
@@ -171,7 +228,10 @@ fn read_request() -> ReadRequest {
 
 /// A router on a real port; the stub behind it, a client and the base URL.
 async fn serve(failure: Option<FeatureStoreError>) -> (Arc<Stub>, FeatureStoreClient, String) {
-    let stub = Arc::new(Stub { failure, ..Stub::default() });
+    let stub = Arc::new(Stub {
+        failure,
+        ..Stub::default()
+    });
     let router = server::router(Arc::clone(&stub) as Arc<dyn FeatureStore>);
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let base = format!("http://{}", listener.local_addr().unwrap());
@@ -185,7 +245,10 @@ async fn every_call_and_answer_arrives_as_it_was_sent() {
     assert_eq!(client.plan(files()).await.unwrap(), plan());
     assert_eq!(client.apply(files()).await.unwrap(), applied());
     assert_eq!(*client.snapshot().await.unwrap(), snapshot());
-    assert_eq!(*client.next_snapshot(3, Duration::from_millis(1500)).await.unwrap(), snapshot());
+    assert_eq!(
+        *client.next_snapshot(3, Duration::from_millis(1500)).await.unwrap(),
+        snapshot()
+    );
     assert_eq!(client.history("a/b 가:x").await.unwrap(), history());
     client.activate(9).await.unwrap();
     assert_eq!(client.resume("s:x", "a&b=c").await.unwrap(), receipt().written);
@@ -231,16 +294,47 @@ async fn every_error_comes_back_as_itself_and_as_a_problem() {
         help: Some(text("did you mean `amount`?")),
     };
     let cases = [
-        (FeatureStoreError::InvalidDefinitions { diagnostics: vec![diagnostic] }, 422, "invalid-definitions"),
-        (FeatureStoreError::InvalidRequest { detail: text("d") }, 400, "invalid-request"),
-        (FeatureStoreError::Unknown { kind: text("view"), name: text("crad"), suggestion: Some(text("card")) }, 404, "unknown"),
+        (
+            FeatureStoreError::InvalidDefinitions {
+                diagnostics: vec![diagnostic],
+            },
+            422,
+            "invalid-definitions",
+        ),
+        (
+            FeatureStoreError::InvalidRequest { detail: text("d") },
+            400,
+            "invalid-request",
+        ),
+        (
+            FeatureStoreError::Unknown {
+                kind: text("view"),
+                name: text("crad"),
+                suggestion: Some(text("card")),
+            },
+            404,
+            "unknown",
+        ),
         (FeatureStoreError::NotActive { view: text("card") }, 503, "not-active"),
         (
-            FeatureStoreError::AsOfInThePast { as_of: text("a"), entity: text("e"), newest: text("n") },
+            FeatureStoreError::AsOfInThePast {
+                as_of: text("a"),
+                entity: text("e"),
+                newest: text("n"),
+            },
             422,
             "as-of-in-the-past",
         ),
-        (FeatureStoreError::Gap { source_name: text("s"), partition: 1, expected: 5, from: 9 }, 409, "gap"),
+        (
+            FeatureStoreError::Gap {
+                source_name: text("s"),
+                partition: 1,
+                expected: 5,
+                from: 9,
+            },
+            409,
+            "gap",
+        ),
         (FeatureStoreError::Unavailable { detail: text("d") }, 503, "unavailable"),
         (FeatureStoreError::Internal { detail: text("d") }, 500, "internal"),
     ];
@@ -271,14 +365,23 @@ async fn a_person_reads_features_as_json() {
     assert_eq!(body["as_of"], "2023-11-14T22:13:20.000001Z");
     assert_eq!(body["features"][0]["values"], json!([7, 0]));
     assert_eq!(body["features"][1]["values"], json!([0.300_000_000_000_000_04, null]));
-    assert_eq!(body["features"][2]["values"], json!([0.1, null]), "an f32 is shown in its shortest form");
+    assert_eq!(
+        body["features"][2]["values"],
+        json!([0.1, null]),
+        "an f32 is shown in its shortest form"
+    );
     assert_eq!(body["features"][3]["values"], json!(["KR", null]));
     assert_eq!(body["features"][0]["status"], json!(["fresh", "missing"]));
-    assert_eq!(body["features"][0]["event_time"], json!(["1970-01-01T00:00:00.000005Z", null]));
+    assert_eq!(
+        body["features"][0]["event_time"],
+        json!(["1970-01-01T00:00:00.000005Z", null])
+    );
 }
 
 async fn refused(base: &str, method: http::Method, path: &str, body: Vec<u8>) -> (u16, serde_json::Value) {
-    let request = reqwest::Client::new().request(method, format!("{base}{path}")).body(body);
+    let request = reqwest::Client::new()
+        .request(method, format!("{base}{path}"))
+        .body(body);
     let response = request.send().await.unwrap();
     assert_eq!(response.headers()["content-type"], "application/problem+json", "{path}");
     (response.status().as_u16(), response.json().await.unwrap())
@@ -298,7 +401,11 @@ async fn hostile_requests_are_refused_with_a_problem() {
         (&post, "/v1/definitions:plan", b"{".to_vec()),
         (&post, "/v1/definitions:apply", b"{\"files\": 3}".to_vec()),
         (&post, "/v1/features:read", b"\xff\xfe".to_vec()),
-        (&post, "/v1/features:read", br#"{"features": ["nodot"], "entities": []}"#.to_vec()),
+        (
+            &post,
+            "/v1/features:read",
+            br#"{"features": ["nodot"], "entities": []}"#.to_vec(),
+        ),
         (&post, "/v1/deliveries", b"not arrow".to_vec()),
         (&post, "/v1/deliveries", vec![]),
         (&post, "/v1/deliveries", headless),
@@ -309,11 +416,18 @@ async fn hostile_requests_are_refused_with_a_problem() {
         (&get, "/v1/sources/%ff/positions?generation=g", vec![]),
     ] {
         let (status, problem) = refused(&base, method.clone(), path, body).await;
-        assert_eq!((status, &problem["code"]), (400, &json!("invalid-request")), "{path}: {problem}");
+        assert_eq!(
+            (status, &problem["code"]),
+            (400, &json!("invalid-request")),
+            "{path}: {problem}"
+        );
     }
     let (status, problem) = refused(&base, post.clone(), "/v1/sources/s:drop", vec![]).await;
     assert_eq!((status, &problem["code"]), (404, &json!("no-such-operation")));
-    assert!(stub.calls.lock().unwrap().is_empty(), "nothing hostile reached the service");
+    assert!(
+        stub.calls.lock().unwrap().is_empty(),
+        "nothing hostile reached the service"
+    );
 }
 
 /// Every single-byte corruption of a delivery is refused or read, and the port lives on: none panics or allocates what
@@ -327,8 +441,17 @@ async fn a_corrupt_delivery_never_harms_the_port() {
     for position in 0..whole.len() {
         let mut bytes = whole.clone();
         bytes[position] ^= 0xff;
-        let response = http.post(format!("{base}/v1/deliveries")).body(bytes).send().await.unwrap();
-        assert!([200, 400].contains(&response.status().as_u16()), "byte {position}: {}", response.status());
+        let response = http
+            .post(format!("{base}/v1/deliveries"))
+            .body(bytes)
+            .send()
+            .await
+            .unwrap();
+        assert!(
+            [200, 400].contains(&response.status().as_u16()),
+            "byte {position}: {}",
+            response.status()
+        );
     }
     assert_eq!(client.write(delivery()).await.unwrap(), receipt());
 }
@@ -337,5 +460,8 @@ async fn a_corrupt_delivery_never_harms_the_port() {
 async fn a_service_that_is_not_there_is_unavailable() {
     let client = FeatureStoreClient::new("http://127.0.0.1:1".parse().unwrap()).unwrap();
     let error = client.tables().await.unwrap_err();
-    assert!(matches!(&error, FeatureStoreError::Unavailable { detail } if detail.contains("127.0.0.1:1")), "{error}");
+    assert!(
+        matches!(&error, FeatureStoreError::Unavailable { detail } if detail.contains("127.0.0.1:1")),
+        "{error}"
+    );
 }

@@ -21,14 +21,18 @@ impl IngestClient {
     /// # Errors
     /// When the HTTP client can't be built.
     pub fn new(base: Url) -> Result<Self, reqwest::Error> {
-        Ok(Self { caller: Caller::new(base)? })
+        Ok(Self {
+            caller: Caller::new(base)?,
+        })
     }
 }
 
 #[async_trait]
 impl Ingest for IngestClient {
     async fn push(&self, source: &str, request: PushRequest) -> Result<PushReceipt, IngestError> {
-        self.caller.post(&format!("/v1/sources/{}/events", encode_segment(source)), &request).await
+        self.caller
+            .post(&format!("/v1/sources/{}/events", encode_segment(source)), &request)
+            .await
     }
 
     async fn status(&self) -> Result<Vec<SourceStatus>, IngestError> {
@@ -37,6 +41,8 @@ impl Ingest for IngestClient {
 
     async fn dead_letters(&self, source: &str, query: DeadLetterQuery) -> Result<Vec<DeadLetter>, IngestError> {
         let path = format!("/v1/sources/{}/dead-letters", encode_segment(source));
-        self.caller.json(self.caller.request(Method::GET, &path).query(&query)).await
+        self.caller
+            .json(self.caller.request(Method::GET, &path).query(&query))
+            .await
     }
 }

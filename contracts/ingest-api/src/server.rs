@@ -75,7 +75,10 @@ async fn push(State(ingest): State<Service>, Segment(source, _): Name, request: 
 }
 
 async fn events_of(request: Request) -> Result<PushRequest, Response> {
-    let content_type = request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    let content_type = request
+        .headers()
+        .get(header::CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok());
     if content_type.is_some_and(|value| value.starts_with(NDJSON)) {
         let bytes = read_body::<IngestError, ()>(request, &()).await?;
         return lines(&bytes).map_err(|error| problem::respond(&error));
@@ -93,7 +96,9 @@ fn lines(bytes: &[u8]) -> Result<PushRequest, IngestError> {
             .map_err(|error| IngestError::invalid(format!("line {} is not one JSON value: {error}", index + 1)))
     };
     let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
-    Ok(PushRequest { events: lines.map(event).collect::<Result<_, _>>()? })
+    Ok(PushRequest {
+        events: lines.map(event).collect::<Result<_, _>>()?,
+    })
 }
 
 /// Where each stream source stands

@@ -24,7 +24,10 @@ pub struct ArtifactEnvelope {
 
 impl From<RegisterRequest> for ArtifactEnvelope {
     fn from(request: RegisterRequest) -> Self {
-        Self { artifact_base64: STANDARD.encode(&request.artifact), manifest: request.manifest }
+        Self {
+            artifact_base64: STANDARD.encode(&request.artifact),
+            manifest: request.manifest,
+        }
     }
 }
 
@@ -35,6 +38,9 @@ impl TryFrom<ArtifactEnvelope> for RegisterRequest {
         let artifact = STANDARD
             .decode(&envelope.artifact_base64)
             .map_err(|error| ModelGatewayError::invalid(format!("`artifact_base64` is not base64: {error}")))?;
-        Ok(Self { artifact: Bytes::from(artifact), manifest: envelope.manifest })
+        Ok(Self {
+            artifact: Bytes::from(artifact),
+            manifest: envelope.manifest,
+        })
     }
 }

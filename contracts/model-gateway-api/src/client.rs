@@ -31,18 +31,23 @@ impl ModelGatewayClient {
     /// # Errors
     /// When the HTTP client can't be built.
     pub fn new(base: Url) -> Result<Self, reqwest::Error> {
-        Ok(Self { caller: Caller::new(base)? })
+        Ok(Self {
+            caller: Caller::new(base)?,
+        })
     }
 
     fn model_request(&self, model: &str, suffix: &str) -> reqwest::RequestBuilder {
-        self.caller.request(Method::POST, &format!("/v1/models/{}{suffix}", encode_segment(model)))
+        self.caller
+            .request(Method::POST, &format!("/v1/models/{}{suffix}", encode_segment(model)))
     }
 }
 
 #[async_trait]
 impl ModelGateway for ModelGatewayClient {
     async fn predict(&self, model: &str, request: PredictRequest) -> Result<Prediction, ModelGatewayError> {
-        let call = self.model_request(model, ":predict").timeout(call_timeout(request.deadline_ms));
+        let call = self
+            .model_request(model, ":predict")
+            .timeout(call_timeout(request.deadline_ms));
         self.caller.json(call.json(&request)).await
     }
 
@@ -51,7 +56,9 @@ impl ModelGateway for ModelGatewayClient {
         model: &str,
         request: BatchPredictRequest,
     ) -> Result<BatchPrediction, ModelGatewayError> {
-        let call = self.model_request(model, ":batchPredict").timeout(call_timeout(request.deadline_ms));
+        let call = self
+            .model_request(model, ":batchPredict")
+            .timeout(call_timeout(request.deadline_ms));
         self.caller.json(call.json(&request)).await
     }
 

@@ -91,7 +91,10 @@ impl ContractError for ModelGatewayError {
     }
 
     fn retryable(&self) -> bool {
-        matches!(self, Self::Overloaded { .. } | Self::DeadlineExceeded { .. } | Self::Unavailable { .. })
+        matches!(
+            self,
+            Self::Overloaded { .. } | Self::DeadlineExceeded { .. } | Self::Unavailable { .. }
+        )
     }
 
     fn unavailable(detail: String) -> Self {

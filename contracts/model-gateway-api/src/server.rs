@@ -12,7 +12,9 @@ use axum::response::Response;
 use axum::routing::{get, post};
 use http::header;
 use ondol_wire::body::read_body;
-use ondol_wire::responses::{BadRequest, GatewayTimeout, Internal, NotFound, Octets, TooManyRequests, Unavailable, Unprocessable};
+use ondol_wire::responses::{
+    BadRequest, GatewayTimeout, Internal, NotFound, Octets, TooManyRequests, Unavailable, Unprocessable,
+};
 use ondol_wire::{JsonBody, Problem, Segment, answer, problem};
 use std::sync::Arc;
 use utoipa::OpenApi;
@@ -94,11 +96,7 @@ async fn model_verb(state: State<Service>, segment: Name, request: Request) -> R
         BadRequest, NotFound, TooManyRequests, Internal, Unavailable, GatewayTimeout
     )
 )]
-async fn predict(
-    State(gateway): State<Service>,
-    model: &str,
-    JsonBody(request, _): Body<PredictRequest>,
-) -> Response {
+async fn predict(State(gateway): State<Service>, model: &str, JsonBody(request, _): Body<PredictRequest>) -> Response {
     answer(gateway.predict(model, request).await)
 }
 
@@ -147,10 +145,16 @@ async fn register(State(gateway): State<Service>, Segment(model, _): Name, reque
 }
 
 async fn artifact_of(request: Request) -> Result<RegisterRequest, Response> {
-    let content_type = request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    let content_type = request
+        .headers()
+        .get(header::CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok());
     if content_type.is_some_and(|value| value.starts_with(OCTETS)) {
         let artifact = read_body::<ModelGatewayError, ()>(request, &()).await?;
-        return Ok(RegisterRequest { artifact, manifest: None });
+        return Ok(RegisterRequest {
+            artifact,
+            manifest: None,
+        });
     }
     let JsonBody(envelope, _) = Body::<ArtifactEnvelope>::from_request(request, &()).await?;
     envelope.try_into().map_err(|error| problem::respond(&error))

@@ -1,7 +1,9 @@
 //! What the model gateway promises.
 
 use crate::error::ModelGatewayError;
-use crate::wire::{BatchPrediction, BatchPredictRequest, ModelSummary, PredictRequest, Prediction, RegisterRequest, RegisteredModel};
+use crate::wire::{
+    BatchPredictRequest, BatchPrediction, ModelSummary, PredictRequest, Prediction, RegisterRequest, RegisteredModel,
+};
 use async_trait::async_trait;
 
 /// The model gateway: one API for all models.
@@ -11,7 +13,11 @@ pub trait ModelGateway: Send + Sync + 'static {
     async fn predict(&self, model: &str, request: PredictRequest) -> Result<Prediction, ModelGatewayError>;
 
     /// Scores many requests with one feature lookup and one run of the model.
-    async fn batch_predict(&self, model: &str, request: BatchPredictRequest) -> Result<BatchPrediction, ModelGatewayError>;
+    async fn batch_predict(
+        &self,
+        model: &str,
+        request: BatchPredictRequest,
+    ) -> Result<BatchPrediction, ModelGatewayError>;
 
     /// Registers a new version of `model`. Refused with a diff when the artifact's inputs do not match the feature
     /// vector of the model's definition.

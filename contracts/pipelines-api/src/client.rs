@@ -30,7 +30,9 @@ impl PipelinesClient {
     /// # Errors
     /// When the HTTP client can't be built.
     pub fn new(base: Url) -> Result<Self, reqwest::Error> {
-        Ok(Self { caller: Caller::new(base)? })
+        Ok(Self {
+            caller: Caller::new(base)?,
+        })
     }
 }
 
@@ -61,13 +63,19 @@ impl Pipelines for PipelinesClient {
         let wait = wait.min(MAX_WAIT);
         let mut query = vec![("wait_ms", wait.as_millis().to_string())];
         query.extend(seen_revision.map(|revision| ("seen_revision", revision.to_string())));
-        let call = self.caller.request(Method::GET, &format!("/v1/jobs/{}", encode_segment(id))).query(&query);
+        let call = self
+            .caller
+            .request(Method::GET, &format!("/v1/jobs/{}", encode_segment(id)))
+            .query(&query);
         self.caller.json(call.timeout(wait.saturating_add(POLL_MARGIN))).await
     }
 
     async fn result(&self, id: &str) -> Result<JobResult, PipelinesError> {
         let path = format!("/v1/jobs/{}/result", encode_segment(id));
-        let bytes = self.caller.bytes(self.caller.request(Method::GET, &path).timeout(BULK_TIMEOUT)).await?;
+        let bytes = self
+            .caller
+            .bytes(self.caller.request(Method::GET, &path).timeout(BULK_TIMEOUT))
+            .await?;
         let (schema, batches) = batch::decode(&bytes).map_err(|error| {
             PipelinesError::unavailable(format!("{} answered outside its contract: {error}", self.caller.base()))
         })?;
@@ -75,6 +83,11 @@ impl Pipelines for PipelinesClient {
     }
 
     async fn cancel(&self, id: &str) -> Result<Job, PipelinesError> {
-        self.caller.json(self.caller.request(Method::POST, &format!("/v1/jobs/{}:cancel", encode_segment(id)))).await
+        self.caller
+            .json(
+                self.caller
+                    .request(Method::POST, &format!("/v1/jobs/{}:cancel", encode_segment(id))),
+            )
+            .await
     }
 }

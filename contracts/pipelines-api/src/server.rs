@@ -8,7 +8,9 @@ use axum::extract::{DefaultBodyLimit, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use ondol_vocabulary::batch;
-use ondol_wire::responses::{BadRequest, Conflict, Internal, NotFound, Octets, TooManyRequests, Unavailable, Unprocessable};
+use ondol_wire::responses::{
+    BadRequest, Conflict, Internal, NotFound, Octets, TooManyRequests, Unavailable, Unprocessable,
+};
 use ondol_wire::{ArrowBody, ArrowStream, JsonBody, Problem, Query, Segment, answer, problem};
 use serde::Deserialize;
 use std::sync::Arc;
@@ -27,7 +29,10 @@ type Id = Segment<PipelinesError>;
 /// The routes of `pipelines`.
 pub fn router(pipelines: Service) -> Router {
     Router::new()
-        .route("/v1/training-sets", post(training_set).layer(DefaultBodyLimit::max(SPINE_LIMIT_BYTES)))
+        .route(
+            "/v1/training-sets",
+            post(training_set).layer(DefaultBodyLimit::max(SPINE_LIMIT_BYTES)),
+        )
         .route("/v1/materializations", post(materialize))
         .route("/v1/jobs", get(jobs))
         .route("/v1/jobs/{id}", get(job).post(job_verb))
@@ -75,7 +80,15 @@ async fn training_set(
     Query(options, _): Query<TrainingSetOptions, PipelinesError>,
     ArrowBody(spine_schema, spine, _): ArrowBody<PipelinesError>,
 ) -> Response {
-    answer(pipelines.training_set(TrainingSetRequest { options, spine_schema, spine }).await)
+    answer(
+        pipelines
+            .training_set(TrainingSetRequest {
+                options,
+                spine_schema,
+                spine,
+            })
+            .await,
+    )
 }
 
 /// Start bringing a batch source's latest rows online
@@ -150,7 +163,9 @@ async fn result(State(pipelines): State<Service>, Segment(id, _): Id) -> Respons
     };
     match batch::encode(&rows.schema, &rows.batches) {
         Ok(bytes) => ArrowStream(bytes).into_response(),
-        Err(error) => problem::respond(&PipelinesError::Internal { detail: error.to_string() }),
+        Err(error) => problem::respond(&PipelinesError::Internal {
+            detail: error.to_string(),
+        }),
     }
 }
 

@@ -28,7 +28,9 @@ pub fn decode(bytes: &[u8]) -> Result<(arrow::datatypes::SchemaRef, Vec<RecordBa
         batches.extend(decoder.decode(&mut rest)?);
     }
     decoder.finish()?;
-    let schema = decoder.schema().ok_or_else(|| ArrowError::IpcError("the stream holds no schema".to_owned()))?;
+    let schema = decoder
+        .schema()
+        .ok_or_else(|| ArrowError::IpcError("the stream holds no schema".to_owned()))?;
     Ok((schema, batches))
 }
 

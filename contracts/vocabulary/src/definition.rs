@@ -156,8 +156,15 @@ pub enum Aggregation {
 
 impl Aggregation {
     /// Every function, in the order shown to users.
-    pub const ALL: [Self; 7] =
-        [Self::Count, Self::Sum, Self::Mean, Self::Min, Self::Max, Self::First, Self::Last];
+    pub const ALL: [Self; 7] = [
+        Self::Count,
+        Self::Sum,
+        Self::Mean,
+        Self::Min,
+        Self::Max,
+        Self::First,
+        Self::Last,
+    ];
 
     /// The name used in expressions.
     pub const fn name(self) -> &'static str {

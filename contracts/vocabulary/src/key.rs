@@ -234,7 +234,10 @@ mod tests {
 
     #[test]
     fn a_null_part_names_no_entity() {
-        assert_eq!(EntityKey::from_values(&[Value::String("a".to_owned()), Value::Null]), Ok(None));
+        assert_eq!(
+            EntityKey::from_values(&[Value::String("a".to_owned()), Value::Null]),
+            Ok(None)
+        );
     }
 
     #[test]
@@ -245,7 +248,10 @@ mod tests {
             Arc::new(Int64Array::from(vec![8, 8])),
         ];
         let encoder = EntityKeyColumns::new(&columns).unwrap();
-        assert_eq!(encoder.key(0), Some(key(&[Value::String("x".to_owned()), Value::I64(7), Value::I64(8)])));
+        assert_eq!(
+            encoder.key(0),
+            Some(key(&[Value::String("x".to_owned()), Value::I64(7), Value::I64(8)]))
+        );
         assert_eq!(encoder.key(1), None);
     }
 

@@ -32,14 +32,20 @@ pub struct NameError {
 impl FeatureRef {
     /// A reference to `feature` of `view`.
     pub fn new(view: impl Into<String>, feature: impl Into<String>) -> Self {
-        Self { view: view.into(), feature: feature.into() }
+        Self {
+            view: view.into(),
+            feature: feature.into(),
+        }
     }
 }
 
 impl VersionedName {
     /// `name@version`.
     pub fn new(name: impl Into<String>, version: u32) -> Self {
-        Self { name: name.into(), version }
+        Self {
+            name: name.into(),
+            version,
+        }
     }
 }
 
@@ -49,7 +55,10 @@ impl FromStr for FeatureRef {
     fn from_str(text: &str) -> Result<Self, NameError> {
         match text.split_once('.') {
             Some((view, feature)) if !view.is_empty() && !feature.is_empty() => Ok(Self::new(view, feature)),
-            _ => Err(NameError { text: text.to_owned(), form: "view.feature" }),
+            _ => Err(NameError {
+                text: text.to_owned(),
+                form: "view.feature",
+            }),
         }
     }
 }
@@ -58,10 +67,17 @@ impl FromStr for VersionedName {
     type Err = NameError;
 
     fn from_str(text: &str) -> Result<Self, NameError> {
-        let error = || NameError { text: text.to_owned(), form: "name@version" };
+        let error = || NameError {
+            text: text.to_owned(),
+            form: "name@version",
+        };
         let (name, version) = text.rsplit_once('@').ok_or_else(error)?;
         let version = version.parse().map_err(|_| error())?;
-        if name.is_empty() { Err(error()) } else { Ok(Self::new(name, version)) }
+        if name.is_empty() {
+            Err(error())
+        } else {
+            Ok(Self::new(name, version))
+        }
     }
 }
 

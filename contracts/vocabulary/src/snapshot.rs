@@ -68,7 +68,9 @@ impl Snapshot {
 
     /// The version of view `name` that serves.
     pub fn active_view(&self, name: &str) -> Option<&ViewVersion> {
-        self.views.iter().find(|view| view.definition.name == name && view.state == ViewState::Active)
+        self.views
+            .iter()
+            .find(|view| view.definition.name == name && view.state == ViewState::Active)
     }
 
     /// The newest version of view `name` that is not retired, serving or not.
@@ -86,13 +88,19 @@ impl Snapshot {
 
     /// The views that read source `name` and are not retired.
     pub fn views_of<'a>(&'a self, source: &'a str) -> impl Iterator<Item = &'a ViewVersion> {
-        self.views.iter().filter(move |view| view.definition.source == source && view.state != ViewState::Retired)
+        self.views
+            .iter()
+            .filter(move |view| view.definition.source == source && view.state != ViewState::Retired)
     }
 
     /// The version of the view that serves `feature`, and the feature's place in it.
     pub fn resolve(&self, feature: &FeatureRef) -> Option<(&ViewVersion, usize)> {
         let view = self.active_view(&feature.view)?;
-        let index = view.definition.features.iter().position(|candidate| candidate.name == feature.feature)?;
+        let index = view
+            .definition
+            .features
+            .iter()
+            .position(|candidate| candidate.name == feature.feature)?;
         Some((view, index))
     }
 }

@@ -27,8 +27,15 @@ pub enum DataType {
 
 impl DataType {
     /// Every type, in the order shown to users.
-    pub const ALL: [Self; 7] =
-        [Self::String, Self::Bool, Self::I32, Self::I64, Self::F32, Self::F64, Self::Timestamp];
+    pub const ALL: [Self; 7] = [
+        Self::String,
+        Self::Bool,
+        Self::I32,
+        Self::I64,
+        Self::F32,
+        Self::F64,
+        Self::Timestamp,
+    ];
 
     /// The name used in definition files.
     pub const fn name(self) -> &'static str {
@@ -82,7 +89,10 @@ impl FromStr for DataType {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        Self::ALL.into_iter().find(|candidate| candidate.name() == text).ok_or_else(|| text.to_owned())
+        Self::ALL
+            .into_iter()
+            .find(|candidate| candidate.name() == text)
+            .ok_or_else(|| text.to_owned())
     }
 }
 
@@ -154,7 +164,9 @@ impl serde::de::Visitor<'_> for ScalarVisitor {
     }
 
     fn visit_u64<E: serde::de::Error>(self, value: u64) -> Result<Value, E> {
-        i64::try_from(value).map(Value::I64).map_err(|_| E::custom(format!("{value} is beyond a signed 64-bit integer")))
+        i64::try_from(value)
+            .map(Value::I64)
+            .map_err(|_| E::custom(format!("{value} is beyond a signed 64-bit integer")))
     }
 
     fn visit_f64<E>(self, value: f64) -> Result<Value, E> {

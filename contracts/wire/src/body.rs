@@ -25,7 +25,9 @@ impl<T: DeserializeOwned, E: ContractError, S: Send + Sync> FromRequest<S> for J
         let bytes = read_body::<E, S>(request, state).await?;
         match serde_json::from_slice(&bytes) {
             Ok(value) => Ok(Self(value, PhantomData)),
-            Err(error) => Err(problem::respond(&E::invalid(format!("the request body is not valid: {error}")))),
+            Err(error) => Err(problem::respond(&E::invalid(format!(
+                "the request body is not valid: {error}"
+            )))),
         }
     }
 }
@@ -62,6 +64,10 @@ pub struct ArrowStream(pub Vec<u8>);
 
 impl IntoResponse for ArrowStream {
     fn into_response(self) -> Response {
-        ([(header::CONTENT_TYPE, HeaderValue::from_static(batch::MEDIA_TYPE))], self.0).into_response()
+        (
+            [(header::CONTENT_TYPE, HeaderValue::from_static(batch::MEDIA_TYPE))],
+            self.0,
+        )
+            .into_response()
     }
 }

@@ -65,7 +65,10 @@ impl Caller {
         batches: &[RecordBatch],
     ) -> Result<T, E> {
         let body = batch::encode(schema, batches).map_err(|error| E::invalid(error.to_string()))?;
-        let request = self.request(Method::POST, path).header(http::header::CONTENT_TYPE, batch::MEDIA_TYPE).body(body);
+        let request = self
+            .request(Method::POST, path)
+            .header(http::header::CONTENT_TYPE, batch::MEDIA_TYPE)
+            .body(body);
         self.json(request).await
     }
 

@@ -32,7 +32,10 @@ impl<T: DeserializeOwned, E: ContractError, S: Send + Sync> FromRequestParts<S> 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Response> {
         match axum::extract::Query::<T>::from_request_parts(parts, state).await {
             Ok(axum::extract::Query(query)) => Ok(Self(query, PhantomData)),
-            Err(rejection) => Err(problem::respond(&E::invalid(format!("query: {}", rejection.body_text())))),
+            Err(rejection) => Err(problem::respond(&E::invalid(format!(
+                "query: {}",
+                rejection.body_text()
+            )))),
         }
     }
 }
@@ -42,6 +45,10 @@ impl<E> Segment<E> {
     ///
     /// # Errors
     /// A 404 problem that lists `verbs` when the verb is none of them.
+    #[allow(
+        clippy::result_large_err,
+        reason = "the error is the answer, built once per refused request"
+    )]
     pub fn verb<'a>(&'a self, verbs: &[&'static str]) -> Result<(&'a str, &'static str), Response> {
         let found = self.0.rsplit_once(':').and_then(|(name, given)| {
             let verb = verbs.iter().find(|verb| **verb == given)?;

@@ -64,7 +64,14 @@ impl Problem {
     /// [`ContractError::unavailable`] or, where the request is to blame, [`ContractError::invalid`], with the
     /// document's own words.
     pub fn into_error<E: ContractError>(self) -> E {
-        let Self { detail, code, error, status, retryable, .. } = self;
+        let Self {
+            detail,
+            code,
+            error,
+            status,
+            retryable,
+            ..
+        } = self;
         let unknown = |_| match status {
             400..=499 if !retryable => E::invalid(format!("{detail} ({code})")),
             _ => E::unavailable(format!("{detail} ({code})")),
@@ -90,7 +97,12 @@ impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let body = serde_json::to_vec(&self).unwrap_or_default();
-        (status, [(header::CONTENT_TYPE, HeaderValue::from_static(MEDIA_TYPE))], body).into_response()
+        (
+            status,
+            [(header::CONTENT_TYPE, HeaderValue::from_static(MEDIA_TYPE))],
+            body,
+        )
+            .into_response()
     }
 }
 
@@ -98,7 +110,11 @@ impl IntoResponse for Problem {
 pub fn respond<E: ContractError>(error: &E) -> Response {
     let problem = Problem::of(error);
     if problem.status >= 500 {
-        tracing::error!(code = problem.code, error = error as &dyn std::error::Error, "request failed");
+        tracing::error!(
+            code = problem.code,
+            error = error as &dyn std::error::Error,
+            "request failed"
+        );
     }
     problem.into_response()
 }

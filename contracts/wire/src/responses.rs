@@ -41,7 +41,10 @@ problem_responses! {
 fn described(status: &str, description: &str) -> BTreeMap<String, RefOr<Response>> {
     let schema = utoipa::openapi::Ref::from_schema_name(Problem::name());
     let content = ContentBuilder::new().schema(Some(schema)).build();
-    let response = ResponseBuilder::new().description(description).content(problem::MEDIA_TYPE, content).build();
+    let response = ResponseBuilder::new()
+        .description(description)
+        .content(problem::MEDIA_TYPE, content)
+        .build();
     BTreeMap::from([(status.to_owned(), RefOr::T(response))])
 }
 
@@ -53,7 +56,9 @@ impl utoipa::PartialSchema for Octets {
     fn schema() -> RefOr<utoipa::openapi::Schema> {
         utoipa::openapi::ObjectBuilder::new()
             .schema_type(utoipa::openapi::schema::Type::String)
-            .format(Some(utoipa::openapi::SchemaFormat::KnownFormat(utoipa::openapi::KnownFormat::Binary)))
+            .format(Some(utoipa::openapi::SchemaFormat::KnownFormat(
+                utoipa::openapi::KnownFormat::Binary,
+            )))
             .description(Some("Bytes of the media type."))
             .into()
     }

@@ -51,7 +51,11 @@ pub(super) fn leaves(tree: &Map<String, Value>) -> Vec<Leaf> {
 pub(super) fn get<'a>(tree: &'a Map<String, Value>, path: &[String]) -> Option<&'a Value> {
     let (first, rest) = path.split_first()?;
     let value = tree.get(first)?;
-    if rest.is_empty() { Some(value) } else { get(value.as_object()?, rest) }
+    if rest.is_empty() {
+        Some(value)
+    } else {
+        get(value.as_object()?, rest)
+    }
 }
 
 /// Puts `value` at `path`, making sections on the way.
