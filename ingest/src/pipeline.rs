@@ -1,0 +1,336 @@
+//! One source's way from records to deliveries: intake → pending → decoding → ready → writing.
+//!
+//! Each stage holds at most one batch, so memory is bounded by four batches and what the reader holds, and decoding a
+//! batch overlaps writing the one before. Order within a partition is kept because the stages are a queue. A stage that
+//! is stuck stops the one before it, and in the end the intake.
+//!
+//! One task owns all of it. When what was read must be given up (a gap, a partition lost), everything in flight is
+//! dropped and every partition is read again from where the store stands: redelivery changes nothing there.
+
+use crate::batch::{self, Decoded};
+use crate::deliver::{self, Outcome, Surroundings};
+use crate::plan::SourcePlan;
+use crate::progress::Part;
+use crate::source::{Reader, ReaderEvent, Records, StreamError};
+use arrow::error::ArrowError;
+use futures::future::BoxFuture;
+use ondol_feature_store_api::wire::PartitionPosition;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+/// How often the stream is told what is durable.
+const COMMIT_EVERY: Duration = Duration::from_secs(1);
+/// A pause after a gap, so that a store in trouble is not asked in a tight loop.
+const GAP_PAUSE: Duration = Duration::from_millis(20);
+
+/// A source being read.
+pub struct Pipeline {
+    around: Arc<Surroundings>,
+    plan: watch::Receiver<Arc<SourcePlan>>,
+    reader: Box<dyn Reader>,
+    generation: Arc<str>,
+    places: BTreeMap<i32, Place>,
+    pending: Pending,
+    decoding: Option<JoinHandle<Result<Decoded, ArrowError>>>,
+    ready: Option<Decoded>,
+    writing: Option<BoxFuture<'static, Outcome>>,
+    committed: Vec<PartitionPosition>,
+    commit_due: Instant,
+}
+
+/// Where one partition stands.
+struct Place {
+    /// First offset not taken in.
+    intake: i64,
+    /// First offset not written.
+    written: i64,
+}
+
+#[derive(Default)]
+struct Pending {
+    runs: Vec<Records>,
+    rows: usize,
+    size_bytes: usize,
+    deadline: Option<Instant>,
+}
+
+impl Pipeline {
+    /// Reads `reader` and delivers by the newest of `plan`.
+    pub fn new(
+        around: Arc<Surroundings>,
+        plan: watch::Receiver<Arc<SourcePlan>>,
+        reader: Box<dyn Reader>,
+    ) -> Self {
+        Self {
+            around,
+            plan,
+            reader,
+            generation: "".into(),
+            places: BTreeMap::new(),
+            pending: Pending::default(),
+            decoding: None,
+            ready: None,
+            writing: None,
+            committed: Vec::new(),
+            commit_due: Instant::now(),
+        }
+    }
+
+    /// Runs until `stop`, then delivers what was taken in, flushes and leaves the stream.
+    ///
+    /// # Errors
+    /// When the stream can't be read on. What was taken in is then not delivered: it is read again.
+    pub async fn run(mut self, stop: CancellationToken) -> Result<(), StreamError> {
+        while let Some(event) = stop.run_until_cancelled(self.step(true)).await {
+            let Some(event) = event? else { continue };
+            match stop.run_until_cancelled(self.take(event)).await {
+                Some(taken) => taken?,
+                None => break,
+            }
+        }
+        let drained = tokio::time::timeout(self.around.limits.drain_timeout(), self.finish()).await;
+        match drained {
+            Ok(finished) => finished?,
+            Err(_) => tracing::warn!("stopped before everything taken in was durable: it will be read again"),
+        }
+        let durable = self.around.progress.durable_positions();
+        self.places.keys().for_each(|partition| self.around.progress.leave(*partition));
+        self.reader.close(durable).await;
+        Ok(())
+    }
+
+    async fn finish(&mut self) -> Result<(), StreamError> {
+        self.settle().await?;
+        self.flush_now().await;
+        Ok(())
+    }
+
+    /// Waits for the next thing to happen in any stage and does it; what the reader reports is the caller's to do.
+    /// Cancel safe but for what is being given up anyway.
+    async fn step(&mut self, intake: bool) -> Result<Option<ReaderEvent>, StreamError> {
+        self.advance(intake);
+        let limits = &self.around.limits;
+        let room = intake
+            && self.pending.rows < limits.max_batch_rows
+            && self.pending.size_bytes < limits.max_batch_bytes;
+        let deadline = self.pending.deadline.unwrap_or_else(Instant::now);
+        let waiting = self.pending.deadline.is_some_and(|deadline| deadline > Instant::now());
+        let unflushed = self.is_idle() && self.around.progress.is_undurable();
+        tokio::select! {
+            outcome = stage(&mut self.writing), if self.writing.is_some() => {
+                self.writing = None;
+                self.written(outcome).await?;
+            }
+            decoded = stage(&mut self.decoding), if self.decoding.is_some() && self.ready.is_none() => {
+                self.decoding = None;
+                self.ready = Some(finished(decoded)?);
+            }
+            event = self.reader.next(), if room => return event.map(Some),
+            () = tokio::time::sleep_until(deadline), if waiting && self.decoding.is_none() => {}
+            () = tokio::time::sleep(limits.flush_idle()), if unflushed => {
+                self.writing = Some(Box::pin(deliver::flush(Arc::clone(&self.around))));
+            }
+            else => {}
+        }
+        Ok(None)
+    }
+
+    /// Moves batches into stages that have become free.
+    fn advance(&mut self, intake: bool) {
+        if self.writing.is_none() && let Some(decoded) = self.ready.take() {
+            self.writing = Some(Box::pin(deliver::deliver(Arc::clone(&self.around), decoded)));
+        }
+        let limits = &self.around.limits;
+        let full = self.pending.rows >= limits.max_batch_rows || self.pending.size_bytes >= limits.max_batch_bytes;
+        let due = self.pending.deadline.is_some_and(|deadline| deadline <= Instant::now());
+        let free = self.decoding.is_none() && self.ready.is_none() && !self.pending.runs.is_empty();
+        if free && (full || due || !intake) {
+            let Pending { runs, .. } = std::mem::take(&mut self.pending);
+            let (plan, generation) = (Arc::clone(&self.plan.borrow_and_update()), Arc::clone(&self.generation));
+            let (now, max_event_bytes) = (self.around.now(), limits.max_event_bytes);
+            self.decoding = Some(tokio::task::spawn_blocking(move || {
+                batch::decode(&plan, &generation, &runs, now, max_event_bytes)
+            }));
+        }
+    }
+
+    fn is_idle(&self) -> bool {
+        self.writing.is_none() && self.ready.is_none() && self.decoding.is_none() && self.pending.runs.is_empty()
+    }
+
+    /// Delivers everything taken in, taking in nothing more.
+    async fn settle(&mut self) -> Result<(), StreamError> {
+        while !self.is_idle() {
+            self.step(false).await?;
+        }
+        Ok(())
+    }
+
+    async fn take(&mut self, event: ReaderEvent) -> Result<(), StreamError> {
+        match event {
+            ReaderEvent::Records(run) => self.take_run(run),
+            ReaderEvent::Assigned { partitions, generation } => self.assigned(partitions, generation).await?,
+            ReaderEvent::Revoking { partitions } => self.revoking(partitions).await?,
+            ReaderEvent::Lost { partitions } => {
+                tracing::warn!(?partitions, "partitions were lost to another worker");
+                self.forget(&partitions);
+                self.give_up().await?;
+            }
+            ReaderEvent::Trouble { detail } => self.around.progress.trouble(Part::Stream, detail),
+        }
+        Ok(())
+    }
+
+    fn take_run(&mut self, run: Records) {
+        let Some(place) = self.places.get_mut(&run.partition).filter(|place| place.intake == run.from) else {
+            // Read before a seek or a revocation: not ours any more.
+            tracing::debug!(partition = run.partition, from = run.from, "dropped a run that does not continue");
+            return;
+        };
+        place.intake = run.to;
+        self.pending.rows += run.len();
+        self.pending.size_bytes += run.size_bytes();
+        let deadline = || Instant::now() + self.around.limits.max_batch_wait();
+        self.pending.deadline.get_or_insert_with(deadline);
+        self.pending.runs.push(run);
+    }
+
+    async fn assigned(&mut self, partitions: Vec<i32>, generation: Arc<str>) -> Result<(), StreamError> {
+        self.generation = generation;
+        let held = deliver::resume(Arc::clone(&self.around), Arc::clone(&self.generation)).await;
+        let mut positions = Vec::with_capacity(partitions.len());
+        for partition in partitions {
+            let position = held.iter().find(|place| place.partition == partition).map_or(0, |place| place.next_offset);
+            positions.push(PartitionPosition { partition, next_offset: position });
+            self.places.insert(partition, Place { intake: position, written: position });
+            self.around.progress.start(partition, position);
+        }
+        tracing::info!(?positions, "partitions assigned");
+        self.reader.begin(positions).await?;
+        self.around.progress.well(Part::Stream);
+        Ok(())
+    }
+
+    async fn revoking(&mut self, partitions: Vec<i32>) -> Result<(), StreamError> {
+        let limit = self.around.limits.drain_timeout();
+        let drained = tokio::time::timeout(limit, self.finish()).await;
+        let durable = match drained {
+            Ok(finished) => {
+                finished?;
+                let mut durable = self.around.progress.durable_positions();
+                durable.retain(|place| partitions.contains(&place.partition));
+                durable
+            }
+            Err(_) => {
+                tracing::warn!(?partitions, "partitions go before they were drained: their next reader redelivers");
+                Vec::new()
+            }
+        };
+        let settled = self.is_idle();
+        self.forget(&partitions);
+        if !settled {
+            self.give_up().await?;
+        }
+        tracing::info!(?partitions, "partitions released");
+        self.reader.release(partitions, durable).await
+    }
+
+    fn forget(&mut self, partitions: &[i32]) {
+        for partition in partitions {
+            self.places.remove(partition);
+            self.around.progress.leave(*partition);
+        }
+        self.committed.retain(|place| !partitions.contains(&place.partition));
+    }
+
+    /// Drops everything in flight and reads every partition again from what is written.
+    async fn give_up(&mut self) -> Result<(), StreamError> {
+        self.pending = Pending::default();
+        self.decoding = None;
+        self.ready = None;
+        self.writing = None;
+        for (partition, place) in &mut self.places {
+            if place.intake != place.written {
+                self.reader.seek(*partition, place.written).await?;
+                place.intake = place.written;
+            }
+        }
+        Ok(())
+    }
+
+    async fn written(&mut self, outcome: Outcome) -> Result<(), StreamError> {
+        match outcome {
+            Outcome::Written { ranges, receipt } => {
+                for range in ranges {
+                    if let Some(place) = self.places.get_mut(&range.partition) {
+                        place.written = range.to;
+                        self.around.progress.reach(range.partition, range.to);
+                    }
+                }
+                self.around.progress.durable(&receipt.durable);
+                self.commit();
+            }
+            Outcome::Gap { partition, expected } => {
+                tracing::warn!(partition, expected, "the feature store asked for earlier events again");
+                if let Some(place) = self.places.get_mut(&partition) {
+                    place.written = expected;
+                    self.around.progress.rewind(partition, expected);
+                }
+                self.give_up().await?;
+                tokio::time::sleep(GAP_PAUSE).await;
+            }
+            Outcome::Flushed(Ok(receipt)) => {
+                self.around.progress.durable(&receipt.durable);
+                self.commit();
+            }
+            // Reported where it happened; tried again after the next idle moment.
+            Outcome::Flushed(Err(_)) => {}
+        }
+        Ok(())
+    }
+
+    async fn flush_now(&mut self) {
+        if self.around.progress.is_undurable() {
+            let outcome = deliver::flush(Arc::clone(&self.around)).await;
+            if let Outcome::Flushed(Ok(receipt)) = outcome {
+                self.around.progress.durable(&receipt.durable);
+            }
+        }
+    }
+
+    /// Lets the stream's own committed offsets follow, at most once a second and only when something is new.
+    fn commit(&mut self) {
+        if Instant::now() < self.commit_due {
+            return;
+        }
+        let durable = self.around.progress.durable_positions();
+        if durable != self.committed {
+            self.reader.commit(&durable);
+            self.committed = durable;
+            self.commit_due = Instant::now() + COMMIT_EVERY;
+        }
+    }
+}
+
+/// The stage's result; never when it is empty.
+async fn stage<F: Future + Unpin>(stage: &mut Option<F>) -> F::Output {
+    match stage {
+        Some(future) => future.await,
+        None => std::future::pending().await,
+    }
+}
+
+fn finished(
+    decoded: Result<Result<Decoded, ArrowError>, tokio::task::JoinError>,
+) -> Result<Decoded, StreamError> {
+    match decoded {
+        Ok(Ok(decoded)) => Ok(decoded),
+        Ok(Err(error)) => Err(StreamError::Unavailable(format!("decoding failed: {error}"))),
+        Err(error) => Err(StreamError::Unavailable(format!("decoding was stopped: {error}"))),
+    }
+}

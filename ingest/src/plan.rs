@@ -1,0 +1,85 @@
+//! What ingest needs to know of one source, compiled once per snapshot: columns, keys, arrival.
+
+use arrow::datatypes::{DataType as ArrowType, Field as ArrowField, Schema, SchemaRef};
+use ondol_feature_store_api::wire::columns;
+use ondol_vocabulary::{Arrival, DataType, Field, Snapshot, SourceOrigin, SourceVersion, StreamFormat};
+use std::sync::Arc;
+
+/// How events of one version of a stream source are decoded and checked.
+#[derive(Debug, PartialEq)]
+pub struct SourcePlan {
+    /// The source's name.
+    pub name: String,
+    /// Its version.
+    pub version: u32,
+    /// The topic its events come from.
+    pub topic: String,
+    /// How a message is encoded.
+    pub format: StreamFormat,
+    /// Its columns in declared order.
+    pub fields: Vec<Field>,
+    /// Which of them is the event time.
+    pub time: usize,
+    /// Columns that must not be null, each with the first view that needs it as a key.
+    pub keys: Vec<KeyColumn>,
+    /// When an event counts as known.
+    pub arrival: Arrival,
+    /// The schema of a delivery: the columns, then partition, offset and `ingested_at`.
+    pub schema: SchemaRef,
+}
+
+/// A column that is part of a view's key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyColumn {
+    /// Its place among the source's columns.
+    pub column: usize,
+    /// The view.
+    pub view: String,
+}
+
+impl SourcePlan {
+    /// The plan of `source` as `snapshot` has it; none when it is a table.
+    ///
+    /// # Errors
+    /// When the definition contradicts itself, which the registry rules out: names what is missing.
+    pub fn compile(snapshot: &Snapshot, source: &SourceVersion) -> Result<Option<Self>, String> {
+        let definition = &source.definition;
+        let SourceOrigin::Stream { topic, format } = &definition.origin else { return Ok(None) };
+        let place = |name: &str| {
+            let found = definition.schema.iter().position(|field| field.name == name);
+            found.ok_or_else(|| format!("source `{}` has no column `{name}`", definition.name))
+        };
+        let time = place(&definition.time)?;
+        let mut keys: Vec<KeyColumn> = Vec::new();
+        for view in snapshot.views_of(&definition.name) {
+            for key in &view.definition.key {
+                let column = place(&key.name)?;
+                if keys.iter().all(|known| known.column != column) {
+                    keys.push(KeyColumn { column, view: view.definition.name.clone() });
+                }
+            }
+        }
+        Ok(Some(Self {
+            name: definition.name.clone(),
+            version: source.version,
+            topic: topic.clone(),
+            format: *format,
+            fields: definition.schema.clone(),
+            time,
+            keys,
+            arrival: definition.arrival,
+            schema: delivery_schema(&definition.schema),
+        }))
+    }
+}
+
+/// The schema of a delivery of events with `fields`.
+pub fn delivery_schema(fields: &[Field]) -> SchemaRef {
+    let own = fields.iter().map(|field| ArrowField::new(&field.name, field.data_type.arrow(), true));
+    let added = [
+        ArrowField::new(columns::PARTITION, ArrowType::Int32, false),
+        ArrowField::new(columns::OFFSET, ArrowType::Int64, false),
+        ArrowField::new(columns::INGESTED_AT, DataType::Timestamp.arrow(), false),
+    ];
+    Arc::new(Schema::new(own.chain(added).collect::<Vec<_>>()))
+}

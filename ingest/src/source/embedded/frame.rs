@@ -1,0 +1,184 @@
+//! One stored record, and the header of the file that holds it. This file is the format's only codec.
+//!
+//! A segment file starts with [`HEADER`], then frames follow without gaps. A frame (version 1), little-endian:
+//!
+//! | bytes | holds |
+//! |---|---|
+//! | 4 | length of the body |
+//! | 4 | CRC-32C of the body, continued from the topic's seed |
+//! | 1 | flags: bit 0 the first record of its append, bit 1 the record has a key; others 0 |
+//! | 8 | timestamp, microseconds since the epoch |
+//! | 4 | length of the key |
+//! | | key, then value to the end of the body |
+//!
+//! The seed is a checksum of the topic's random generation, so bytes of another topic, or bytes that a client hid in a
+//! value, never pass for a frame. Bit 0 tells a torn tail from damage: a later append's first frame proves that
+//! everything before it had been acknowledged.
+
+use crate::source::{NewRecord, StreamError};
+use ondol_vocabulary::EventTime;
+
+/// First bytes of a segment file; the last one is the format's version.
+pub const HEADER: [u8; 8] = *b"ONDOLOG1";
+/// Largest value and key of a record, together.
+pub const MAX_RECORD_BYTES: usize = 32 << 20;
+
+const PREFIX: usize = 8;
+const FIXED: usize = 13;
+const FIRST: u8 = 1;
+const KEYED: u8 = 2;
+
+/// A record as stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Frame<'a> {
+    /// Whether it is the first record of its append.
+    pub first: bool,
+    /// When it was appended.
+    pub timestamp: EventTime,
+    /// Its key.
+    pub key: Option<&'a [u8]>,
+    /// Its value.
+    pub value: &'a [u8],
+    /// Bytes that the frame takes in the file.
+    pub size: usize,
+}
+
+/// Why bytes are no frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FrameError {
+    /// The bytes end before the frame does: at least this many are needed.
+    Short(usize),
+    /// Whatever follows, these bytes are no frame.
+    Invalid,
+}
+
+/// The checksum's start for a topic of `generation`.
+pub fn seed(generation: &str) -> u32 {
+    crc32c::crc32c(generation.as_bytes())
+}
+
+/// Refuses a record that a frame can't hold.
+pub fn check_size(record: &NewRecord) -> Result<(), StreamError> {
+    let size_bytes = record.value.len() + record.key.as_ref().map_or(0, |key| key.len());
+    if size_bytes > MAX_RECORD_BYTES {
+        return Err(StreamError::TooLarge { size_bytes, limit_bytes: MAX_RECORD_BYTES });
+    }
+    Ok(())
+}
+
+/// Appends the frame of `record`, which [`check_size`] has accepted, to `out`.
+pub fn encode(seed: u32, first: bool, record: &NewRecord, out: &mut Vec<u8>) {
+    let key = record.key.as_deref().unwrap_or_default();
+    let flags = u8::from(first) * FIRST + u8::from(record.key.is_some()) * KEYED;
+    let mut fixed = [0; FIXED];
+    fixed[0] = flags;
+    fixed[1..9].copy_from_slice(&record.timestamp.micros().to_le_bytes());
+    fixed[9..].copy_from_slice(&(key.len() as u32).to_le_bytes());
+    let crc = [fixed.as_slice(), key, &record.value].iter().fold(seed, |crc, part| crc32c::crc32c_append(crc, part));
+    let length = FIXED + key.len() + record.value.len();
+    out.reserve(PREFIX + length);
+    out.extend_from_slice(&(length as u32).to_le_bytes());
+    out.extend_from_slice(&crc.to_le_bytes());
+    out.extend_from_slice(&fixed);
+    out.extend_from_slice(key);
+    out.extend_from_slice(&record.value);
+}
+
+/// The frame at the start of `bytes`.
+pub fn decode(seed: u32, bytes: &[u8]) -> Result<Frame<'_>, FrameError> {
+    let (length, rest) = bytes.split_first_chunk::<4>().ok_or(FrameError::Short(PREFIX))?;
+    let (crc, rest) = rest.split_first_chunk::<4>().ok_or(FrameError::Short(PREFIX))?;
+    let length = u32::from_le_bytes(*length) as usize;
+    if !(FIXED..=FIXED + MAX_RECORD_BYTES).contains(&length) {
+        return Err(FrameError::Invalid);
+    }
+    let body = rest.get(..length).ok_or(FrameError::Short(PREFIX + length))?;
+    if crc32c::crc32c_append(seed, body) != u32::from_le_bytes(*crc) {
+        return Err(FrameError::Invalid);
+    }
+    parse(body).ok_or(FrameError::Invalid)
+}
+
+fn parse(body: &[u8]) -> Option<Frame<'_>> {
+    let size = PREFIX + body.len();
+    let (&flags, rest) = body.split_first()?;
+    let (timestamp, rest) = rest.split_first_chunk::<8>()?;
+    let (key_length, rest) = rest.split_first_chunk::<4>()?;
+    let (key, value) = rest.split_at_checked(u32::from_le_bytes(*key_length) as usize)?;
+    if flags & !(FIRST | KEYED) != 0 || (flags & KEYED == 0 && !key.is_empty()) {
+        return None;
+    }
+    Some(Frame {
+        first: flags & FIRST != 0,
+        timestamp: EventTime::from_micros(i64::from_le_bytes(*timestamp)),
+        key: (flags & KEYED != 0).then_some(key),
+        value,
+        size,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+    use proptest::prelude::*;
+
+    fn record(key: Option<&'static [u8]>, value: &'static [u8]) -> NewRecord {
+        NewRecord {
+            key: key.map(Bytes::from_static),
+            timestamp: EventTime::from_micros(1_357_017_420_000_001),
+            value: Bytes::from_static(value),
+        }
+    }
+
+    #[test]
+    fn the_bytes_of_format_version_1_stay_as_they_are() {
+        let mut bytes = Vec::new();
+        encode(seed("01"), true, &record(Some(b"k1"), b"{\"a\":1}"), &mut bytes);
+        let golden = include_bytes!("golden/frame_v1.bin");
+        assert_eq!(bytes, golden);
+        let frame = decode(seed("01"), golden).unwrap();
+        assert_eq!((frame.first, frame.key, frame.value), (true, Some(b"k1".as_slice()), b"{\"a\":1}".as_slice()));
+    }
+
+    #[test]
+    fn a_frame_of_another_topic_is_refused() {
+        let mut bytes = Vec::new();
+        encode(seed("a"), true, &record(None, b"x"), &mut bytes);
+        assert_eq!(decode(seed("b"), &bytes), Err(FrameError::Invalid));
+    }
+
+    proptest! {
+        #[test]
+        fn any_record_round_trips(key: Option<Vec<u8>>, value: Vec<u8>, micros: i64, first: bool, rest: Vec<u8>) {
+            let record = NewRecord {
+                key: key.clone().map(Bytes::from),
+                timestamp: EventTime::from_micros(micros),
+                value: Bytes::from(value.clone()),
+            };
+            let mut bytes = Vec::new();
+            encode(7, first, &record, &mut bytes);
+            let size = bytes.len();
+            bytes.extend(rest);
+            let expected = Frame { first, timestamp: record.timestamp, key: key.as_deref(), value: &value, size };
+            prop_assert_eq!(decode(7, &bytes), Ok(expected));
+            for cut in 0..size {
+                prop_assert!(matches!(decode(7, &bytes[..cut]), Err(FrameError::Short(_))));
+            }
+        }
+
+        #[test]
+        fn any_flipped_bit_is_noticed(value: Vec<u8>, place: prop::sample::Index, bit in 0..8u8) {
+            let mut bytes = Vec::new();
+            encode(7, true, &NewRecord { key: None, timestamp: EventTime::MIN, value: Bytes::from(value) }, &mut bytes);
+            let at = place.index(bytes.len());
+            bytes[at] ^= 1 << bit;
+            prop_assert!(decode(7, &bytes).is_err());
+        }
+
+        #[test]
+        fn hostile_bytes_are_refused_without_a_panic(bytes: Vec<u8>) {
+            let _ = decode(0, &bytes);
+        }
+    }
+}

@@ -1,0 +1,295 @@
+//! Apache Kafka as a stream, through librdkafka.
+//!
+//! A reader is a member of a classic consumer group with cooperative rebalances; [`poller`] is the thread that owns
+//! the consumer, [`reader`] its asynchronous face. Kafka's own committed offsets are never read: where to resume is the
+//! feature store's to say.
+//!
+//! The generation is the cluster's id and the topic's name, as librdkafka does not tell topic ids. A topic that was
+//! deleted and created again under its name is noticed when the position lies beyond its end, and refused.
+
+mod poller;
+mod reader;
+
+use super::{NewRecord, Reader, Stream, StreamError, TailRecord, check_topic_name};
+use crate::config::KafkaConfig;
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::future::join_all;
+use ondol_feature_store_api::wire::PartitionPosition;
+use ondol_vocabulary::SourcePosition;
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::Message;
+use rdkafka::producer::{FutureProducer, FutureRecord};
+use rdkafka::{ClientConfig, Offset, TopicPartitionList};
+use std::collections::{BTreeMap, HashSet};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// How long one question to the brokers may take.
+const REQUEST: Duration = Duration::from_secs(5);
+/// How long a listing of a topic's end may take.
+const TAIL: Duration = Duration::from_secs(15);
+/// How long an append waits for room in the producer's queue.
+const QUEUE_WAIT: Duration = Duration::from_secs(5);
+/// Records of one append that are under way at once.
+const APPEND_WINDOW: usize = 10_000;
+
+/// Settings that ingest relies on, so that `properties` may not change them.
+const RESERVED: [&str; 10] = [
+    "acks",
+    "allow.auto.create.topics",
+    "auto.offset.reset",
+    "bootstrap.servers",
+    "enable.auto.commit",
+    "enable.auto.offset.store",
+    "enable.idempotence",
+    "group.id",
+    "group.protocol",
+    "partition.assignment.strategy",
+];
+
+/// Kafka.
+pub struct KafkaStream {
+    config: KafkaConfig,
+    producer: FutureProducer,
+    lookup: Arc<BaseConsumer>,
+    /// Topics known to exist: asked once each.
+    topics: Mutex<HashSet<String>>,
+}
+
+impl KafkaStream {
+    /// Connects in the background; only settings are checked here.
+    ///
+    /// # Errors
+    /// When `properties` holds an unknown or reserved setting, or an impossible value.
+    pub fn new(config: &KafkaConfig) -> Result<Self, StreamError> {
+        if let Some(reserved) = config.properties.keys().find(|key| RESERVED.contains(&key.as_str())) {
+            let detail = format!("kafka property `{reserved}` can't be set: ingest relies on its own value");
+            return Err(StreamError::Config(detail));
+        }
+        let invalid = |error: KafkaError| StreamError::Config(format!("kafka settings are not valid: {error}"));
+        let producer = producer_config(config).create().map_err(invalid)?;
+        let lookup = base_config(config).create().map_err(invalid)?;
+        Ok(Self { config: config.clone(), producer, lookup: Arc::new(lookup), topics: Mutex::default() })
+    }
+
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&BaseConsumer) -> Result<T, StreamError> + Send + 'static,
+    ) -> Result<T, StreamError> {
+        let lookup = Arc::clone(&self.lookup);
+        let work = move || {
+            let outcome = work(&lookup);
+            // Nobody else serves this client's events: let them not pile up.
+            while lookup.poll(Duration::ZERO).is_some() {}
+            outcome
+        };
+        let stopped = |error| StreamError::Unavailable(format!("a request to Kafka was stopped: {error}"));
+        tokio::task::spawn_blocking(work).await.map_err(stopped)?
+    }
+
+    async fn ensure_topic(&self, topic: &str) -> Result<(), StreamError> {
+        check_topic_name(topic)?;
+        if self.topics.lock().unwrap_or_else(PoisonError::into_inner).contains(topic) {
+            return Ok(());
+        }
+        let name = topic.to_owned();
+        if self.blocking(move |lookup| partitions(lookup, &name)).await?.is_empty() {
+            self.create_topic(topic).await?;
+        }
+        self.topics.lock().unwrap_or_else(PoisonError::into_inner).insert(topic.to_owned());
+        Ok(())
+    }
+
+    async fn create_topic(&self, topic: &str) -> Result<(), StreamError> {
+        let admin: AdminClient<DefaultClientContext> = base_config(&self.config).create().map_err(|e| failed(&e))?;
+        let new = NewTopic::new(topic, self.config.partitions, TopicReplication::Fixed(self.config.replication));
+        let options = AdminOptions::new().operation_timeout(Some(REQUEST)).request_timeout(Some(REQUEST * 2));
+        let results = admin.create_topics([&new], &options).await.map_err(|error| failed(&error))?;
+        for result in results {
+            match result {
+                Ok(_) => tracing::info!(topic, partitions = self.config.partitions, "topic created"),
+                Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
+                Err((_, code)) => {
+                    return Err(StreamError::Unavailable(format!("topic `{topic}` can't be created: {code}")));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn produce(&self, topic: &str, records: &[NewRecord]) -> Result<BTreeMap<i32, i64>, StreamError> {
+        let sends = records.iter().map(|record| {
+            let mut message = FutureRecord::<[u8], [u8]>::to(topic)
+                .payload(&record.value)
+                .timestamp(record.timestamp.micros().div_euclid(1000));
+            message.key = record.key.as_deref();
+            self.producer.send(message, QUEUE_WAIT)
+        });
+        let mut last = BTreeMap::new();
+        for sent in join_all(sends).await {
+            let delivery = sent.map_err(|(error, _)| refused(topic, &error, records))?;
+            let offset = last.entry(delivery.partition).or_insert(delivery.offset);
+            *offset = delivery.offset.max(*offset);
+        }
+        Ok(last)
+    }
+}
+
+#[async_trait]
+impl Stream for KafkaStream {
+    async fn reader(&self, topic: &str, reader: &str) -> Result<Box<dyn Reader>, StreamError> {
+        check_topic_name(topic)?;
+        let config = consumer_config(&self.config, &format!("{}.{reader}", self.config.group));
+        Ok(Box::new(reader::KafkaReader::start(config, topic, Arc::clone(&self.lookup))?))
+    }
+
+    async fn append(&self, topic: &str, records: Vec<NewRecord>) -> Result<Vec<SourcePosition>, StreamError> {
+        self.ensure_topic(topic).await?;
+        let mut last = BTreeMap::new();
+        for window in records.chunks(APPEND_WINDOW) {
+            last.extend(self.produce(topic, window).await?);
+        }
+        Ok(last.into_iter().map(|(partition, offset)| SourcePosition { partition, offset }).collect())
+    }
+
+    async fn ends(&self, topic: &str) -> Result<Vec<PartitionPosition>, StreamError> {
+        check_topic_name(topic)?;
+        let topic = topic.to_owned();
+        self.blocking(move |lookup| {
+            let end = |partition: i32| {
+                let (_, next_offset) = watermarks(lookup, &topic, partition)?;
+                Ok(PartitionPosition { partition, next_offset })
+            };
+            partitions(lookup, &topic)?.into_iter().map(end).collect()
+        })
+        .await
+    }
+
+    async fn tail(&self, topic: &str, limit: usize) -> Result<Vec<TailRecord>, StreamError> {
+        check_topic_name(topic)?;
+        let mut config = consumer_config(&self.config, &format!("{}.tail", self.config.group));
+        config.set("enable.partition.eof", "true");
+        let topic = topic.to_owned();
+        self.blocking(move |lookup| tail(lookup, &config, &topic, limit)).await
+    }
+}
+
+fn base_config(config: &KafkaConfig) -> ClientConfig {
+    let mut client = ClientConfig::new();
+    for (key, value) in &config.properties {
+        client.set(key, value);
+    }
+    client.set("bootstrap.servers", &config.bootstrap).set("allow.auto.create.topics", "false");
+    client
+}
+
+fn producer_config(config: &KafkaConfig) -> ClientConfig {
+    let mut client = base_config(config);
+    default(&mut client, config, "compression.type", "lz4");
+    default(&mut client, config, "message.timeout.ms", "30000");
+    client.set("acks", "all").set("enable.idempotence", "true");
+    client
+}
+
+fn consumer_config(config: &KafkaConfig, group: &str) -> ClientConfig {
+    let mut client = base_config(config);
+    // New partitions and topics are noticed this soon.
+    default(&mut client, config, "topic.metadata.refresh.interval.ms", "10000");
+    client
+        .set("group.id", group)
+        .set("partition.assignment.strategy", "cooperative-sticky")
+        .set("auto.offset.reset", "earliest")
+        .set("enable.auto.commit", "false")
+        .set("enable.auto.offset.store", "false");
+    client
+}
+
+fn default(client: &mut ClientConfig, config: &KafkaConfig, key: &str, value: &str) {
+    if !config.properties.contains_key(key) {
+        client.set(key, value);
+    }
+}
+
+/// The partitions of `topic`; none when it does not exist.
+fn partitions<C: rdkafka::consumer::ConsumerContext>(
+    client: &BaseConsumer<C>,
+    topic: &str,
+) -> Result<Vec<i32>, StreamError> {
+    let metadata = client.fetch_metadata(Some(topic), REQUEST).map_err(|error| failed(&error))?;
+    let found = metadata.topics().iter().find(|found| found.name() == topic && found.error().is_none());
+    Ok(found.map_or(Vec::new(), |found| found.partitions().iter().map(|partition| partition.id()).collect()))
+}
+
+/// First offset kept and first offset not written.
+fn watermarks<C: rdkafka::consumer::ConsumerContext>(
+    client: &BaseConsumer<C>,
+    topic: &str,
+    partition: i32,
+) -> Result<(i64, i64), StreamError> {
+    client.fetch_watermarks(topic, partition, REQUEST).map_err(|error| failed(&error))
+}
+
+fn failed(error: &KafkaError) -> StreamError {
+    StreamError::Unavailable(format!("Kafka: {error}"))
+}
+
+fn refused(topic: &str, error: &KafkaError, records: &[NewRecord]) -> StreamError {
+    match error.rdkafka_error_code() {
+        Some(RDKafkaErrorCode::QueueFull) => {
+            StreamError::Overloaded(format!("too many records for topic `{topic}` wait for Kafka: try again shortly"))
+        }
+        Some(RDKafkaErrorCode::MessageSizeTooLarge) => StreamError::TooLarge {
+            size_bytes: records.iter().map(|record| record.value.len()).max().unwrap_or_default(),
+            limit_bytes: 1_000_000,
+        },
+        _ => StreamError::Unavailable(format!("Kafka did not take records for topic `{topic}`: {error}")),
+    }
+}
+
+fn tail(
+    lookup: &BaseConsumer,
+    config: &ClientConfig,
+    topic: &str,
+    limit: usize,
+) -> Result<Vec<TailRecord>, StreamError> {
+    let mut open = HashSet::new();
+    let mut assignment = TopicPartitionList::new();
+    for partition in partitions(lookup, topic)? {
+        let (low, high) = watermarks(lookup, topic, partition)?;
+        if low < high {
+            let from = high.saturating_sub(limit as i64).max(low);
+            assignment.add_partition_offset(topic, partition, Offset::Offset(from)).map_err(|error| failed(&error))?;
+            open.insert(partition);
+        }
+    }
+    if open.is_empty() {
+        return Ok(Vec::new());
+    }
+    let consumer: BaseConsumer = config.create().map_err(|error| failed(&error))?;
+    consumer.assign(&assignment).map_err(|error| failed(&error))?;
+    let deadline = Instant::now() + TAIL;
+    let mut records = Vec::new();
+    while !open.is_empty() && Instant::now() < deadline {
+        match consumer.poll(Duration::from_millis(100)) {
+            None => {}
+            Some(Ok(message)) => {
+                let position = SourcePosition { partition: message.partition(), offset: message.offset() };
+                let value = Bytes::copy_from_slice(message.payload().unwrap_or_default());
+                records.push(TailRecord { position, value });
+            }
+            Some(Err(KafkaError::PartitionEOF(partition))) => drop(open.remove(&partition)),
+            // Brokers come and go; the deadline bounds the wait.
+            Some(Err(error)) => tracing::debug!(topic, %error, "reading the end of a topic goes on after an error"),
+        }
+    }
+    if open.is_empty() {
+        records.sort_by_key(|record| record.position);
+        Ok(records)
+    } else {
+        Err(StreamError::Unavailable(format!("the end of topic `{topic}` could not be read within {TAIL:?}")))
+    }
+}

@@ -1,0 +1,265 @@
+//! A stream behind one trait: topics of partitions of records, read from any position, appended to durably.
+//!
+//! Two implementations pass one suite (`tests/stream`): [`embedded`], a thin log of our own, and [`kafka`]. What only
+//! Kafka does (rebalances, lost assignments) reaches the caller as [`ReaderEvent`]s that the embedded log never sends.
+
+pub mod embedded;
+pub mod kafka;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use ondol_feature_store_api::wire::PartitionPosition;
+use ondol_vocabulary::{EventTime, SourcePosition};
+use std::sync::Arc;
+
+/// A stream: where topics live.
+#[async_trait]
+pub trait Stream: Send + Sync + 'static {
+    /// A reader of `topic`. `reader` names the reader among those of the process: readers of the same name in several
+    /// processes share the partitions where the stream can (Kafka), and each name sees every record.
+    async fn reader(&self, topic: &str, reader: &str) -> Result<Box<dyn Reader>, StreamError>;
+
+    /// Appends records and returns once they are durable: the last position written in each partition that took some.
+    /// A missing topic is created. After an error some of the records may have been written nevertheless.
+    async fn append(&self, topic: &str, records: Vec<NewRecord>) -> Result<Vec<SourcePosition>, StreamError>;
+
+    /// First offset not yet written, for each partition; empty when the topic does not exist.
+    async fn ends(&self, topic: &str) -> Result<Vec<PartitionPosition>, StreamError>;
+
+    /// The last records of each partition, at most `limit` of them each, oldest first; empty when the topic does not
+    /// exist.
+    async fn tail(&self, topic: &str, limit: usize) -> Result<Vec<TailRecord>, StreamError>;
+}
+
+/// Reads one topic. Fetches no more than a bounded number of records ahead of [`Reader::next`]: a caller that must
+/// wait just does not ask, and the stream holds its partitions meanwhile.
+#[async_trait]
+pub trait Reader: Send {
+    /// What happens next. Cancel safe. An error is final: the topic can't be read on.
+    async fn next(&mut self) -> Result<ReaderEvent, StreamError>;
+
+    /// Starts the partitions of the last [`ReaderEvent::Assigned`]. One that `positions` does not list starts at its
+    /// beginning; its first range starts at offset 0, whatever the topic still holds.
+    async fn begin(&mut self, positions: Vec<PartitionPosition>) -> Result<(), StreamError>;
+
+    /// Continues `partition` at `offset`; nothing read before comes after this.
+    async fn seek(&mut self, partition: i32, offset: i64) -> Result<(), StreamError>;
+
+    /// Answers [`ReaderEvent::Revoking`]: the caller is done with `partitions`, durably up to `durable`.
+    async fn release(&mut self, partitions: Vec<i32>, durable: Vec<PartitionPosition>) -> Result<(), StreamError>;
+
+    /// Tells the stream how far the reader is durably, for lag tools; nothing is resumed from it. Never waits.
+    fn commit(&mut self, durable: &[PartitionPosition]);
+
+    /// Leaves, committing `durable` first.
+    async fn close(self: Box<Self>, durable: Vec<PartitionPosition>);
+}
+
+/// What a reader reports.
+#[derive(Debug)]
+pub enum ReaderEvent {
+    /// Partitions were added. Answer with [`Reader::begin`].
+    Assigned {
+        /// The added ones, possibly none.
+        partitions: Vec<i32>,
+        /// Names this life of the topic.
+        generation: Arc<str>,
+    },
+    /// Records of one partition.
+    Records(Records),
+    /// Partitions are about to go to another reader. Finish what was read of them, then [`Reader::release`].
+    Revoking {
+        /// Which ones.
+        partitions: Vec<i32>,
+    },
+    /// Partitions are already another reader's. Drop what was read of them and commit nothing.
+    Lost {
+        /// Which ones.
+        partitions: Vec<i32>,
+    },
+    /// Something keeps the reader from reading now; it goes on trying.
+    Trouble {
+        /// What, and the remedy.
+        detail: String,
+    },
+}
+
+/// A run of records of one partition, in one buffer: reading costs no allocation per record.
+#[derive(Debug, Default)]
+pub struct Records {
+    /// The partition.
+    pub partition: i32,
+    /// First offset covered: where the run before it ended.
+    pub from: i64,
+    /// First offset not covered.
+    pub to: i64,
+    entries: Vec<Entry>,
+    bytes: Vec<u8>,
+    /// Which assignment or seek of the partition the run belongs to; readers drop runs of an earlier one.
+    epoch: u64,
+}
+
+#[derive(Debug)]
+struct Entry {
+    offset: i64,
+    timestamp: EventTime,
+    end: usize,
+    tombstone: bool,
+}
+
+/// One record as it was read. `value` is none for a tombstone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Record<'a> {
+    /// Where it stands in its partition.
+    pub offset: i64,
+    /// When the stream, or its producer, says it was written.
+    pub timestamp: EventTime,
+    /// The message.
+    pub value: Option<&'a [u8]>,
+}
+
+impl Records {
+    /// An empty run that starts at `from`.
+    pub fn starting(partition: i32, from: i64) -> Self {
+        Self { partition, from, to: from, ..Self::default() }
+    }
+
+    fn of_epoch(partition: i32, from: i64, epoch: u64) -> Self {
+        Self { epoch, ..Self::starting(partition, from) }
+    }
+
+    /// Adds the record at `offset`, which must lie at or past [`Records::to`]; offsets between are covered as empty.
+    pub fn push(&mut self, offset: i64, timestamp: EventTime, value: Option<&[u8]>) {
+        self.bytes.extend_from_slice(value.unwrap_or_default());
+        self.entries.push(Entry { offset, timestamp, end: self.bytes.len(), tombstone: value.is_none() });
+        self.to = offset.saturating_add(1);
+    }
+
+    /// Number of records.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Bytes of all values.
+    pub fn size_bytes(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// The records in offset order.
+    pub fn iter(&self) -> impl Iterator<Item = Record<'_>> {
+        let mut start = 0;
+        self.entries.iter().map(move |entry| {
+            let value = self.bytes.get(start..entry.end).unwrap_or_default();
+            start = entry.end;
+            Record { offset: entry.offset, timestamp: entry.timestamp, value: (!entry.tombstone).then_some(value) }
+        })
+    }
+}
+
+/// A record to append.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewRecord {
+    /// Records of one key go to one partition; those without are spread.
+    pub key: Option<Bytes>,
+    /// When it was produced.
+    pub timestamp: EventTime,
+    /// The message.
+    pub value: Bytes,
+}
+
+/// A record from the end of a topic.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TailRecord {
+    /// Where it stands.
+    pub position: SourcePosition,
+    /// The message.
+    pub value: Bytes,
+}
+
+/// What can go wrong with a stream.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum StreamError {
+    /// The name can't be a topic's.
+    #[error("`{0}` can't name a topic: use 1 to 249 letters, digits, `.`, `_` and `-`")]
+    TopicName(String),
+    /// The stream's settings contradict themselves.
+    #[error("{0}")]
+    Config(String),
+    /// The stored position lies beyond the topic: offsets of two lives of the topic can't be compared.
+    #[error(
+        "topic `{topic}` was recreated or lost data: partition {partition} continues at offset {position}, but the \
+         topic ends at {end}; restore the topic, or define the source anew under another name"
+    )]
+    Recreated {
+        /// The topic.
+        topic: String,
+        /// The partition.
+        partition: i32,
+        /// Where reading should continue.
+        position: i64,
+        /// Where the partition ends.
+        end: i64,
+    },
+    /// Stored bytes that were acknowledged are damaged.
+    #[error("{path} is damaged at byte {byte}: restore the file from a copy, or move its topic away to start it anew")]
+    Corrupt {
+        /// The file.
+        path: String,
+        /// Where.
+        byte: u64,
+    },
+    /// A record is larger than the stream takes.
+    #[error("a record of {size_bytes} bytes is larger than the {limit_bytes} the stream takes")]
+    TooLarge {
+        /// Its size.
+        size_bytes: usize,
+        /// The bound.
+        limit_bytes: usize,
+    },
+    /// The bound on waiting appends was hit.
+    #[error("{0}")]
+    Overloaded(String),
+    /// The stream can't answer now.
+    #[error("{0}")]
+    Unavailable(String),
+}
+
+/// Whether `topic` can name a topic (Kafka's rule; it also keeps the name one safe path component).
+pub fn check_topic_name(topic: &str) -> Result<(), StreamError> {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
+    if (1..=249).contains(&topic.len()) && topic.bytes().all(allowed) && topic != "." && topic != ".." {
+        Ok(())
+    } else {
+        Err(StreamError::TopicName(topic.to_owned()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_gives_back_what_was_pushed() {
+        let time = EventTime::from_micros(5);
+        let mut records = Records::starting(2, 10);
+        records.push(10, time, Some(b"ab"));
+        records.push(12, time, None);
+        records.push(13, time, Some(b""));
+        assert_eq!((records.from, records.to, records.size_bytes()), (10, 14, 2));
+        let seen: Vec<_> = records.iter().map(|record| (record.offset, record.value)).collect();
+        assert_eq!(seen, [(10, Some(b"ab".as_slice())), (12, None), (13, Some(b"".as_slice()))]);
+    }
+
+    #[test]
+    fn a_topic_name_is_one_safe_path_component() {
+        for bad in ["", ".", "..", "a/b", "a b", "\u{e9}", &"x".repeat(250)] {
+            assert_eq!(check_topic_name(bad), Err(StreamError::TopicName(bad.to_owned())));
+        }
+        assert_eq!(check_topic_name("flights.v1_departures-x"), Ok(()));
+    }
+}

@@ -1,0 +1,140 @@
+//! What the tests share: definitions, streams, a service in a box, and waiting for something to become true.
+
+use crate::store::FakeStore;
+use bytes::Bytes;
+use ondol_ingest::IngestService;
+use ondol_ingest::config::{IngestConfig, KafkaConfig, Limits};
+use ondol_ingest::source::embedded::{EmbeddedOptions, EmbeddedStream};
+use ondol_ingest::source::kafka::KafkaStream;
+use ondol_ingest::source::{NewRecord, Stream};
+use ondol_ingest_api::wire::PushRequest;
+use ondol_runtime::{Health, ManualClock, Shutdown};
+use ondol_vocabulary::{
+    Arrival, DataType, EventTime, Field, Snapshot, SourceDefinition, SourceOrigin, SourceVersion, StreamFormat,
+    ViewDefinition, ViewState, ViewVersion,
+};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// The clock of every test stands here: 2013-01-01T12:00:00Z.
+pub const NOON_US: i64 = 1_357_041_600_000_000;
+
+pub fn field(name: &str, data_type: DataType) -> Field {
+    Field { name: name.to_owned(), data_type }
+}
+
+/// A snapshot with one stream source `s` over `topic`: `id` (key of view `v`), `n`, `ts`.
+pub fn snapshot(topic: &str) -> Snapshot {
+    let definition = SourceDefinition {
+        name: "s".to_owned(),
+        origin: SourceOrigin::Stream { topic: topic.to_owned(), format: StreamFormat::Json },
+        time: "ts".to_owned(),
+        late_us: 0,
+        arrival: Arrival::Ingest,
+        schema: vec![
+            field("id", DataType::String),
+            field("n", DataType::I64),
+            field("ts", DataType::Timestamp),
+        ],
+    };
+    let view = ViewDefinition {
+        name: "v".to_owned(),
+        source: "s".to_owned(),
+        key: vec![field("id", DataType::String)],
+        filter: None,
+        ttl_us: None,
+        features: Vec::new(),
+    };
+    Snapshot {
+        version: 1,
+        sources: vec![SourceVersion { version: 1, definition }],
+        views: vec![ViewVersion { id: 1, version: 1, state: ViewState::Active, definition: view }],
+        models: Vec::new(),
+    }
+}
+
+/// Event `n` as JSON.
+pub fn event(n: i64) -> String {
+    format!("{{\"id\":\"e{}\",\"n\":{n},\"ts\":\"2013-01-01T05:17:00Z\"}}", n % 7)
+}
+
+pub fn record(value: impl Into<Bytes>) -> NewRecord {
+    NewRecord { key: None, timestamp: EventTime::from_micros(NOON_US), value: value.into() }
+}
+
+pub fn keyed(key: &str, value: impl Into<Bytes>) -> NewRecord {
+    NewRecord { key: Some(Bytes::from(key.to_owned())), ..record(value) }
+}
+
+pub fn events(from: i64, to: i64) -> Vec<NewRecord> {
+    (from..to).map(|n| keyed(&n.to_string(), event(n))).collect()
+}
+
+pub fn push(events: &[&str]) -> PushRequest {
+    let raw = |event: &&str| serde_json::value::RawValue::from_string((*event).to_owned()).unwrap();
+    PushRequest { events: events.iter().map(raw).collect() }
+}
+
+pub fn embedded(dir: &std::path::Path) -> Arc<dyn Stream> {
+    Arc::new(EmbeddedStream::open(dir, EmbeddedOptions::default()).unwrap())
+}
+
+pub fn kafka_config() -> KafkaConfig {
+    let mut config = KafkaConfig {
+        bootstrap: ondol_testkit::services::kafka(),
+        group: ondol_testkit::services::unique_name("ondol-ingest"),
+        replication: 1,
+        ..KafkaConfig::default()
+    };
+    // Rebalances and new topics in seconds, not minutes.
+    for (key, value) in [("topic.metadata.refresh.interval.ms", "1000"), ("heartbeat.interval.ms", "500")] {
+        config.properties.insert(key.to_owned(), value.to_owned());
+    }
+    config
+}
+
+pub fn kafka() -> Arc<dyn Stream> {
+    Arc::new(KafkaStream::new(&kafka_config()).unwrap())
+}
+
+pub fn topic() -> String {
+    ondol_testkit::services::unique_name("t")
+}
+
+/// A running service with what it runs on.
+pub struct Boxed {
+    pub service: Arc<IngestService>,
+    pub health: Health,
+    pub shutdown: Shutdown,
+}
+
+impl Boxed {
+    pub fn start(stream: Arc<dyn Stream>, store: &Arc<FakeStore>) -> Self {
+        Self::start_with(stream, store, IngestConfig::default())
+    }
+
+    pub fn start_with(stream: Arc<dyn Stream>, store: &Arc<FakeStore>, config: IngestConfig) -> Self {
+        let config = IngestConfig {
+            limits: Limits { flush_idle_ms: 100, max_batch_rows: 500, ..config.limits },
+            ..config
+        };
+        let (shutdown, health) = (Shutdown::new(), Health::new());
+        let clock = Arc::new(ManualClock::at(NOON_US));
+        let service =
+            IngestService::start_on(stream, &config, Arc::clone(store) as _, clock, &shutdown, &health);
+        Self { service, health, shutdown }
+    }
+
+    pub async fn stop(self) {
+        assert!(self.shutdown.drain(Duration::from_secs(60)).await, "the service drains");
+    }
+}
+
+/// Waits until `condition` holds; panics with `what` when it does not within a generous limit.
+pub async fn until(what: &str, mut condition: impl AsyncFnMut() -> bool) {
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(90);
+    while !condition().await {
+        assert!(tokio::time::Instant::now() < deadline, "in 90 s it did not come true that {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
