@@ -1,0 +1,129 @@
+//! Point-in-time features by brute force: for each row, filter the whole list of events. Shares no code with the
+//! engine, and is written from the documented semantics.
+
+use ondol_pipelines_api::wire::AsOf;
+
+pub const SECOND: i64 = 1_000_000;
+pub const MINUTE: i64 = 60 * SECOND;
+pub const HOUR: i64 = 60 * MINUTE;
+
+/// One event of the log.
+#[derive(Clone, Debug)]
+pub struct Event {
+    pub key: Option<String>,
+    pub amount: Option<f64>,
+    pub n: Option<i64>,
+    pub flag: Option<bool>,
+    pub time: i64,
+    pub known: i64,
+    pub partition: i32,
+    pub offset: i64,
+}
+
+impl Event {
+    fn position(&self) -> (i64, i32, i64) {
+        (self.time, self.partition, self.offset)
+    }
+}
+
+/// The definitions that [`expected`] computes.
+pub const DEFINITIONS: &str = r#"
+[source.events]
+kafka = "events"
+time = "ts"
+schema = { k = "string", amount = "f64", n = "i64", flag = "bool", ts = "timestamp" }
+
+[view.w]
+from = "events"
+key = "k"
+features.count_12m = "count() over 12m"
+features.sum_2h = "sum(amount) over 2h"
+features.mean_12m = "mean(amount) over 12m"
+features.max_2h = "max(amount) over 2h"
+features.min_2h = "min(n) over 2h"
+features.first_12m = "first(amount) over 12m"
+features.flagged_2h = "count() filter (where flag) over 2h"
+
+[view.ever]
+from = "events"
+key = "k"
+features.total = "sum(n)"
+features.last_amount = "last(amount)"
+features.amount = "amount"
+
+[view.fresh]
+from = "events"
+key = "k"
+features.n = "n"
+features.count = "count() over 2h"
+ttl = "30m"
+
+[model.m]
+inputs = { k = "string", amount = "f64" }
+features = ["w.*", "ever.*", "fresh.*", "amount", "derived.ratio"]
+derived.ratio = "amount / nullif(w.sum_2h, 0)"
+"#;
+
+/// The vector columns beside inputs, with each row's value as text (`null` for none).
+pub fn expected(
+    events: &[Event],
+    key: Option<&str>,
+    t: i64,
+    amount: Option<f64>,
+    as_of: AsOf,
+) -> Vec<(&'static str, String)> {
+    let mut seen: Vec<&Event> = events
+        .iter()
+        .filter(|event| key.is_some() && event.key.as_deref() == key && event.time < t)
+        .filter(|event| as_of == AsOf::EventTime || event.known <= t)
+        .collect();
+    seen.sort_by_key(|event| event.position());
+    let window = |width: i64, hop: i64| -> Vec<&Event> {
+        let from = (t - width).div_euclid(hop) * hop;
+        seen.iter().copied().filter(|event| event.time >= from).collect()
+    };
+    let (short, long) = (window(12 * MINUTE, MINUTE), window(2 * HOUR, 5 * MINUTE));
+    let amounts = |events: &[&Event]| -> Vec<f64> { events.iter().filter_map(|event| event.amount).collect() };
+    // Amounts are small multiples of a quarter: sums are exact in any order.
+    let sum = |values: &[f64]| (!values.is_empty()).then(|| values.iter().sum::<f64>());
+    let sum_2h = sum(&amounts(&long));
+    let mean_12m = sum(&amounts(&short)).map(|total| total / amounts(&short).len() as f64);
+    let max_2h = amounts(&long).into_iter().reduce(f64::max);
+    let total: Vec<i64> = seen.iter().filter_map(|event| event.n).collect();
+    let newest = seen.last();
+    let stale = newest.is_some_and(|event| t - event.time > 30 * MINUTE);
+    let fresh = |value: Option<i64>| if stale { None } else { value };
+    let ratio = match (amount, sum_2h) {
+        (Some(amount), Some(sum)) if sum != 0.0 => Some(amount / sum),
+        _ => None,
+    };
+    vec![
+        ("w.count_12m", integer(Some(short.len() as i64))),
+        ("w.sum_2h", float(sum_2h)),
+        ("w.mean_12m", float(mean_12m)),
+        ("w.max_2h", float(max_2h)),
+        ("w.min_2h", integer(long.iter().filter_map(|event| event.n).min())),
+        ("w.first_12m", float(short.iter().find_map(|event| event.amount))),
+        (
+            "w.flagged_2h",
+            integer(Some(long.iter().filter(|event| event.flag == Some(true)).count() as i64)),
+        ),
+        ("ever.total", integer((!total.is_empty()).then(|| total.iter().sum()))),
+        (
+            "ever.last_amount",
+            float(seen.iter().rev().find_map(|event| event.amount)),
+        ),
+        ("ever.amount", float(newest.and_then(|event| event.amount))),
+        ("fresh.n", integer(fresh(newest.and_then(|event| event.n)))),
+        ("fresh.count", integer(fresh(Some(long.len() as i64)))),
+        ("derived.ratio", float(ratio)),
+    ]
+}
+
+fn integer(value: Option<i64>) -> String {
+    value.map_or_else(|| "null".to_owned(), |value| value.to_string())
+}
+
+fn float(value: Option<f64>) -> String {
+    value.map_or_else(|| "null".to_owned(), |value| format!("{value:?}"))
+}
