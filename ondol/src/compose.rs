@@ -125,7 +125,6 @@ impl Builder {
             &self.config.feature_store,
             Arc::clone(&self.clock),
             &shutdown,
-            &self.health,
         )
         .await
         .context("the feature store can't start")?;
@@ -149,13 +148,12 @@ impl Builder {
         }
         let shutdown = self.service("ingest");
         let service = IngestService::start(
-            self.config.ingest.clone(),
+            &self.config.ingest,
             self.the_feature_store()?,
             Arc::clone(&self.clock),
             &shutdown,
             &self.health,
         )
-        .await
         .context("ingest can't start")?;
         self.contract(
             "ingest",
@@ -182,7 +180,7 @@ impl Builder {
         .context("the pipelines can't start")?;
         self.contract(
             "pipelines",
-            ondol_pipelines_api::server::router(service),
+            ondol_pipelines_api::server::router(Arc::new(service)),
             ondol_pipelines_api::server::openapi(),
         );
         Ok(())
