@@ -56,13 +56,19 @@ impl<'a> Reader<'a> {
     }
 
     pub(crate) fn take(&mut self, length: usize) -> Result<&'a [u8], RowError> {
-        let (taken, rest) = self.rest.split_at_checked(length).ok_or_else(|| malformed("it ends early"))?;
+        let (taken, rest) = self
+            .rest
+            .split_at_checked(length)
+            .ok_or_else(|| malformed("it ends early"))?;
         self.rest = rest;
         Ok(taken)
     }
 
     pub(crate) fn array<const N: usize>(&mut self) -> Result<[u8; N], RowError> {
-        let (taken, rest) = self.rest.split_first_chunk::<N>().ok_or_else(|| malformed("it ends early"))?;
+        let (taken, rest) = self
+            .rest
+            .split_first_chunk::<N>()
+            .ok_or_else(|| malformed("it ends early"))?;
         self.rest = rest;
         Ok(*taken)
     }
@@ -118,7 +124,9 @@ impl<'a> Reader<'a> {
 
     pub(crate) fn bits(&mut self, count: usize) -> Result<Bits<'a>, RowError> {
         let bytes = self.take(count.div_ceil(8))?;
-        let padding = bytes.last().map_or(0, |last| u32::from(*last) >> (((count + 7) % 8) + 1));
+        let padding = bytes
+            .last()
+            .map_or(0, |last| u32::from(*last) >> (((count + 7) % 8) + 1));
         if padding != 0 {
             return Err(malformed("bits are set beyond the last"));
         }
@@ -126,7 +134,11 @@ impl<'a> Reader<'a> {
     }
 
     pub(crate) fn finish(self) -> Result<(), RowError> {
-        if self.rest.is_empty() { Ok(()) } else { Err(malformed("bytes follow its end")) }
+        if self.rest.is_empty() {
+            Ok(())
+        } else {
+            Err(malformed("bytes follow its end"))
+        }
     }
 }
 

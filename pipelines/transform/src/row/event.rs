@@ -36,7 +36,9 @@ impl AheadEvent {
         Self {
             position: event.position(),
             passes: (0..layout.filters).map(|filter| event.passes(filter)).collect(),
-            inputs: (0..layout.inputs.len()).map(|input| event.input(input).map(ScalarRef::to_owned)).collect(),
+            inputs: (0..layout.inputs.len())
+                .map(|input| event.input(input).map(ScalarRef::to_owned))
+                .collect(),
         }
     }
 }

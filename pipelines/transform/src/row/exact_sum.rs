@@ -54,8 +54,11 @@ impl ExactSum {
             self.add_special(&Special::of(value));
             return;
         }
-        let (mantissa, shift) =
-            if exponent == 0 { (fraction, 0) } else { (fraction | (1 << FRACTION_BITS), exponent as usize - 1) };
+        let (mantissa, shift) = if exponent == 0 {
+            (fraction, 0)
+        } else {
+            (fraction | (1 << FRACTION_BITS), exponent as usize - 1)
+        };
         if mantissa == 0 {
             return;
         }
@@ -94,12 +97,25 @@ impl ExactSum {
     /// double is infinite; a NaN, or infinities of both signs, make it NaN.
     pub fn value(&self) -> f64 {
         match self.special.as_deref() {
-            Some(Special { nan: 1.., .. } | Special { infinite: 1.., negative_infinite: 1.., .. }) => return f64::NAN,
+            Some(
+                Special { nan: 1.., .. }
+                | Special {
+                    infinite: 1..,
+                    negative_infinite: 1..,
+                    ..
+                },
+            ) => return f64::NAN,
             Some(Special { infinite: 1.., .. }) => return f64::INFINITY,
-            Some(Special { negative_infinite: 1.., .. }) => return f64::NEG_INFINITY,
+            Some(Special {
+                negative_infinite: 1.., ..
+            }) => return f64::NEG_INFINITY,
             Some(_) | None => {}
         }
-        if self.is_negative() { -self.round(&negated(&self.limbs)) } else { self.round(&self.limbs) }
+        if self.is_negative() {
+            -self.round(&negated(&self.limbs))
+        } else {
+            self.round(&self.limbs)
+        }
     }
 
     /// The sum's two's complement bytes, least significant first and as few as possible, with the place of the first
@@ -126,7 +142,10 @@ impl ExactSum {
         let [first, .., last] = bytes else {
             // At most one byte: zero has none, and a place of its own means nothing.
             return match bytes {
-                [] if place == 0 => Some(Self { special, ..Self::default() }),
+                [] if place == 0 => Some(Self {
+                    special,
+                    ..Self::default()
+                }),
                 [byte] if *byte != 0 && place < MAX_BYTES => Some(Self::from_run(place, bytes, special)),
                 _ => None,
             };
@@ -145,7 +164,13 @@ impl ExactSum {
         let low = place / LIMB_BYTES;
         let skip = place % LIMB_BYTES;
         let fill = bytes.last().copied().map_or(0, sign_byte);
-        let byte_at = |at: usize| if at < skip { 0 } else { bytes.get(at - skip).copied().unwrap_or(fill) };
+        let byte_at = |at: usize| {
+            if at < skip {
+                0
+            } else {
+                bytes.get(at - skip).copied().unwrap_or(fill)
+            }
+        };
         let limbs = (0..(skip + bytes.len()).div_ceil(LIMB_BYTES))
             .map(|limb| u64::from_le_bytes(std::array::from_fn(|byte| byte_at(limb * LIMB_BYTES + byte))))
             .collect();
@@ -205,7 +230,9 @@ impl ExactSum {
 
     /// The double nearest to the magnitude `limbs`, which stand where this sum's do.
     fn round(&self, limbs: &[u64]) -> f64 {
-        let Some(top) = limbs.iter().rposition(|limb| *limb != 0) else { return 0.0 };
+        let Some(top) = limbs.iter().rposition(|limb| *limb != 0) else {
+            return 0.0;
+        };
         let top_bit = (self.low + top) * LIMB + limbs[top].ilog2() as usize;
         let Some(shift) = top_bit.checked_sub(FRACTION_BITS as usize).filter(|shift| *shift > 0) else {
             // Below 2⁵³ units the units themselves are the bits, subnormal or not.
@@ -225,7 +252,13 @@ impl ExactSum {
 
     /// The 64 bits of `limbs` from bit `from` (of the whole integer, not of the run) upwards.
     fn bits_at(&self, limbs: &[u64], from: usize) -> u64 {
-        let limb = |place: usize| place.checked_sub(self.low).and_then(|at| limbs.get(at)).copied().unwrap_or(0);
+        let limb = |place: usize| {
+            place
+                .checked_sub(self.low)
+                .and_then(|at| limbs.get(at))
+                .copied()
+                .unwrap_or(0)
+        };
         let (place, offset) = (from / LIMB, from % LIMB);
         let wide = u128::from(limb(place)) | (u128::from(limb(place + 1)) << LIMB);
         (wide >> offset) as u64
@@ -297,10 +330,11 @@ fn negated(limbs: &[u64]) -> Limbs {
             sum
         })
         .collect();
-    if let (Some(before), Some(after)) = (limbs.last(), negated.last()) {
-        if is_negative(*before) && is_negative(*after) {
-            negated.push(0);
-        }
+    if let (Some(before), Some(after)) = (limbs.last(), negated.last())
+        && is_negative(*before)
+        && is_negative(*after)
+    {
+        negated.push(0);
     }
     negated
 }
@@ -343,12 +377,24 @@ mod tests {
         // The greatest double not above the magnitude; the bits of positive doubles are ordered as they are.
         while high - low > 1 {
             let middle = low + (high - low) / 2;
-            if units(f64::from_bits(middle)) <= magnitude { low = middle } else { high = middle }
+            if units(f64::from_bits(middle)) <= magnitude {
+                low = middle;
+            } else {
+                high = middle;
+            }
         }
-        let above = if f64::from_bits(high).is_infinite() { BigInt::from(1) << 2098 } else { units(f64::from_bits(high)) };
+        let above = if f64::from_bits(high).is_infinite() {
+            BigInt::from(1) << 2098
+        } else {
+            units(f64::from_bits(high))
+        };
         let below_distance = &magnitude - units(f64::from_bits(low));
         let above_distance = above - &magnitude;
-        let bits = if below_distance < above_distance || (below_distance == above_distance && low % 2 == 0) { low } else { high };
+        let bits = if below_distance < above_distance || (below_distance == above_distance && low % 2 == 0) {
+            low
+        } else {
+            high
+        };
         let value = f64::from_bits(bits);
         if units_sum.sign() == Sign::Minus { -value } else { value }
     }
@@ -393,7 +439,10 @@ mod tests {
         check(&[f64::MIN, f64::MIN]);
         check(&[f64::MAX, 9.9e291]);
         check(&[f64::MAX, f64::MAX, f64::MIN]);
-        assert_eq!([f64::MAX, f64::MAX].into_iter().collect::<ExactSum>().value(), f64::INFINITY);
+        assert_eq!(
+            [f64::MAX, f64::MAX].into_iter().collect::<ExactSum>().value(),
+            f64::INFINITY
+        );
     }
 
     #[test]
@@ -421,7 +470,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig { cases: 512, ..ProptestConfig::default() })]
+        #![proptest_config(ProptestConfig { cases: ProptestConfig::default().cases.max(512), ..ProptestConfig::default() })]
 
         #[test]
         fn sums_equal_big_integer_sums(values in prop::collection::vec(any_finite(), 0..40)) {

@@ -15,7 +15,10 @@ impl Fences {
         if generation != self.generation {
             return None;
         }
-        let at = self.next.binary_search_by_key(&partition, |(partition, _)| *partition).ok()?;
+        let at = self
+            .next
+            .binary_search_by_key(&partition, |(partition, _)| *partition)
+            .ok()?;
         self.next.get(at).map(|(_, next)| *next)
     }
 

@@ -54,14 +54,24 @@ pub(crate) struct Measure {
 impl RowLayout {
     /// The place of measure `measure` in the set that `window` reads: added unless it is there.
     pub(crate) fn place(&mut self, window: Option<Window>, measure: Measure) -> (usize, usize) {
-        let set = match self.sets.iter().position(|set| set.span.hop_us() == window.map(|window| window.hop_us)) {
+        let set = match self
+            .sets
+            .iter()
+            .position(|set| set.span.hop_us() == window.map(|window| window.hop_us))
+        {
             Some(set) => set,
             None => {
                 let span = match window {
-                    Some(window) => Span::Tiles { hop_us: window.hop_us, width_us: window.width_us },
+                    Some(window) => Span::Tiles {
+                        hop_us: window.hop_us,
+                        width_us: window.width_us,
+                    },
                     None => Span::Ever,
                 };
-                self.sets.push(SetLayout { span, measures: Vec::new() });
+                self.sets.push(SetLayout {
+                    span,
+                    measures: Vec::new(),
+                });
                 self.sets.len() - 1
             }
         };
@@ -69,10 +79,14 @@ impl RowLayout {
         if let (Span::Tiles { width_us, .. }, Some(window)) = (&mut layout.span, window) {
             *width_us = (*width_us).max(window.width_us);
         }
-        let at = layout.measures.iter().position(|known| *known == measure).unwrap_or_else(|| {
-            layout.measures.push(measure);
-            layout.measures.len() - 1
-        });
+        let at = layout
+            .measures
+            .iter()
+            .position(|known| *known == measure)
+            .unwrap_or_else(|| {
+                layout.measures.push(measure);
+                layout.measures.len() - 1
+            });
         (set, at)
     }
 
@@ -85,8 +99,25 @@ impl RowLayout {
     }
 
     /// Fixes the fingerprint. `texts` are those of the inputs and filters: expressions are part of the meaning.
+    ///
+    /// Stored rows depend on this text: a change of it makes every row unreadable.
     pub(crate) fn seal(&mut self, texts: &[&str]) {
-        let shape = format!("{:?} {} {:?} {:?} {texts:?}", self.inputs, self.filters, self.latest, self.sets);
+        let mut shape = format!("filters {} latest {:?}", self.filters, self.latest);
+        for data_type in &self.inputs {
+            shape += &format!(" input {data_type}");
+        }
+        for set in &self.sets {
+            match set.span {
+                Span::Ever => shape += " ever",
+                Span::Tiles { hop_us, width_us } => shape += &format!(" hop {hop_us} width {width_us}"),
+            }
+            for Measure { kind, input, filter } in &set.measures {
+                shape += &format!(" {} {input:?} {filter:?}", kind.name());
+            }
+        }
+        for text in texts {
+            shape += &format!(" {text:?}");
+        }
         self.fingerprint = xxhash_rust::xxh3::xxh3_64(shape.as_bytes()) as u16;
     }
 }
@@ -134,7 +165,10 @@ impl Span {
 mod tests {
     use super::*;
 
-    const TILES: Span = Span::Tiles { hop_us: 15, width_us: 60 };
+    const TILES: Span = Span::Tiles {
+        hop_us: 15,
+        width_us: 60,
+    };
 
     #[test]
     fn tiles_floor_towards_minus_infinity() {
@@ -147,8 +181,14 @@ mod tests {
 
     #[test]
     fn times_at_the_ends_of_the_range_stay_in_range() {
-        assert_eq!(TILES.first_index(i64::MIN, i64::MAX), (i128::from(i64::MIN) - i128::from(i64::MAX)).div_euclid(15) as i64);
-        let microseconds = Span::Tiles { hop_us: 1, width_us: i64::MAX };
+        assert_eq!(
+            TILES.first_index(i64::MIN, i64::MAX),
+            (i128::from(i64::MIN) - i128::from(i64::MAX)).div_euclid(15) as i64
+        );
+        let microseconds = Span::Tiles {
+            hop_us: 1,
+            width_us: i64::MAX,
+        };
         assert_eq!(microseconds.first_retained(i64::MIN), i64::MIN);
         assert_eq!(microseconds.index(i64::MAX), i64::MAX);
     }
@@ -156,12 +196,28 @@ mod tests {
     #[test]
     fn one_state_serves_every_window_of_its_hop() {
         let mut layout = RowLayout::default();
-        let count = Measure { kind: Kind::Count, input: None, filter: None };
-        let hour = Window { width_us: 60, hop_us: 5 };
-        let two_hours = Window { width_us: 120, hop_us: 5 };
+        let count = Measure {
+            kind: Kind::Count,
+            input: None,
+            filter: None,
+        };
+        let hour = Window {
+            width_us: 60,
+            hop_us: 5,
+        };
+        let two_hours = Window {
+            width_us: 120,
+            hop_us: 5,
+        };
         assert_eq!(layout.place(Some(hour), count), (0, 0));
         assert_eq!(layout.place(Some(two_hours), count), (0, 0));
         assert_eq!(layout.place(None, count), (1, 0));
-        assert_eq!(layout.sets[0].span, Span::Tiles { hop_us: 5, width_us: 120 });
+        assert_eq!(
+            layout.sets[0].span,
+            Span::Tiles {
+                hop_us: 5,
+                width_us: 120
+            }
+        );
     }
 }

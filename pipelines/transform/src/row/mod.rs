@@ -136,7 +136,11 @@ impl Row {
         if self.latest.as_ref().is_some_and(|latest| latest.position > position) {
             return false;
         }
-        let values = layout.latest.iter().map(|input| event.input(*input).map(ScalarRef::to_owned)).collect();
+        let values = layout
+            .latest
+            .iter()
+            .map(|input| event.input(*input).map(ScalarRef::to_owned))
+            .collect();
         let candidate = Latest { position, values };
         // Should two events share a position (a topic was recreated), the values decide, never the order of arrival.
         let newer = self.latest.as_ref().is_none_or(|latest| *latest < candidate);

@@ -41,7 +41,12 @@ mod tests {
     #[test]
     fn picking_functions_keep_their_argument_type() {
         for argument in DataType::ALL {
-            for function in [Aggregation::Min, Aggregation::Max, Aggregation::First, Aggregation::Last] {
+            for function in [
+                Aggregation::Min,
+                Aggregation::Max,
+                Aggregation::First,
+                Aggregation::Last,
+            ] {
                 assert_eq!(result_type(function, Some(argument)), Ok(argument));
             }
             assert_eq!(result_type(Aggregation::Count, Some(argument)), Ok(DataType::I64));
@@ -51,7 +56,13 @@ mod tests {
     #[test]
     fn a_refusal_names_the_function_and_the_remedy() {
         let refused = result_type(Aggregation::Sum, Some(DataType::String)).unwrap_err();
-        assert_eq!(refused.to_string(), "sum() takes a number, not a string: use i32, i64, f32 or f64");
-        assert_eq!(result_type(Aggregation::Last, None), Err(ArgumentError::Missing(Aggregation::Last)));
+        assert_eq!(
+            refused.to_string(),
+            "sum() takes a number, not a string: use i32, i64, f32 or f64"
+        );
+        assert_eq!(
+            result_type(Aggregation::Last, None),
+            Err(ArgumentError::Missing(Aggregation::Last))
+        );
     }
 }

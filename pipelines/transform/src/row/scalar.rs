@@ -49,6 +49,11 @@ impl ScalarRef<'_> {
     }
 }
 
+/// The `f32` that was widened to `value`; exact, and of every NaN the same one.
+pub(crate) fn narrowed(value: f64) -> f32 {
+    if value.is_nan() { f32::NAN } else { value as f32 }
+}
+
 /// Text by its bytes, floats by the total order of IEEE 754: −0.0 before 0.0, NaN after everything.
 impl Ord for ScalarRef<'_> {
     fn cmp(&self, other: &Self) -> Ordering {

@@ -38,7 +38,12 @@ impl<'a> Sight<'a> {
         let moment = row.newest.map_or(moment, |newest| moment.max(newest.saturating_add(1)));
         let ahead = &row.ahead[..row.ahead.partition_point(|ahead| ahead.position.time < moment)];
         let newest = ahead.last().map(|ahead| ahead.position.time).max(row.newest)?;
-        Some(Self { row, moment, ahead, newest })
+        Some(Self {
+            row,
+            moment,
+            ahead,
+            newest,
+        })
     }
 
     /// Time of the newest event in sight.
@@ -47,8 +52,8 @@ impl<'a> Sight<'a> {
     }
 
     /// Microseconds since the newest event in sight.
-    pub(crate) fn age_us(&self) -> i64 {
-        self.moment.saturating_sub(self.newest)
+    pub(crate) fn age_us(&self) -> i128 {
+        i128::from(self.moment) - i128::from(self.newest)
     }
 
     /// The latest row's value in `slot`.
@@ -64,8 +69,15 @@ impl<'a> Sight<'a> {
     pub(crate) fn reach(&self, layout: &'a RowLayout, set: usize, width_us: Option<i64>) -> Option<Reach<'a>> {
         let layout = layout.sets.get(set)?;
         let first = width_us.map_or(i64::MIN, |width_us| layout.span.first_index(self.moment, width_us));
-        let from = self.ahead.partition_point(|ahead| layout.span.index(ahead.position.time) < first);
-        Some(Reach { set: layout, tiles: self.row.tiles.get(set), first, ahead: &self.ahead[from..] })
+        let from = self
+            .ahead
+            .partition_point(|ahead| layout.span.index(ahead.position.time) < first);
+        Some(Reach {
+            set: layout,
+            tiles: self.row.tiles.get(set),
+            first,
+            ahead: &self.ahead[from..],
+        })
     }
 }
 
@@ -76,25 +88,37 @@ impl<'a> Reach<'a> {
 
     fn states(&self, measure: usize) -> impl DoubleEndedIterator<Item = &'a State> + use<'a> {
         let Self { set, tiles, first, .. } = *self;
-        tiles.into_iter().flat_map(move |tiles| tiles.states(set, measure, first))
+        tiles
+            .into_iter()
+            .flat_map(move |tiles| tiles.states(set, measure, first))
     }
 
     /// The values that `measure` takes of the kept events.
     fn kept(&self, measure: usize) -> impl Iterator<Item = (Position, ScalarRef<'a>)> + use<'a> {
         let Self { ahead, .. } = *self;
         let taken = self.measure(measure);
-        ahead.iter().filter_map(move |event| Some((event.position, taken?.taken(event)?)))
+        ahead
+            .iter()
+            .filter_map(move |event| Some((event.position, taken?.taken(event)?)))
     }
 
     /// How many values there are.
     pub(crate) fn count(&self, measure: usize) -> u64 {
-        let folded = self.states(measure).map(|state| if let State::Count(count) = state { *count } else { 0 });
+        let folded = self
+            .states(measure)
+            .map(|state| if let State::Count(count) = state { *count } else { 0 });
         folded.fold(self.kept(measure).count() as u64, u64::wrapping_add)
     }
 
     /// The sum of integers; none over nothing.
     pub(crate) fn integer(&self, measure: usize) -> Option<i128> {
-        let folded = self.states(measure).filter_map(|state| if let State::Integer(sum) = state { Some(*sum) } else { None });
+        let folded = self.states(measure).filter_map(|state| {
+            if let State::Integer(sum) = state {
+                Some(*sum)
+            } else {
+                None
+            }
+        });
         let kept = self.kept(measure).filter_map(|(_, value)| match value {
             ScalarRef::Int(value) => Some(i128::from(value)),
             _ => None,
@@ -120,8 +144,13 @@ impl<'a> Reach<'a> {
 
     /// The one value that the measure's kind prefers.
     pub(crate) fn picked(&self, measure: usize) -> Option<ScalarRef<'a>> {
-        const NOWHERE: Position =
-            Position { time: 0, source: ondol_vocabulary::SourcePosition { partition: 0, offset: 0 } };
+        const NOWHERE: Position = Position {
+            time: 0,
+            source: ondol_vocabulary::SourcePosition {
+                partition: 0,
+                offset: 0,
+            },
+        };
         let kind = self.measure(measure)?.kind;
         let candidate = |state: &'a State| match state {
             State::Extreme(value) => Some((NOWHERE, value.borrow())),
@@ -132,9 +161,16 @@ impl<'a> Reach<'a> {
             // Tiles stand in order of time: the first or last that holds a value holds the one.
             Kind::First => self.states(measure).find_map(candidate),
             Kind::Last => self.states(measure).rev().find_map(candidate),
-            _ => self.states(measure).filter_map(candidate).reduce(|best, next| better(kind, best, next)),
+            _ => self
+                .states(measure)
+                .filter_map(candidate)
+                .reduce(|best, next| better(kind, best, next)),
         };
-        folded.into_iter().chain(self.kept(measure)).reduce(|best, next| better(kind, best, next)).map(|(_, value)| value)
+        folded
+            .into_iter()
+            .chain(self.kept(measure))
+            .reduce(|best, next| better(kind, best, next))
+            .map(|(_, value)| value)
     }
 }
 

@@ -100,6 +100,19 @@ impl State {
 }
 
 impl Kind {
+    /// Its name in the fingerprint of a layout.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Count => "count",
+            Self::Integer => "integer",
+            Self::Float => "float",
+            Self::Min => "min",
+            Self::Max => "max",
+            Self::First => "first",
+            Self::Last => "last",
+        }
+    }
+
     /// Whether `challenger` takes the place of `holder` in a state that keeps one value.
     ///
     /// Positions differ between events of one generation; should two events share one (a topic was recreated), the

@@ -1,7 +1,249 @@
 //! Rows by themselves: events made by hand, no expressions.
 
 use super::event::AheadEvent;
-use super::layout::Measure;
+use super::layout::{Measure, RowLayout};
+use super::sight::Sight;
 use super::state::Kind;
 use super::*;
 use ondol_vocabulary::{DataType, SourcePosition, Window};
+use proptest::prelude::*;
+
+const MINUTE: i64 = 60_000_000;
+
+/// Every kind of state over every type of value, in two hops and over all time, with a filter and latest values.
+fn layout() -> RowLayout {
+    let mut layout = RowLayout {
+        inputs: vec![
+            DataType::F64,
+            DataType::I64,
+            DataType::String,
+            DataType::Bool,
+            DataType::F32,
+            DataType::I32,
+            DataType::Timestamp,
+        ],
+        filters: 1,
+        ..RowLayout::default()
+    };
+    let hour = Some(Window {
+        width_us: 60 * MINUTE,
+        hop_us: 15 * MINUTE,
+    });
+    let day = Some(Window {
+        width_us: 24 * 60 * MINUTE,
+        hop_us: 60 * MINUTE,
+    });
+    let mut place = |window, kind, input, filter| {
+        layout.place(window, Measure { kind, input, filter });
+    };
+    place(hour, Kind::Count, None, None);
+    place(hour, Kind::Float, Some(0), None);
+    place(hour, Kind::Min, Some(4), Some(0));
+    place(hour, Kind::Last, Some(2), Some(0));
+    place(day, Kind::Integer, Some(1), None);
+    place(None, Kind::First, Some(3), None);
+    place(None, Kind::Max, Some(5), Some(0));
+    place(None, Kind::Last, Some(6), None);
+    layout.latest_slot(2);
+    layout.latest_slot(0);
+    layout.seal(&["amount", "n", "text", "flag", "ratio", "small", "moment", "flag"]);
+    layout
+}
+
+fn event(minute: i64, offset: i64, number: f64, text: Option<&str>) -> AheadEvent {
+    let whole = number as i64;
+    AheadEvent {
+        position: Position {
+            time: minute * MINUTE,
+            source: SourcePosition { partition: 3, offset },
+        },
+        passes: Box::new([number > 0.0]),
+        inputs: Box::new([
+            Some(ScalarRef::float(number).to_owned()),
+            Some(Scalar::Int(whole)),
+            text.map(|text| Scalar::Text(text.into())),
+            Some(Scalar::Bool(whole % 2 == 0)),
+            Some(ScalarRef::float(f64::from(number as f32)).to_owned()),
+            text.map(|_| Scalar::Int(i64::from(whole as i32))),
+            Some(Scalar::Int(minute)),
+        ]),
+    }
+}
+
+/// A row that has one of everything.
+fn specimen() -> Row {
+    let layout = layout();
+    let mut row = Row::default();
+    for (minute, offset, number, text) in [
+        (5, 10, 1.25, Some("a")),
+        (20, 11, -0.1, None),
+        (21, 12, 3e10, Some("온돌")),
+        (70, 13, f64::NAN, Some("b")),
+    ] {
+        assert!(row.absorb(&layout, &event(minute, offset, number, text), (minute + 1) * MINUTE));
+    }
+    assert!(row.absorb(&layout, &event(90, 14, 7.0, Some("ahead")), 80 * MINUTE));
+    row.advance(0x0102_0304_0506_0708, 3, 15);
+    row.advance(0x0102_0304_0506_0708, 0, 2);
+    row
+}
+
+fn encoded(row: &Row) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    encode(row, &layout(), &mut bytes);
+    bytes
+}
+
+#[test]
+fn the_bytes_of_row_format_version_1_stay_as_they_are() {
+    let golden: String = include_str!("golden/row_v1.hex").split_whitespace().collect();
+    let written: String = encoded(&specimen()).iter().map(|byte| format!("{byte:02x}")).collect();
+    assert_eq!(written, golden);
+    let bytes: Vec<u8> = (0..golden.len())
+        .step_by(2)
+        .map(|at| u8::from_str_radix(&golden[at..at + 2], 16).unwrap())
+        .collect();
+    assert_eq!(decode(&bytes, &layout()), Ok(specimen()));
+}
+
+#[test]
+fn an_empty_row_is_a_header() {
+    assert_eq!(encoded(&Row::default()).len(), 12);
+    assert_eq!(decode(&encoded(&Row::default()), &layout()), Ok(Row::default()));
+}
+
+#[test]
+fn a_row_of_another_version_or_layout_is_refused() {
+    let mut bytes = encoded(&specimen());
+    bytes[0] = 2;
+    assert_eq!(
+        decode(&bytes, &layout()),
+        Err(RowError("its format version is 2, and this build reads 1".to_owned()))
+    );
+    let mut other = layout();
+    other.seal(&["another expression"]);
+    let refused = decode(&encoded(&specimen()), &other).unwrap_err();
+    assert_eq!(
+        refused.0,
+        "it was written for another view or by another layout of this one"
+    );
+}
+
+#[test]
+fn every_truncation_is_refused() {
+    let bytes = encoded(&specimen());
+    for length in 0..bytes.len() {
+        assert!(
+            decode(&bytes[..length], &layout()).is_err(),
+            "{length} of {} bytes",
+            bytes.len()
+        );
+    }
+}
+
+#[test]
+fn a_late_event_lands_in_its_own_tile() {
+    let layout = layout();
+    let mut in_order = Row::default();
+    let mut late = Row::default();
+    let events = [event(1, 0, 1.0, None), event(31, 1, 2.0, None), event(76, 2, 3.0, None)];
+    for at in [0, 1, 2] {
+        assert!(in_order.absorb(&layout, &events[at], 100 * MINUTE));
+    }
+    for at in [2, 0, 1] {
+        assert!(late.absorb(&layout, &events[at], 100 * MINUTE));
+    }
+    assert_eq!(late, in_order);
+}
+
+#[test]
+fn an_event_ahead_is_invisible_before_its_time_and_folded_after() {
+    let layout = layout();
+    let mut row = Row::default();
+    row.absorb(&layout, &event(10, 0, 1.0, Some("now")), 10 * MINUTE);
+    row.absorb(&layout, &event(30, 1, 2.0, Some("ahead")), 11 * MINUTE);
+    assert_eq!(row.newest(), Some(EventTime::from_micros(10 * MINUTE)));
+    let latest = |row: &Row, minute| {
+        let sight = Sight::of(row, minute * MINUTE + 1).unwrap();
+        format!(
+            "{:?} {}",
+            sight.latest(&layout, 0).unwrap(),
+            sight.reach(&layout, 0, Some(60 * MINUTE)).unwrap().count(0)
+        )
+    };
+    assert_eq!(latest(&row, 29), "Text(\"now\") 1");
+    assert_eq!(latest(&row, 30), "Text(\"ahead\") 2");
+    row.absorb(&layout, &event(12, 2, 3.0, None), 30 * MINUTE);
+    assert!(row.ahead.is_empty());
+    assert_eq!(row.newest(), Some(EventTime::from_micros(30 * MINUTE)));
+    assert_eq!(latest(&row, 30), "Text(\"ahead\") 3");
+}
+
+#[test]
+fn eviction_follows_the_newest_event_of_the_row() {
+    let layout = layout();
+    let mut row = Row::default();
+    row.absorb(&layout, &event(0, 0, 1.0, None), 0);
+    assert_eq!(row.tiles[0].len(), 1);
+    row.absorb(&layout, &event(74, 1, 1.0, None), 74 * MINUTE);
+    assert_eq!(row.tiles[0].len(), 2, "floor(74 - 60, 15) = 0 is still reached");
+    row.absorb(&layout, &event(75, 2, 1.0, None), 75 * MINUTE);
+    assert_eq!(
+        row.tiles[0].len(),
+        2,
+        "floor(75 - 60, 15) = 15 no longer reaches the first tile"
+    );
+}
+
+#[test]
+fn fences_of_a_new_generation_start_afresh() {
+    let mut row = Row::default();
+    row.advance(1, 0, 10);
+    row.advance(1, 0, 5);
+    assert_eq!(row.fence(1, 0), Some(10), "a fence never moves back");
+    assert_eq!((row.fence(1, 1), row.fence(2, 0)), (None, None));
+    row.advance(2, 1, 3);
+    assert_eq!(
+        (row.fence(1, 0), row.fence(2, 0), row.fence(2, 1)),
+        (None, None, Some(3))
+    );
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: ProptestConfig::default().cases.max(2048), ..ProptestConfig::default() })]
+
+    #[test]
+    fn damaged_rows_are_refused_or_are_rows(
+        damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
+    ) {
+        let mut bytes = encoded(&specimen());
+        for (at, byte) in damage {
+            let at = at.index(bytes.len());
+            bytes[at] = byte;
+        }
+        if let Ok(row) = decode(&bytes, &layout()) {
+            prop_assert_eq!(encoded(&row), bytes, "what is read is what would be written");
+        }
+    }
+
+    #[test]
+    fn any_bytes_after_a_good_header_are_refused_or_are_rows(flags in 0u8..16, newest: i64, tail: Vec<u8>) {
+        let mut bytes = vec![1, flags];
+        bytes.extend(layout().fingerprint.to_le_bytes());
+        bytes.extend(newest.to_le_bytes());
+        bytes.extend(tail);
+        if let Ok(row) = decode(&bytes, &layout()) {
+            prop_assert_eq!(encoded(&row), bytes, "what is read is what would be written");
+            // Whatever it holds, it can be used.
+            let layout = layout();
+            let mut row = row;
+            row.absorb(&layout, &event(1, 1, 1.5, Some("x")), 2 * MINUTE);
+            if let Some(sight) = Sight::of(&row, i64::MAX) {
+                for set in 0..layout.sets.len() {
+                    let reach = sight.reach(&layout, set, Some(MINUTE)).unwrap();
+                    (0..layout.sets[set].measures.len()).for_each(|at| { reach.picked(at); reach.float(at); reach.integer(at); reach.count(at); });
+                }
+            }
+        }
+    }
+}

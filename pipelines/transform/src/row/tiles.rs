@@ -45,7 +45,8 @@ impl TileSet {
         if self.indexes.get(at) != Some(&index) {
             self.indexes.insert(at, index);
             let start = at * width;
-            self.states.splice(start..start, std::iter::repeat_n(State::Empty, width));
+            self.states
+                .splice(start..start, std::iter::repeat_n(State::Empty, width));
         }
         at * width
     }
@@ -73,7 +74,10 @@ impl TileSet {
 
     /// Every tile's index and states, oldest first.
     pub(crate) fn iter(&self, layout: &SetLayout) -> impl Iterator<Item = (i64, &[State])> {
-        self.indexes.iter().copied().zip(self.states.chunks_exact(layout.measures.len().max(1)))
+        self.indexes
+            .iter()
+            .copied()
+            .zip(self.states.chunks_exact(layout.measures.len().max(1)))
     }
 
     pub(crate) fn len(&self) -> usize {

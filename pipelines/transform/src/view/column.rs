@@ -1,6 +1,6 @@
 //! An evaluated expression, ready to be read value by value; and finished values, ready to be a column.
 
-use crate::row::scalar::ScalarRef;
+use crate::row::scalar::{ScalarRef, narrowed};
 use arrow::array::{
     Array, ArrayRef, AsArray, BooleanArray, Float32Array, Float64Array, Int32Array, Int64Array, StringArray,
     TimestampMicrosecondArray,
@@ -63,15 +63,26 @@ pub(super) fn array(data_type: DataType, values: &[Option<ScalarRef<'_>>]) -> Ar
         DataType::Bool => Arc::new(values.iter().map(|value| boolean((*value)?)).collect::<BooleanArray>()),
         DataType::I32 => {
             // Narrowing is exact: the value was widened from an i32.
-            Arc::new(values.iter().map(|value| integer((*value)?).map(|value| value as i32)).collect::<Int32Array>())
+            Arc::new(
+                values
+                    .iter()
+                    .map(|value| integer((*value)?).map(|value| value as i32))
+                    .collect::<Int32Array>(),
+            )
         }
         DataType::I64 => Arc::new(values.iter().map(|value| integer((*value)?)).collect::<Int64Array>()),
-        DataType::F32 => {
-            Arc::new(values.iter().map(|value| float((*value)?).map(|value| value as f32)).collect::<Float32Array>())
-        }
+        DataType::F32 => Arc::new(
+            values
+                .iter()
+                .map(|value| float((*value)?).map(narrowed))
+                .collect::<Float32Array>(),
+        ),
         DataType::F64 => Arc::new(values.iter().map(|value| float((*value)?)).collect::<Float64Array>()),
         DataType::Timestamp => {
-            let moments = values.iter().map(|value| integer((*value)?)).collect::<TimestampMicrosecondArray>();
+            let moments = values
+                .iter()
+                .map(|value| integer((*value)?))
+                .collect::<TimestampMicrosecondArray>();
             Arc::new(moments.with_timezone("UTC"))
         }
         DataType::String => Arc::new(values.iter().map(|value| text((*value)?)).collect::<StringArray>()),
@@ -79,17 +90,33 @@ pub(super) fn array(data_type: DataType, values: &[Option<ScalarRef<'_>>]) -> Ar
 }
 
 fn boolean(value: ScalarRef<'_>) -> Option<bool> {
-    if let ScalarRef::Bool(value) = value { Some(value) } else { None }
+    if let ScalarRef::Bool(value) = value {
+        Some(value)
+    } else {
+        None
+    }
 }
 
 fn integer(value: ScalarRef<'_>) -> Option<i64> {
-    if let ScalarRef::Int(value) = value { Some(value) } else { None }
+    if let ScalarRef::Int(value) = value {
+        Some(value)
+    } else {
+        None
+    }
 }
 
 fn float(value: ScalarRef<'_>) -> Option<f64> {
-    if let ScalarRef::Float(value) = value { Some(value) } else { None }
+    if let ScalarRef::Float(value) = value {
+        Some(value)
+    } else {
+        None
+    }
 }
 
 fn text(value: ScalarRef<'_>) -> Option<&str> {
-    if let ScalarRef::Text(value) = value { Some(value) } else { None }
+    if let ScalarRef::Text(value) = value {
+        Some(value)
+    } else {
+        None
+    }
 }

@@ -52,18 +52,33 @@ struct Texts<'a> {
 }
 
 pub(super) fn compile(view: &ViewDefinition, source: &SourceDefinition) -> Result<ViewEngine, ExpressionError> {
-    let fields = source.schema.iter().map(|field| ArrowField::new(&field.name, field.data_type.arrow(), true));
+    let fields = source
+        .schema
+        .iter()
+        .map(|field| ArrowField::new(&field.name, field.data_type.arrow(), true));
     let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
-    let filter = view.filter.as_deref().map(|text| plan_condition(text, &schema)).transpose()?;
+    let filter = view
+        .filter
+        .as_deref()
+        .map(|text| plan_condition(text, &schema))
+        .transpose()?;
     let mut planner = Planner {
         schema,
         layout: RowLayout::default(),
         inputs: Texts::default(),
         filters: Texts::default(),
     };
-    let readings =
-        view.features.iter().map(|feature| planner.feature(view, feature)).collect::<Result<Vec<_>, _>>()?;
-    let Planner { mut layout, inputs, filters, .. } = planner;
+    let readings = view
+        .features
+        .iter()
+        .map(|feature| planner.feature(view, feature))
+        .collect::<Result<Vec<_>, _>>()?;
+    let Planner {
+        mut layout,
+        inputs,
+        filters,
+        ..
+    } = planner;
     layout.filters = filters.planned.len();
     layout.seal(&[inputs.texts, filters.texts].concat());
 
@@ -72,9 +87,19 @@ pub(super) fn compile(view: &ViewDefinition, source: &SourceDefinition) -> Resul
     for expression in inputs.planned.iter().chain(&filters.planned).chain(&filter) {
         needed.extend(expression.columns());
     }
-    let fields: Vec<Field> = source.schema.iter().filter(|field| needed.contains(&field.name)).cloned().collect();
-    let time = place(&fields, view, source, &source.time, |data_type| data_type == DataType::Timestamp)?;
-    let key = view.key.iter().map(|field| place(&fields, view, source, &field.name, DataType::is_key));
+    let fields: Vec<Field> = source
+        .schema
+        .iter()
+        .filter(|field| needed.contains(&field.name))
+        .cloned()
+        .collect();
+    let time = place(&fields, view, source, &source.time, |data_type| {
+        data_type == DataType::Timestamp
+    })?;
+    let key = view
+        .key
+        .iter()
+        .map(|field| place(&fields, view, source, &field.name, DataType::is_key));
     Ok(ViewEngine {
         definition: view.clone(),
         time,
@@ -98,7 +123,10 @@ fn place(
     fits: fn(DataType) -> bool,
 ) -> Result<usize, ExpressionError> {
     let at = fields.iter().position(|field| field.name == name).ok_or_else(|| {
-        refused(format!("view `{}` needs column `{name}`, which source `{}` does not have", view.name, source.name))
+        refused(format!(
+            "view `{}` needs column `{name}`, which source `{}` does not have",
+            view.name, source.name
+        ))
     })?;
     match fields.get(at) {
         Some(field) if !fits(field.data_type) => Err(refused(format!(
@@ -118,15 +146,29 @@ impl<'a> Planner<'a> {
         let (reading, data_type) = match &feature.kind {
             FeatureKind::LatestRow { expression } => {
                 let (input, data_type) = self.input(expression)?;
-                (Reading::Latest { slot: self.layout.latest_slot(input) }, data_type)
+                (
+                    Reading::Latest {
+                        slot: self.layout.latest_slot(input),
+                    },
+                    data_type,
+                )
             }
-            FeatureKind::Aggregate { function, argument, filter, window } => {
+            FeatureKind::Aggregate {
+                function,
+                argument,
+                filter,
+                window,
+            } => {
                 check_window(feature, *window)?;
                 let input = argument.as_deref().map(|text| self.input(text)).transpose()?;
                 let argument_type = input.map(|(_, data_type)| data_type);
                 let data_type = result_type(*function, argument_type).map_err(|error| refused(error.to_string()))?;
                 let filter = filter.as_deref().map(|text| self.filter(text)).transpose()?;
-                let measure = |kind| Measure { kind, input: input.map(|(input, _)| input), filter };
+                let measure = |kind| Measure {
+                    kind,
+                    input: input.map(|(input, _)| input),
+                    filter,
+                };
                 (self.aggregate(*function, argument_type, *window, measure), data_type)
             }
         };
@@ -154,14 +196,25 @@ impl<'a> Planner<'a> {
             Aggregation::Sum => wrap(place(sum), if floats { Answer::Float } else { Answer::Integer }),
             Aggregation::Mean => {
                 let ((set, sum), (_, count)) = (place(sum), place(Kind::Count));
-                (set, if floats { Answer::FloatMean { sum, count } } else { Answer::IntegerMean { sum, count } })
+                (
+                    set,
+                    if floats {
+                        Answer::FloatMean { sum, count }
+                    } else {
+                        Answer::IntegerMean { sum, count }
+                    },
+                )
             }
             Aggregation::Min => wrap(place(Kind::Min), Answer::Picked),
             Aggregation::Max => wrap(place(Kind::Max), Answer::Picked),
             Aggregation::First => wrap(place(Kind::First), Answer::Picked),
             Aggregation::Last => wrap(place(Kind::Last), Answer::Picked),
         };
-        Reading::Window { set, width_us: window.map(|window| window.width_us), answer }
+        Reading::Window {
+            set,
+            width_us: window.map(|window| window.width_us),
+            answer,
+        }
     }
 
     /// The place of an input expression, and its type.
@@ -172,7 +225,9 @@ impl<'a> Planner<'a> {
         }
         let arrow = self.inputs.planned.get(at).map(Expression::data_type);
         let data_type = arrow.and_then(DataType::from_arrow).ok_or_else(|| {
-            refused(format!("`{text}` gives {arrow:?}, which is no feature type: cast it, such as `cast({text} as double)`"))
+            refused(format!(
+                "`{text}` gives {arrow:?}, which is no feature type: cast it, such as `cast({text} as double)`"
+            ))
         })?;
         self.layout.inputs.push(data_type);
         Ok((at, data_type))
@@ -226,5 +281,9 @@ fn wrap((set, measure): (usize, usize), answer: impl FnOnce(usize) -> Answer) ->
 }
 
 fn refused(message: String) -> ExpressionError {
-    ExpressionError::Plan { message, offset: None, suggestion: None }
+    ExpressionError::Plan {
+        message,
+        offset: None,
+        suggestion: None,
+    }
 }

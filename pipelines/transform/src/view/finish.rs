@@ -26,8 +26,11 @@ pub(super) fn finish(
 ) -> Vec<FinishedFeature> {
     debug_assert_eq!(rows.len(), as_of.len(), "a moment per row");
     let ttl_us = engine.definition.ttl_us;
-    let standings: Vec<Standing<'_>> =
-        rows.iter().zip(as_of).map(|(row, moment)| standing(*row, *moment, ttl_us)).collect();
+    let standings: Vec<Standing<'_>> = rows
+        .iter()
+        .zip(as_of)
+        .map(|(row, moment)| standing(*row, *moment, ttl_us))
+        .collect();
     let event_time: Vec<Option<EventTime>> = standings.iter().map(Standing::newest).collect();
     let mut values = Vec::with_capacity(rows.len());
     let mut finished = Vec::with_capacity(features.len());
@@ -42,22 +45,35 @@ pub(super) fn finish(
                 Standing::Stale(_) => (None, FeatureStatus::Stale),
                 Standing::Live(sight) => {
                     let value = read(sight, &engine.layout, reading);
-                    (value, if value.is_some() { FeatureStatus::Fresh } else { FeatureStatus::Null })
+                    (
+                        value,
+                        if value.is_some() {
+                            FeatureStatus::Fresh
+                        } else {
+                            FeatureStatus::Null
+                        },
+                    )
                 }
             };
             values.push(value);
             status.push(worth);
         }
         let values = array(definition.data_type, &values);
-        finished.push(FinishedFeature { values, status, event_time: event_time.clone() });
+        finished.push(FinishedFeature {
+            values,
+            status,
+            event_time: event_time.clone(),
+        });
     }
     finished
 }
 
 fn standing<'a>(row: Option<&'a Row>, moment: EventTime, ttl_us: Option<i64>) -> Standing<'a> {
-    let Some(sight) = row.and_then(|row| Sight::of(row, moment.micros())) else { return Standing::Missing };
+    let Some(sight) = row.and_then(|row| Sight::of(row, moment.micros())) else {
+        return Standing::Missing;
+    };
     match ttl_us {
-        Some(ttl_us) if sight.age_us() > ttl_us => Standing::Stale(EventTime::from_micros(sight.newest())),
+        Some(ttl_us) if sight.age_us() > i128::from(ttl_us) => Standing::Stale(EventTime::from_micros(sight.newest())),
         Some(_) | None => Standing::Live(sight),
     }
 }
@@ -74,7 +90,13 @@ impl Standing<'_> {
 
 /// What a feature is worth of an entity that nothing has happened to: there were 0 events, and no values.
 fn missing(feature: &FeatureDefinition) -> Option<ScalarRef<'static>> {
-    let counts = matches!(feature.kind, FeatureKind::Aggregate { function: Aggregation::Count, .. });
+    let counts = matches!(
+        feature.kind,
+        FeatureKind::Aggregate {
+            function: Aggregation::Count,
+            ..
+        }
+    );
     counts.then_some(ScalarRef::Int(0))
 }
 

@@ -127,7 +127,10 @@ impl ViewEngine {
         let mut reached: Vec<(i32, Option<i64>, i64)> = Vec::new();
         for index in indexes.iter().map(|index| *index as usize) {
             let position = projection.position(index);
-            let at = match reached.iter().position(|(partition, ..)| *partition == position.partition) {
+            let at = match reached
+                .iter()
+                .position(|(partition, ..)| *partition == position.partition)
+            {
                 Some(at) => at,
                 None => {
                     reached.push((position.partition, row.fence(generation, position.partition), i64::MIN));

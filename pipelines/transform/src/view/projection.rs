@@ -57,17 +57,24 @@ pub(super) fn project(engine: &ViewEngine, events: &RecordBatch) -> Result<Proje
     EntityKeyColumns::new(&keys).map_err(|error| failure("the key", &error))?;
     let inputs = engine.inputs.iter().map(|expression| {
         let values = expression.evaluate(&events)?;
-        Column::new(&values).ok_or_else(|| failure("an argument", &format!("no feature has type {}", values.data_type())))
+        Column::new(&values)
+            .ok_or_else(|| failure("an argument", &format!("no feature has type {}", values.data_type())))
     });
     let filters = engine.filters.iter().map(|filter| condition(filter, &events));
     Ok(Projection {
         inputs: inputs.collect::<Result<_, _>>()?,
         filters: filters.collect::<Result<_, _>>()?,
         keys,
-        times: events.column(engine.time).as_primitive::<TimestampMicrosecondType>().clone(),
+        times: events
+            .column(engine.time)
+            .as_primitive::<TimestampMicrosecondType>()
+            .clone(),
         partitions: events.column(source_columns).as_primitive::<Int32Type>().clone(),
         offsets: events.column(source_columns + 1).as_primitive::<Int64Type>().clone(),
-        ingested_at: events.column(source_columns + 2).as_primitive::<TimestampMicrosecondType>().clone(),
+        ingested_at: events
+            .column(source_columns + 2)
+            .as_primitive::<TimestampMicrosecondType>()
+            .clone(),
     })
 }
 
@@ -80,7 +87,10 @@ fn gather(engine: &ViewEngine, events: &RecordBatch) -> Result<RecordBatch, Expr
         (columns::OFFSET, ArrowType::Int64),
         (columns::INGESTED_AT, DataType::Timestamp.arrow()),
     ];
-    let own = engine.fields.iter().map(|field| (field.name.as_str(), field.data_type.arrow()));
+    let own = engine
+        .fields
+        .iter()
+        .map(|field| (field.name.as_str(), field.data_type.arrow()));
     for (name, data_type) in own.chain(position.clone()) {
         let array = events
             .column_by_name(name)
@@ -92,7 +102,10 @@ fn gather(engine: &ViewEngine, events: &RecordBatch) -> Result<RecordBatch, Expr
             cast(array, &data_type).map_err(|error| failure(name, &error))?
         };
         if position.iter().any(|(required, _)| *required == name) && array.null_count() > 0 {
-            return Err(failure(name, &format!("the events have a null in `{name}`, which every event has")));
+            return Err(failure(
+                name,
+                &format!("the events have a null in `{name}`, which every event has"),
+            ));
         }
         fields.push(ArrowField::new(name, data_type, true));
         arrays.push(array);
@@ -125,12 +138,21 @@ fn kept(engine: &ViewEngine, events: RecordBatch) -> Result<RecordBatch, Express
 /// A condition's values; null is no.
 fn condition(expression: &Expression, events: &RecordBatch) -> Result<BooleanArray, ExpressionError> {
     let values = expression.evaluate(events)?;
-    let values = values.as_boolean_opt().ok_or_else(|| failure("a filter", &"it is no condition"))?;
-    Ok(if values.null_count() > 0 { prep_null_mask_filter(values) } else { values.clone() })
+    let values = values
+        .as_boolean_opt()
+        .ok_or_else(|| failure("a filter", &"it is no condition"))?;
+    Ok(if values.null_count() > 0 {
+        prep_null_mask_filter(values)
+    } else {
+        values.clone()
+    })
 }
 
 fn failure(what: &str, error: &impl ToString) -> ExpressionError {
-    ExpressionError::Evaluate { expression: what.to_owned(), message: error.to_string() }
+    ExpressionError::Evaluate {
+        expression: what.to_owned(),
+        message: error.to_string(),
+    }
 }
 
 impl Projection {
@@ -148,7 +170,9 @@ impl Projection {
     /// of their first event.
     pub fn entities(&self) -> Vec<(EntityKey, Vec<u32>)> {
         // Projecting has refused every other type of key.
-        let Ok(columns) = EntityKeyColumns::new(&self.keys) else { return Vec::new() };
+        let Ok(columns) = EntityKeyColumns::new(&self.keys) else {
+            return Vec::new();
+        };
         let mut entities: Vec<(EntityKey, Vec<u32>)> = Vec::new();
         let mut places: HashTable<usize> = HashTable::new();
         let mut buffer = Vec::with_capacity(32);
@@ -190,17 +214,26 @@ impl Projection {
 
     /// Where event `index` stands in its source.
     pub fn position(&self, index: usize) -> SourcePosition {
-        SourcePosition { partition: self.partitions.value(index), offset: self.offsets.value(index) }
+        SourcePosition {
+            partition: self.partitions.value(index),
+            offset: self.offsets.value(index),
+        }
     }
 
     pub(super) fn event(&self, index: usize) -> ProjectedEvent<'_> {
-        ProjectedEvent { projection: self, index }
+        ProjectedEvent {
+            projection: self,
+            index,
+        }
     }
 }
 
 impl Event for ProjectedEvent<'_> {
     fn position(&self) -> Position {
-        Position { time: self.projection.times.value(self.index), source: self.projection.position(self.index) }
+        Position {
+            time: self.projection.times.value(self.index),
+            source: self.projection.position(self.index),
+        }
     }
 
     fn input(&self, input: usize) -> Option<ScalarRef<'_>> {
@@ -208,6 +241,9 @@ impl Event for ProjectedEvent<'_> {
     }
 
     fn passes(&self, filter: usize) -> bool {
-        self.projection.filters.get(filter).is_some_and(|filter| filter.value(self.index))
+        self.projection
+            .filters
+            .get(filter)
+            .is_some_and(|filter| filter.value(self.index))
     }
 }

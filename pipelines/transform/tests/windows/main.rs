@@ -1,0 +1,17 @@
+//! Windows, latest rows and their stored form, against an oracle that reads the whole list of events.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    missing_docs,
+    unreachable_pub,
+    reason = "tests"
+)]
+
+mod events;
+mod known;
+mod oracle;
+mod properties;
+mod rules;
+mod views;

@@ -1,0 +1,222 @@
+//! What every feature should be, by reading the whole list of events. Shares no code with the engine: windows are
+//! filters of the list, sums are big integers, rounding is that of the decimal parser.
+
+use crate::events::Event;
+use crate::views::{ARGUMENTS, CONDITIONS, Feature, View};
+use num_bigint::BigInt;
+use ondol_vocabulary::{Aggregation, FeatureStatus};
+use std::cmp::Ordering;
+use std::sync::LazyLock;
+
+/// A value whose equality is that of its bits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Value {
+    Null,
+    Bool(bool),
+    Integer(i64),
+    /// The bits of an `f64`.
+    F64(u64),
+    /// The bits of an `f32`.
+    F32(u32),
+    Text(String),
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Answer {
+    pub value: Value,
+    pub status: FeatureStatus,
+    pub event_time: Option<i64>,
+}
+
+impl Value {
+    pub(crate) fn integer(value: Option<i64>) -> Self {
+        value.map_or(Self::Null, Self::Integer)
+    }
+
+    pub(crate) fn f64(value: Option<f64>) -> Self {
+        value.map_or(Self::Null, |value| {
+            Self::F64(if value.is_nan() { 0x7ff8 << 48 } else { value.to_bits() })
+        })
+    }
+
+    pub(crate) fn f32(value: Option<f32>) -> Self {
+        value.map_or(Self::Null, |value| {
+            Self::F32(if value.is_nan() { 0x7fc0 << 16 } else { value.to_bits() })
+        })
+    }
+
+    fn number(&self) -> f64 {
+        match self {
+            Self::F64(bits) => f64::from_bits(*bits),
+            Self::F32(bits) => f64::from(f32::from_bits(*bits)),
+            other => panic!("{other:?} is no float"),
+        }
+    }
+
+    fn compare(&self, other: &Self) -> Ordering {
+        match (self, other) {
+            (Self::Bool(a), Self::Bool(b)) => a.cmp(b),
+            (Self::Integer(a), Self::Integer(b)) => a.cmp(b),
+            (Self::Text(a), Self::Text(b)) => a.as_bytes().cmp(b.as_bytes()),
+            _ => float_order(self.number())
+                .partial_cmp(&float_order(other.number()))
+                .unwrap(),
+        }
+    }
+}
+
+/// NaN after everything, then the number, then its sign: −0.0 before 0.0.
+fn float_order(value: f64) -> (bool, f64, bool) {
+    if value.is_nan() {
+        (true, 0.0, false)
+    } else {
+        (false, value, value.is_sign_positive())
+    }
+}
+
+/// The features of an entity that all of `events` have happened to, read as of `moment`. `known_at`: only those that
+/// had arrived by then. Otherwise the row of all of them is read, which can't go back behind what it has folded.
+pub(crate) fn answers(view: &View, events: &[Event], entity: &str, moment: i64, known_at: bool) -> Vec<Answer> {
+    let mine: Vec<&Event> = events
+        .iter()
+        .filter(|event| event.key.as_deref() == Some(entity))
+        .filter(|event| view.filter.is_none_or(|filter| CONDITIONS[filter].1(event)))
+        .filter(|event| !known_at || event.ingested_at <= moment)
+        .collect();
+    let mut moment = moment;
+    if !known_at {
+        let arrived = mine.iter().map(|event| event.ingested_at).max();
+        for event in mine.iter().filter(|event| Some(event.time) <= arrived) {
+            moment = moment.max(event.time + 1);
+        }
+    }
+    let mut seen: Vec<&Event> = mine.into_iter().filter(|event| event.time < moment).collect();
+    seen.sort_by_key(|event| (event.time, event.partition, event.offset));
+    view.features
+        .iter()
+        .map(|feature| answer(view, feature, &seen, moment))
+        .collect()
+}
+
+fn answer(view: &View, feature: &Feature, seen: &[&Event], moment: i64) -> Answer {
+    let Some(newest) = seen.last().map(|event| event.time) else {
+        let counts = matches!(
+            feature,
+            Feature::Aggregate {
+                function: Aggregation::Count,
+                ..
+            }
+        );
+        let value = if counts { Value::Integer(0) } else { Value::Null };
+        return Answer {
+            value,
+            status: FeatureStatus::Missing,
+            event_time: None,
+        };
+    };
+    let event_time = Some(newest);
+    let age = i128::from(moment) - i128::from(newest);
+    if view.ttl_us.is_some_and(|ttl_us| age > i128::from(ttl_us)) {
+        return Answer {
+            value: Value::Null,
+            status: FeatureStatus::Stale,
+            event_time,
+        };
+    }
+    let value = value(feature, seen, moment);
+    let status = if value == Value::Null {
+        FeatureStatus::Null
+    } else {
+        FeatureStatus::Fresh
+    };
+    Answer {
+        value,
+        status,
+        event_time,
+    }
+}
+
+fn value(feature: &Feature, seen: &[&Event], moment: i64) -> Value {
+    let (function, argument, filter, window) = match feature {
+        Feature::Latest(argument) => return ARGUMENTS[*argument].2(seen[seen.len() - 1]),
+        Feature::Aggregate {
+            function,
+            argument,
+            filter,
+            window,
+        } => (function, argument, filter, window),
+    };
+    let tail = window.map(|window| {
+        let (edge, hop) = (
+            i128::from(moment) - i128::from(window.width_us),
+            i128::from(window.hop_us),
+        );
+        // Down to a multiple of the hop, before zero too.
+        edge - ((edge % hop) + hop) % hop
+    });
+    let values: Vec<Value> = seen
+        .iter()
+        .filter(|event| tail.is_none_or(|tail| i128::from(event.time) >= tail))
+        .filter(|event| filter.is_none_or(|filter| CONDITIONS[filter].1(event)))
+        .map(|event| argument.map_or(Value::Bool(true), |argument| ARGUMENTS[argument].2(event)))
+        .filter(|value| *value != Value::Null)
+        .collect();
+    if *function == Aggregation::Count {
+        return Value::Integer(values.len() as i64);
+    }
+    if values.is_empty() {
+        return Value::Null;
+    }
+    match function {
+        Aggregation::Count => unreachable!("counted above"),
+        Aggregation::Sum | Aggregation::Mean => sum_or_mean(*function, &values),
+        Aggregation::Min => values.into_iter().min_by(Value::compare).unwrap(),
+        Aggregation::Max => values.into_iter().max_by(Value::compare).unwrap(),
+        Aggregation::First => values.into_iter().next().unwrap(),
+        Aggregation::Last => values.into_iter().last().unwrap(),
+    }
+}
+
+fn sum_or_mean(function: Aggregation, values: &[Value]) -> Value {
+    let count = values.len() as f64;
+    if let Value::Integer(_) = values[0] {
+        let sum: BigInt = values
+            .iter()
+            .map(|value| if let Value::Integer(value) = value { *value } else { 0 })
+            .map(BigInt::from)
+            .sum();
+        return match function {
+            Aggregation::Sum => Value::integer(i64::try_from(&sum).ok()),
+            _ => Value::f64(Some(sum.to_string().parse::<f64>().unwrap() / count)),
+        };
+    }
+    let numbers: Vec<f64> = values.iter().map(Value::number).collect();
+    let sum = float_sum(&numbers);
+    Value::f64(Some(if function == Aggregation::Sum { sum } else { sum / count }))
+}
+
+fn float_sum(numbers: &[f64]) -> f64 {
+    // Among values that are not finite, IEEE addition is exact whatever the order.
+    if numbers.iter().any(|number| !number.is_finite()) {
+        return numbers.iter().filter(|number| !number.is_finite()).sum();
+    }
+    let units: BigInt = numbers.iter().map(|number| units(*number)).sum();
+    // 2⁻¹⁰⁷⁴ = 5¹⁰⁷⁴ · 10⁻¹⁰⁷⁴: the sum as a decimal, exactly; the parser rounds to nearest even.
+    static FIVES: LazyLock<BigInt> = LazyLock::new(|| BigInt::from(5).pow(1074));
+    let sum: f64 = format!("{}e-1074", units * &*FIVES).parse().unwrap();
+    if sum == 0.0 { 0.0 } else { sum }
+}
+
+/// How many times 2⁻¹⁰⁷⁴ a finite number is. Scaling by powers of two until it is a small whole number is exact.
+fn units(mut number: f64) -> BigInt {
+    let (mut doublings, mut halvings) = (0u32, 0u32);
+    while number.fract() != 0.0 {
+        number *= 2.0;
+        doublings += 1;
+    }
+    while number.abs() >= 9_007_199_254_740_992.0 {
+        number /= 2.0;
+        halvings += 1;
+    }
+    BigInt::from(number as i64) << (1074 + halvings - doublings)
+}
