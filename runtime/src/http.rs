@@ -8,11 +8,15 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use futures::FutureExt;
 use std::panic::AssertUnwindSafe;
-use std::time::Instant;
+use std::time::{Duration, Instant};
+use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 /// Route label of requests that no route matched: their paths are the caller's words and must not become labels.
 const UNMATCHED: &str = "unmatched";
+
+/// How long a GET may still take once the shutdown has been triggered.
+const GET_GRACE: Duration = Duration::from_secs(1);
 
 /// Runs one request of `service` and records it as `ondol_http_requests_total` and
 /// `ondol_http_request_duration_seconds`.
@@ -102,6 +106,30 @@ pub(crate) async fn method_not_allowed(method: Method, uri: Uri) -> Response {
     problem(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", &detail)
 }
 
+/// Runs a request, but not past the shutdown: a GET changes nothing, so one that is still waiting (a long poll) is
+/// answered "try again" shortly after the shutdown, rather than holding up the drain. Every other method is finished.
+pub(crate) async fn end_with(shutdown: CancellationToken, request: Request, next: Next) -> Response {
+    if request.method() != Method::GET {
+        return next.run(request).await;
+    }
+    let over = async {
+        shutdown.cancelled().await;
+        tokio::time::sleep(GET_GRACE).await;
+    };
+    tokio::select! {
+        response = next.run(request) => response,
+        () = over => shutting_down(),
+    }
+}
+
+fn shutting_down() -> Response {
+    problem(
+        StatusCode::SERVICE_UNAVAILABLE,
+        "unavailable",
+        "the service is shutting down: try again",
+    )
+}
+
 /// An RFC 9457 problem document in the form of the contracts', for answers that no contract gives.
 fn problem(status: StatusCode, code: &str, detail: &str) -> Response {
     let body = serde_json::json!({
@@ -110,7 +138,7 @@ fn problem(status: StatusCode, code: &str, detail: &str) -> Response {
         "status": status.as_u16(),
         "detail": detail,
         "code": code,
-        "retryable": false,
+        "retryable": status == StatusCode::SERVICE_UNAVAILABLE,
     });
     (
         status,

@@ -1,6 +1,6 @@
 //! One port: the contracts' routers, health, metrics and documents together, over HTTP/1.1 and HTTP/2.
 
-use crate::http::{method_not_allowed, not_found, observe};
+use crate::http::{end_with, method_not_allowed, not_found, observe};
 use crate::{Health, Shutdown, docs, metrics};
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
@@ -85,7 +85,8 @@ impl ServiceRouter {
 }
 
 /// Serves `router` on `listener` until `shutdown` is triggered; then takes no new connections, finishes the requests
-/// under way and returns. HTTP/1.1 and HTTP/2 with prior knowledge (h2c) share the port.
+/// under way and returns; a GET that is still waiting a second later (a long poll) is answered with a retryable 503.
+/// HTTP/1.1 and HTTP/2 with prior knowledge (h2c) share the port.
 pub async fn serve(listener: TcpListener, router: Router, shutdown: Shutdown) {
     let address = listener
         .local_addr()
@@ -98,6 +99,8 @@ pub async fn serve(listener: TcpListener, router: Router, shutdown: Shutdown) {
             tracing::warn!(%error, "TCP_NODELAY can't be set");
         }
     });
+    let token = shutdown.token();
+    let router = router.layer(from_fn(move |request, next| end_with(token.clone(), request, next)));
     let served = axum::serve(listener, router)
         .with_graceful_shutdown(shutdown.token().cancelled_owned())
         .await;

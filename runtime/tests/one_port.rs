@@ -211,7 +211,7 @@ async fn a_request_under_way_is_finished_before_the_port_closes() {
     let (entered, release) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
     let slow = {
         let (entered, release) = (Arc::clone(&entered), Arc::clone(&release));
-        get(move || async move {
+        post(move || async move {
             entered.notify_one();
             release.notified().await;
             "done"
@@ -219,11 +219,30 @@ async fn a_request_under_way_is_finished_before_the_port_closes() {
     };
     let shutdown = Shutdown::new();
     let base = start(Router::new().route("/slow", slow), &shutdown).await;
-    let request = tokio::spawn(reqwest::get(format!("{base}/slow")));
+    let request = tokio::spawn(reqwest::Client::new().post(format!("{base}/slow")).send());
     entered.notified().await;
     shutdown.trigger();
     release.notify_one();
     assert_eq!(request.await.unwrap().unwrap().text().await.unwrap(), "done");
     assert!(shutdown.drain(Duration::from_secs(60)).await);
     assert!(reqwest::get(format!("{base}/slow")).await.is_err());
+}
+
+#[tokio::test]
+async fn a_long_poll_does_not_hold_up_the_shutdown() {
+    let entered = Arc::new(Notify::new());
+    let poll = {
+        let entered = Arc::clone(&entered);
+        get(move || async move {
+            entered.notify_one();
+            std::future::pending::<()>().await;
+        })
+    };
+    let shutdown = Shutdown::new();
+    let base = start(Router::new().route("/poll", poll), &shutdown).await;
+    let request = tokio::spawn(reqwest::get(format!("{base}/poll")));
+    entered.notified().await;
+    assert!(shutdown.drain(Duration::from_secs(60)).await);
+    let (status, body) = json(request.await.unwrap().unwrap()).await;
+    assert_eq!((status, &body["retryable"]), (503, &Value::from(true)));
 }

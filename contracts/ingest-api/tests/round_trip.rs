@@ -237,3 +237,22 @@ async fn hostile_requests_are_refused_with_a_problem() {
         "nothing hostile reached the service"
     );
 }
+
+#[tokio::test]
+async fn a_body_beyond_the_limit_is_a_problem_too() {
+    let (_, client, _) = serve(None).await;
+    let text = format!("\"{}\"", "x".repeat(3 << 20));
+    let error = client
+        .push(
+            "s",
+            PushRequest {
+                events: vec![raw(&text)],
+            },
+        )
+        .await
+        .unwrap_err();
+    assert!(
+        matches!(&error, IngestError::InvalidRequest { detail } if detail.contains("body-too-large")),
+        "{error}"
+    );
+}

@@ -126,3 +126,58 @@ pub fn answer<T: Serialize, E: ContractError>(outcome: Result<T, E>) -> Response
         Err(error) => respond(&error),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, PartialEq, thiserror::Error, Serialize, Deserialize)]
+    #[serde(tag = "code", rename_all = "kebab-case")]
+    enum Known {
+        #[error("{detail}")]
+        Unavailable { detail: String },
+        #[error("{detail}")]
+        Invalid { detail: String },
+    }
+
+    impl ContractError for Known {
+        fn status(&self) -> StatusCode {
+            StatusCode::SERVICE_UNAVAILABLE
+        }
+        fn code(&self) -> &'static str {
+            "known"
+        }
+        fn retryable(&self) -> bool {
+            true
+        }
+        fn unavailable(detail: String) -> Self {
+            Self::Unavailable { detail }
+        }
+        fn invalid(detail: String) -> Self {
+            Self::Invalid { detail }
+        }
+    }
+
+    fn check(status: u16, error: serde_json::Value, expected: &Known) {
+        let document = Problem {
+            error,
+            ..Problem::of_wire(StatusCode::OK, "teapot", "why".to_owned())
+        };
+        assert_eq!(Problem { status, ..document }.into_error::<Known>(), *expected);
+    }
+
+    #[test]
+    fn an_error_of_a_newer_service_keeps_its_words() {
+        let newer = serde_json::json!({ "code": "teapot", "spout": 1 });
+        check(503, newer.clone(), &Known::unavailable("why (teapot)".to_owned()));
+        check(500, newer.clone(), &Known::unavailable("why (teapot)".to_owned()));
+        check(422, newer, &Known::invalid("why (teapot)".to_owned()));
+        check(413, serde_json::Value::Null, &Known::invalid("why (teapot)".to_owned()));
+    }
+
+    #[test]
+    fn an_error_of_the_contract_is_itself() {
+        let error = serde_json::json!({ "code": "unavailable", "detail": "gone" });
+        check(400, error, &Known::unavailable("gone".to_owned()));
+    }
+}
