@@ -8,7 +8,7 @@ use super::tree::{Section, Text, Word};
 use super::view::CompiledView;
 use crate::nearest::nearest;
 use ondol_vocabulary::{DataType, FeatureOrigin, FeatureRef, Field, ModelDefinition, ModelFeature, ViewDefinition};
-use std::collections::HashMap;
+use std::collections::HashSet;
 
 const KEYS: [&str; 3] = ["inputs", "features", "derived"];
 
@@ -219,13 +219,13 @@ impl<'m> Vector<'m> {
 
 /// Every key column of every view used must be an input: it is how a caller names the entity.
 fn check_keys(used: &[(&ViewDefinition, Place)], inputs: &[Field], table: &Section<'_>, reports: &mut Reports<'_>) {
-    // By column: the view that asked first.
-    let mut asked: HashMap<&str, &str> = HashMap::new();
+    let mut seen = HashSet::new();
     for (view, place) in used {
+        // A view used by the vector and by derived features is checked once, where it is used first.
+        if !seen.insert(view.name.as_str()) {
+            continue;
+        }
         for key in &view.key {
-            if asked.insert(&key.name, &view.name).is_some() {
-                continue;
-            }
             match inputs.iter().find(|input| input.name == key.name) {
                 None => {
                     let message = format!("view `{}` needs its key `{}`, which is no input", view.name, key.name);

@@ -9,7 +9,7 @@ use super::tree::{Node, Section, Text, Word};
 use super::typed::{self, arrow_schema};
 use crate::row::result_type;
 use arrow::datatypes::SchemaRef;
-use ondol_vocabulary::{FeatureDefinition, FeatureKind, Field, SourceDefinition, ViewDefinition, Window};
+use ondol_vocabulary::{DataType, FeatureDefinition, FeatureKind, Field, SourceDefinition, ViewDefinition, Window};
 
 const KEYS: [&str; 6] = ["from", "key", "filter", "where", "ttl", "features"];
 
@@ -237,7 +237,7 @@ fn feature(
         }
     };
     let (kind, data_type) = match syntax {
-        Some(syntax) => aggregation(text, syntax, hop, source, schema, reports)?,
+        Some(syntax) => aggregation(text, syntax, hop.as_ref(), source, schema, reports)?,
         None => {
             no_hop(hop.as_ref(), reports)?;
             let typed = typed::plan(text, 0..text.value.len(), schema, reports)?;
@@ -255,11 +255,11 @@ fn feature(
 fn aggregation(
     text: Text<'_>,
     syntax: aggregate::Syntax,
-    hop: Option<(Word<'_>, Node<'_>)>,
+    hop: Option<&(Word<'_>, Node<'_>)>,
     source: &SourceDefinition,
     schema: &SchemaRef,
     reports: &mut Reports<'_>,
-) -> Option<(FeatureKind, ondol_vocabulary::DataType)> {
+) -> Option<(FeatureKind, DataType)> {
     let aggregate::Syntax {
         function,
         name,
@@ -281,9 +281,9 @@ fn aggregation(
     let argument = argument.map(|part| typed::plan(text, part, schema, reports));
     let filter = filter.map(|part| typed::condition(text, part, schema, reports));
     let window = match width {
-        Some((width_us, at)) => Some(window(text, width_us, at, hop.as_ref(), reports)),
+        Some((width_us, at)) => Some(window(text, width_us, at, hop, reports)),
         None => {
-            no_hop(hop.as_ref(), reports)?;
+            no_hop(hop, reports)?;
             None
         }
     };
