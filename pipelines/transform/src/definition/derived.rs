@@ -218,18 +218,16 @@ impl<'a> Graph<'a> {
     /// left out; each cycle is reported.
     fn order(&self, reports: &mut Reports<'_>) -> Vec<usize> {
         let mut order: Vec<usize> = Vec::with_capacity(self.nodes.len());
-        loop {
-            let ready = (0..self.nodes.len())
-                .find(|index| !order.contains(index) && self.uses[*index].iter().all(|used| order.contains(used)));
-            match ready {
-                Some(index) => order.push(index),
-                None => break,
-            }
+        let mut done = vec![false; self.nodes.len()];
+        let is_ready = |index: &usize, done: &[bool]| !done[*index] && self.uses[*index].iter().all(|used| done[*used]);
+        while let Some(index) = (0..self.nodes.len()).find(|index| is_ready(index, &done)) {
+            done[index] = true;
+            order.push(index);
         }
         let mut reported = BTreeSet::new();
         for index in 0..self.nodes.len() {
-            if !order.contains(&index) && !reported.contains(&index) {
-                let cycle = self.cycle_from(index, &order);
+            if !done[index] && !reported.contains(&index) {
+                let cycle = self.cycle_from(index, &done);
                 if cycle.iter().all(|member| reported.insert(*member)) {
                     self.report(&cycle, reports);
                 }
@@ -239,11 +237,11 @@ impl<'a> Graph<'a> {
     }
 
     /// Follows first unordered uses from `start` until one repeats: every unordered node has one.
-    fn cycle_from(&self, start: usize, order: &[usize]) -> Vec<usize> {
+    fn cycle_from(&self, start: usize, done: &[bool]) -> Vec<usize> {
         let mut path = vec![start];
         while let Some(next) = path
             .last()
-            .and_then(|last| self.uses[*last].iter().find(|used| !order.contains(used)).copied())
+            .and_then(|last| self.uses[*last].iter().find(|used| !done[**used]).copied())
         {
             if let Some(begin) = path.iter().position(|seen| *seen == next) {
                 path.drain(..begin);

@@ -422,3 +422,23 @@ fn the_errors_of_the_reference_are_shown_as_they_are() {
         assert_eq!(shown.trim_end(), errors(text).trim_end());
     }
 }
+
+proptest::proptest! {
+    #[test]
+    fn a_damaged_file_is_compiled_without_a_panic(
+        at in 0..DESIGN.len(),
+        length in 0_usize..12,
+        put in "[a-z0-9_.\"'(){}=\\[\\] \n온]{0,6}",
+    ) {
+        let end = (at + length).min(DESIGN.len());
+        let text = format!("{}{put}{}", &DESIGN[..at], &DESIGN[end..]);
+        let files = files(&[&text]);
+        if let Err(found) = compile(&files) {
+            assert!(!found.is_empty());
+            for diagnostic in &found {
+                assert!(text.get(diagnostic.start as usize..diagnostic.end as usize).is_some(), "{diagnostic:?}");
+            }
+            render(&files, &found, true);
+        }
+    }
+}
