@@ -60,6 +60,6 @@ fn columns_of_different_lengths_are_refused() {
 
 #[test]
 fn the_nearest_name_is_suggested_and_a_far_one_is_not() {
-    assert_eq!(super::nearest("crad", ["card", "merchant"].into_iter()), Some("card".to_owned()));
-    assert_eq!(super::nearest("weather", ["card", "merchant"].into_iter()), None);
+    assert_eq!(super::nearest("crad", ["card", "merchant"]), Some("card".to_owned()));
+    assert_eq!(super::nearest("weather", ["card", "merchant"]), None);
 }

@@ -2,7 +2,8 @@
 //!
 //! All views of a delivery share one read and one conditional write, so the cost to the online store is two round
 //! trips for a delivery without conflicts. Projecting and absorbing are computation: they run on the blocking pool
-//! once a delivery is large enough to matter.
+//! once a delivery is large enough to matter. Expressions are total (see `ondol_transform::expression`), so no event can
+//! hold up its source.
 //!
 //! A row's fence moves to just after its own last event, not to the end of the delivery's range. So the stored
 //! bytes depend on the events alone, however they were batched or repeated, and a row holds fences only of partitions
@@ -10,10 +11,9 @@
 
 use crate::online::{OnlineStore, RowKey, RowWrite, blocking};
 use crate::views::CompiledView;
-use arrow::array::{BooleanArray, RecordBatch};
+use arrow::array::RecordBatch;
 use bytes::Bytes;
 use ondol_feature_store_api::FeatureStoreError;
-use ondol_transform::expression::ExpressionError;
 use ondol_transform::{Projection, Row};
 use std::sync::Arc;
 use std::time::Duration;
@@ -47,8 +47,6 @@ pub(crate) struct Tally {
     pub(crate) duplicate: u64,
     /// Later than their tile is retained.
     pub(crate) late: u64,
-    /// The view's expressions failed on them.
-    pub(crate) failed: u64,
     /// Rows that had changed since they were read.
     pub(crate) conflicts: u64,
 }
@@ -81,7 +79,7 @@ impl Absorption {
         if self.events.num_rows() == 0 {
             return Ok(tally);
         }
-        let mut pending = self.project(&mut tally).await?;
+        let mut pending = self.project().await?;
         for attempt in 0..ATTEMPTS {
             if pending.is_empty() {
                 return Ok(tally);
@@ -100,7 +98,7 @@ impl Absorption {
         })
     }
 
-    async fn project(&self, tally: &mut Tally) -> Result<Vec<PendingRow>, FeatureStoreError> {
+    async fn project(&self) -> Result<Vec<PendingRow>, FeatureStoreError> {
         let projections = self.views.iter().map(|view| {
             let (view, events) = (Arc::clone(view), self.events.clone());
             async move {
@@ -111,8 +109,7 @@ impl Absorption {
             }
         });
         let mut pending = Vec::new();
-        for (projected, failed) in futures::future::try_join_all(projections).await? {
-            tally.failed += failed;
+        for projected in futures::future::try_join_all(projections).await? {
             let projected = Arc::new(projected);
             let view_id = projected.view.id;
             pending.extend(projected.projection.entities().into_iter().map(|(entity, events)| PendingRow {
@@ -213,39 +210,11 @@ fn successor(
     Ok(Successor { pending, write, tally })
 }
 
-/// Projects; events on which an expression fails are left out of this view and counted, so that one of them can't
-/// hold up its source.
-fn project(view: Arc<CompiledView>, events: &RecordBatch) -> Result<(Projected, u64), FeatureStoreError> {
-    let error = match view.engine.project(events) {
-        Ok(projection) => return Ok((Projected { view, projection }, 0)),
-        Err(error @ ExpressionError::Plan { .. }) => return Err(failed(&view, &error)),
-        Err(error) => error,
-    };
-    let mut good = vec![true; events.num_rows()];
-    mark_failing(&view, events, 0, &mut good);
-    let failing = good.iter().filter(|good| !**good).count();
-    tracing::warn!(view = view.engine.definition().name, failing, %error, "events that a view can't evaluate are left out of it");
-    let rest = arrow::compute::filter_record_batch(events, &BooleanArray::from(good))
-        .map_err(|error| FeatureStoreError::Internal { detail: error.to_string() })?;
-    let projection = view.engine.project(&rest).map_err(|error| failed(&view, &error))?;
-    Ok((Projected { view, projection }, failing as u64))
-}
-
-/// Halves the batch until the failing rows stand alone: a few failing rows cost a few times log2(rows) projections.
-fn mark_failing(view: &CompiledView, events: &RecordBatch, from: usize, good: &mut [bool]) {
-    let rows = events.num_rows();
-    if rows == 0 || view.engine.project(events).is_ok() {
-        return;
+fn project(view: Arc<CompiledView>, events: &RecordBatch) -> Result<Projected, FeatureStoreError> {
+    match view.engine.project(events) {
+        Ok(projection) => Ok(Projected { view, projection }),
+        Err(error) => Err(failed(&view, &error)),
     }
-    if rows == 1 {
-        if let Some(mark) = good.get_mut(from) {
-            *mark = false;
-        }
-        return;
-    }
-    let half = rows / 2;
-    mark_failing(view, &events.slice(0, half), from, good);
-    mark_failing(view, &events.slice(half, rows - half), from + half, good);
 }
 
 /// Lets whoever holds the rows get on: nothing for the first attempts, then up to 20 ms.
@@ -270,7 +239,6 @@ impl Tally {
         self.applied += other.applied;
         self.duplicate += other.duplicate;
         self.late += other.late;
-        self.failed += other.failed;
         self.conflicts += other.conflicts;
     }
 }

@@ -273,7 +273,6 @@ fn count(source: &str, tally: Tally) {
         ("applied", tally.applied),
         ("duplicate", tally.duplicate),
         ("late", tally.late),
-        ("failed", tally.failed),
     ];
     for (outcome, events) in outcomes {
         if events > 0 {

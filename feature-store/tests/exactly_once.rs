@@ -1,0 +1,262 @@
+//! Whatever is killed, redelivered or split, the online rows and the log end as those of a store that read each
+//! partition once.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "tests")]
+
+mod store;
+
+use arrow::array::AsArray;
+use arrow::datatypes::{Int32Type, Int64Type};
+use futures::TryStreamExt;
+use ondol_feature_store::FeatureStoreConfig;
+use ondol_feature_store_api::FeatureStore;
+use ondol_feature_store_api::wire::Delivery;
+use ondol_testkit::{services, unique_name};
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestRunner};
+use std::path::{Path, PathBuf};
+use store::{DEFINITIONS, HOUR, Payment, START, Store, embedded, payments};
+
+const PARTITIONS: usize = 3;
+const GENERATION: &str = "topic-1";
+
+/// Events by partition; offsets leave gaps, as those of dead letters and compaction do.
+#[derive(Clone, Debug)]
+struct Topic {
+    partitions: Vec<Vec<Payment>>,
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    /// Delivers the next events of each partition, at most so many.
+    Deliver([usize; PARTITIONS]),
+    /// Delivers from some events before the next ones: an overlap.
+    Repeat([usize; PARTITIONS]),
+    /// Commits.
+    Flush,
+    /// Kills the process and starts it again; then ingest resumes where the store says. Sometimes the killed one was
+    /// only slow, and writes once more.
+    Kill { zombie: bool },
+}
+
+fn topic() -> impl Strategy<Value = Topic> {
+    let payment = (0u8..6, 0i64..4, -100i64..100, 0i64..40 * HOUR, 0i64..2 * HOUR, 1i64..4, any::<bool>());
+    let partition = prop::collection::vec(payment, 0..25);
+    prop::collection::vec(partition, PARTITIONS).prop_map(|partitions| {
+        let payments = |(partition, events): (usize, Vec<_>)| {
+            let mut offset = 0;
+            let event = |(card, merchant, cents, time, delay, step, ahead): (u8, i64, i64, i64, i64, i64, bool)| {
+                offset += step;
+                let ts = START + time;
+                Payment {
+                    partition: partition as i32,
+                    offset,
+                    card: (card < 5).then(|| format!("card {card}")),
+                    merchant,
+                    amount: cents as f64 / 7.0,
+                    ts,
+                    // Some clocks run ahead of the platform's.
+                    ingested_at: if ahead { ts - delay / 4 } else { ts + delay },
+                }
+            };
+            events.into_iter().map(event).collect()
+        };
+        Topic { partitions: partitions.into_iter().enumerate().map(payments).collect() }
+    })
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let counts = || prop::array::uniform3(0usize..8);
+    let step = prop_oneof![
+        4 => counts().prop_map(Step::Deliver),
+        1 => counts().prop_map(Step::Repeat),
+        1 => Just(Step::Flush),
+        2 => any::<bool>().prop_map(|zombie| Step::Kill { zombie }),
+    ];
+    prop::collection::vec(step, 1..14)
+}
+
+impl Topic {
+    /// Events `from[p]..to[p]` of each partition by place, with the ranges that join up with their neighbours.
+    fn delivery(&self, from: &[usize; PARTITIONS], to: &[usize; PARTITIONS]) -> Delivery {
+        let mut events = Vec::new();
+        let mut ranges = Vec::new();
+        for (partition, all) in self.partitions.iter().enumerate() {
+            let (from, to) = (from[partition], to[partition]);
+            ranges.push((partition as i32, self.offset(partition, from), self.offset(partition, to)));
+            events.extend_from_slice(&all[from..to]);
+        }
+        payments(&events, GENERATION, &ranges)
+    }
+
+    /// Where a range that ends before event `place` ends: just after the event before it.
+    fn offset(&self, partition: usize, place: usize) -> i64 {
+        place.checked_sub(1).map_or(0, |before| self.partitions[partition][before].offset + 1)
+    }
+
+    /// The first event of a partition at or past an offset.
+    fn place(&self, partition: usize, next_offset: i64) -> usize {
+        self.partitions[partition].partition_point(|event| event.offset < next_offset)
+    }
+
+    fn ends(&self) -> [usize; PARTITIONS] {
+        std::array::from_fn(|partition| self.partitions[partition].len())
+    }
+
+    fn plus(&self, places: &[usize; PARTITIONS], counts: &[usize; PARTITIONS]) -> [usize; PARTITIONS] {
+        std::array::from_fn(|partition| (places[partition] + counts[partition]).min(self.partitions[partition].len()))
+    }
+}
+
+/// What must not depend on what happened on the way.
+#[derive(Debug, PartialEq)]
+struct Outcome {
+    card: Vec<(Vec<u8>, Vec<u8>)>,
+    merchant: Vec<(Vec<u8>, Vec<u8>)>,
+    log: Vec<(i32, i64)>,
+}
+
+async fn outcome(store: &Store) -> Outcome {
+    store.service.flush("payments").await.unwrap();
+    let columns = ["_partition".to_owned(), "_offset".to_owned()];
+    let batches: Vec<_> =
+        store.service.log().read("payments", &columns).await.unwrap().try_collect::<Vec<_>>().await.unwrap();
+    let mut log = Vec::new();
+    for batch in batches {
+        let partitions = batch.column(0).as_primitive::<Int32Type>().values();
+        let offsets = batch.column(1).as_primitive::<Int64Type>().values();
+        log.extend(partitions.iter().copied().zip(offsets.iter().copied()));
+    }
+    log.sort_unstable();
+    Outcome { card: store.rows("card").await, merchant: store.rows("merchant").await, log }
+}
+
+/// A folder as a killed process leaves it: no destructor has run, nothing was flushed.
+fn copy_folder(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy_folder(&entry.path(), &target);
+        } else {
+            std::fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}
+
+struct Run {
+    folder: tempfile::TempDir,
+    online: Option<(String, String)>,
+    lives: usize,
+}
+
+impl Run {
+    fn new(online: Option<(String, String)>) -> Self {
+        Self { folder: tempfile::tempdir().unwrap(), online, lives: 0 }
+    }
+
+    fn life(&self, number: usize) -> PathBuf {
+        self.folder.path().join(number.to_string())
+    }
+
+    fn config(&self) -> FeatureStoreConfig {
+        let config = embedded(&self.life(self.lives));
+        match &self.online {
+            Some((url, prefix)) => {
+                FeatureStoreConfig { online: Some(url.clone()), online_prefix: prefix.clone(), ..config }
+            }
+            None => config,
+        }
+    }
+
+    async fn start(&self) -> Store {
+        Store::open(&self.config()).await
+    }
+
+    async fn restart(&mut self) -> Store {
+        copy_folder(&self.life(self.lives), &self.life(self.lives + 1));
+        self.lives += 1;
+        self.start().await
+    }
+}
+
+async fn disturbed(topic: &Topic, steps: &[Step], online: Option<(String, String)>) -> Outcome {
+    let mut run = Run::new(online);
+    let mut store = run.start().await;
+    store.apply(DEFINITIONS).await;
+    let mut dead = Vec::new();
+    let mut next = [0; PARTITIONS];
+    for step in steps {
+        match step {
+            Step::Deliver(counts) => {
+                let to = topic.plus(&next, counts);
+                store.write(topic.delivery(&next, &to)).await.unwrap();
+                next = to;
+            }
+            Step::Repeat(counts) => {
+                let from = std::array::from_fn(|partition| next[partition].saturating_sub(counts[partition]));
+                store.write(topic.delivery(&from, &next)).await.unwrap();
+            }
+            Step::Flush => {
+                let receipt = store.service.flush("payments").await.unwrap();
+                assert_eq!(receipt.written, receipt.durable);
+            }
+            Step::Kill { zombie } => {
+                let successor = run.restart().await;
+                if *zombie {
+                    let to = topic.plus(&next, &[2; PARTITIONS]);
+                    store.write(topic.delivery(&next, &to)).await.unwrap();
+                }
+                dead.push(std::mem::replace(&mut store, successor));
+                next = [0; PARTITIONS];
+                for position in store.service.resume("payments", GENERATION).await.unwrap() {
+                    let partition = position.partition as usize;
+                    next[partition] = topic.place(partition, position.next_offset);
+                }
+            }
+        }
+    }
+    store.write(topic.delivery(&next, &topic.ends())).await.unwrap();
+    let outcome = outcome(&store).await;
+    for view in ["card", "merchant", "shop"] {
+        let view_id = store.view_id(view).await;
+        store.service.online().delete_view(view_id).await.unwrap();
+    }
+    for store in dead.into_iter().chain([store]) {
+        store.stop().await;
+    }
+    outcome
+}
+
+async fn undisturbed(topic: &Topic) -> Outcome {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(&embedded(folder.path())).await;
+    store.apply(DEFINITIONS).await;
+    store.write(topic.delivery(&[0; PARTITIONS], &topic.ends())).await.unwrap();
+    let outcome = outcome(&store).await;
+    store.stop().await;
+    outcome
+}
+
+fn check(cases: u32, online: impl Fn() -> Option<(String, String)>) {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let mut runner = TestRunner::new(Config { cases, failure_persistence: None, ..Config::default() });
+    let outcome = runner.run(&(topic(), steps()), |(topic, steps)| {
+        let (found, expected) =
+            runtime.block_on(async { (disturbed(&topic, &steps, online()).await, undisturbed(&topic).await) });
+        prop_assert_eq!(found, expected);
+        Ok(())
+    });
+    outcome.unwrap_or_else(|failure| panic!("{failure}"));
+}
+
+#[test]
+fn kills_and_repeats_change_nothing_embedded() {
+    check(16, || None);
+}
+
+#[test]
+fn kills_repeats_and_zombies_change_nothing_in_redis() {
+    check(16, || Some((services::redis(), unique_name("exactly_once"))));
+}
