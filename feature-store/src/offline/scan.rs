@@ -21,6 +21,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// The committed files of one source at one moment.
+#[derive(Clone)]
 pub struct LogScan {
     source: String,
     store: Arc<dyn ObjectStore>,
@@ -92,6 +93,11 @@ impl LogScan {
     pub fn since(mut self, earlier: &Self) -> Self {
         self.commits.retain(|commit, _| !earlier.commits.contains_key(commit));
         self
+    }
+
+    /// Whether the table has a column of this name.
+    pub fn has(&self, column: &str) -> bool {
+        self.schema.field_with_name(column).is_ok()
     }
 
     /// Names of every column, in the table's order; `_event_date` is not among them.

@@ -35,7 +35,7 @@ const TABLES: [&str; 5] = [
 ];
 
 /// Two servers that start at once must not create the tables at once: PostgreSQL's IF NOT EXISTS is no lock.
-const POSTGRES_SCHEMA_LOCK: &str = "DO $$ BEGIN PERFORM pg_advisory_xact_lock(7_306_511_001); END $$";
+const POSTGRES_SCHEMA_LOCK: &str = "DO $$ BEGIN PERFORM pg_advisory_xact_lock(7306511001); END $$";
 
 /// Waiting for another process's change.
 const BUSY_TIMEOUT: &str = "PRAGMA busy_timeout = 30000";
@@ -81,7 +81,9 @@ impl Database {
             options.connect(url).await
         };
         let database = Self { pool: pool.map_err(|error| failed("connecting to", &error))? };
-        let mut transaction = database.pool.begin().await.map_err(|error| failed("opening", &error))?;
+        // SQLite refuses at once, without waiting, to turn a transaction that has read into one that writes.
+        let begin = if sqlite { "BEGIN IMMEDIATE" } else { "BEGIN" };
+        let mut transaction = database.pool.begin_with(begin).await.map_err(|error| failed("opening", &error))?;
         if !sqlite {
             let lock = sqlx::raw_sql(POSTGRES_SCHEMA_LOCK).execute(&mut *transaction).await;
             lock.map_err(|error| failed("locking", &error))?;
