@@ -75,14 +75,14 @@ fn assert_expected(rows: &RecordBatch, events: &[Event], spine: &[(Option<&str>,
 }
 
 prop_compose! {
-    /// Events over three hours, on a grid so that times tie; late by up to 40 minutes, ahead by up to one.
+    /// Events over three hours, on a grid so that times tie; late by up to four hours, ahead by up to one.
     fn any_event()(
         key in prop::option::weighted(0.95, 0..5u8),
         amount in prop::option::weighted(0.8, -20..20i32),
         n in prop::option::weighted(0.8, -5..5i64),
         flag in prop::option::weighted(0.8, any::<bool>()),
         slot in 0..360i64,
-        late in prop_oneof![3 => Just(0i64), 2 => 1..40 * MINUTE, 1 => -MINUTE..0],
+        late in prop_oneof![3 => Just(0i64), 2 => 1..40 * MINUTE, 1 => 1..4 * HOUR, 1 => -MINUTE..0],
         partition in 0..3,
     ) -> Event {
         let time = START + slot * 30 * SECOND;
@@ -433,5 +433,72 @@ async fn progress_is_seen_by_those_who_wait() {
         ended
     );
     assert_eq!(bench.service.jobs().await.unwrap(), [ended]);
+    bench.close().await;
+}
+
+/// The data files under `folder` whose path has `part`.
+fn files(folder: &std::path::Path, part: &str) -> Vec<std::path::PathBuf> {
+    let found = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let folders = found.filter(|path| path.is_dir() && path.to_str().unwrap().contains(part));
+    folders
+        .flat_map(|path| std::fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path()))
+        .collect()
+}
+
+#[tokio::test]
+async fn files_that_no_row_can_see_are_not_opened() {
+    let folder = tempfile::tempdir().unwrap();
+    let day = 24 * HOUR;
+    let events: Vec<Event> = (0..3).map(|days| event("a", 1.0, START + days * day)).collect();
+    let log = folder.path().join("log");
+    std::fs::create_dir_all(&log).unwrap();
+    write_log(&log, &[events]).await;
+    for date in ["_event_date=2013-01-01", "_event_date=2013-01-03"] {
+        let gone = files(&log, date);
+        assert_eq!(gone.len(), 1);
+        std::fs::remove_file(&gone[0]).unwrap();
+    }
+    for (features, outcome) in [
+        ("\"w.*\"", JobState::Succeeded),
+        ("\"w.*\", \"ever.total\"", JobState::Failed),
+    ] {
+        let all = "\"w.*\", \"ever.*\", \"fresh.*\", \"amount\", \"derived.ratio\"";
+        let store = FakeStore::with(&DEFINITIONS.replace(all, features), ViewState::Active);
+        store.archive("events", &log);
+        let bench = Bench::open(Arc::new(store), config(folder.path())).await;
+        let rows = [(Some("a"), START + day + MINUTE, None)];
+        let job = bench
+            .service
+            .training_set(request("m", AsOf::KnownAt, spine(&rows)))
+            .await
+            .unwrap();
+        let job = bench.ended(&job.id).await;
+        // A sum over all time needs the first day: its absence is noticed.
+        assert_eq!(job.state, outcome, "{:?}", job.error);
+        if outcome == JobState::Succeeded {
+            let found = bench.service.result(&job.id).await.unwrap().batches;
+            assert_eq!(cells(&found[0], "w.count_12m"), ["1"]);
+        }
+        bench.close().await;
+    }
+}
+
+#[tokio::test]
+async fn a_delta_table_is_read_with_its_partition_columns_at_its_version() {
+    let folder = tempfile::tempdir().unwrap();
+    let table = folder.path().join("merchants");
+    std::fs::create_dir_all(&table).unwrap();
+    support::write_delta_merchants(&table, &[("kr", 0.5, START), ("nz", 0.25, START + HOUR)]).await;
+    let definitions = TABLES.replace("parquet = \"LOCATION\"", &format!("delta = \"{}\"", table.display()));
+    let store = FakeStore::with(&definitions, ViewState::Active);
+    let bench = Bench::open(Arc::new(store), config(folder.path())).await;
+    let spine = batch(vec![
+        ("id", integers([Some(7), Some(7), Some(8)])),
+        ("t", moments([START + 1, START + HOUR + 1, START + HOUR + 1])),
+    ]);
+    let (job, found) = bench.build(request("m", AsOf::KnownAt, spine)).await;
+    assert_eq!(cells(&found, "merchant.country"), ["kr", "nz", "null"]);
+    assert_eq!(cells(&found, "merchant.risk"), ["0.5", "0.25", "null"]);
+    assert_eq!(job.manifest.unwrap().tables["merchants"], "1");
     bench.close().await;
 }

@@ -19,6 +19,8 @@ pub(crate) struct Entities {
     /// Spine rows by entity, and by time within each.
     rows: Vec<u32>,
     row_ends: Vec<usize>,
+    /// Each entity's first and last moment. Beside its rows rather than through them: every event of the source asks.
+    spans: Vec<(i64, i64)>,
     /// Rows whose key has a null part: they name no entity.
     keyless: Vec<u32>,
 }
@@ -32,6 +34,7 @@ impl Entities {
             key_ends: Vec::new(),
             rows: Vec::new(),
             row_ends: Vec::new(),
+            spans: Vec::new(),
             keyless: Vec::new(),
         };
         let mut of_row: Vec<Option<u32>> = Vec::with_capacity(spine.rows());
@@ -68,6 +71,11 @@ impl Entities {
     /// The spine rows of `entity`, earliest first.
     pub(crate) fn rows(&self, entity: u32) -> &[u32] {
         self.rows.get(range(&self.row_ends, entity)).unwrap_or_default()
+    }
+
+    /// The first and last moment of `entity`'s rows.
+    pub(crate) fn span(&self, entity: u32) -> (i64, i64) {
+        self.spans.get(entity as usize).copied().unwrap_or((i64::MAX, i64::MIN))
     }
 
     /// Rows that name no entity.
@@ -130,6 +138,10 @@ impl Entities {
                 // repeat exactly.
                 group.sort_by_key(time);
             }
+            let rows = self.rows(entity);
+            let moment = |row: Option<&u32>, none: i64| row.map_or(none, time);
+            self.spans
+                .push((moment(rows.first(), i64::MAX), moment(rows.last(), i64::MIN)));
         }
     }
 }

@@ -70,12 +70,6 @@ impl Wanted<'_> {
         TimeRange { from, before: *last }
     }
 
-    fn moment(&self, row: Option<&u32>) -> i64 {
-        row.and_then(|&row| self.spine.times.get(row as usize))
-            .copied()
-            .unwrap_or(i64::MIN)
-    }
-
     /// Cuts `batch` down to events that a row of the range may see.
     fn cut(&self, batch: &RecordBatch) -> Result<Option<Part>, JobError> {
         let column = |name: &str| {
@@ -122,12 +116,12 @@ impl Wanted<'_> {
     }
 
     fn may_see(&self, entity: u32, time: i64, known: i64) -> bool {
-        let rows = self.entities.rows(entity);
+        let (first, last) = self.entities.span(entity);
         let in_reach = self
             .view
             .lookback_us
-            .is_none_or(|back| time >= self.moment(rows.first()).saturating_sub(back));
-        in_reach && visible_from(time, known) <= self.moment(rows.last())
+            .is_none_or(|lookback| time >= first.saturating_sub(lookback));
+        in_reach && visible_from(time, known) <= last
     }
 }
 

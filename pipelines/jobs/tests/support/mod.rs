@@ -341,3 +341,26 @@ pub fn table(batch: &RecordBatch) -> HashMap<String, Vec<String>> {
         .map(|field| (field.name().clone(), cells(batch, field.name())))
         .collect()
 }
+
+/// A Delta table of merchant 7's rows (country, risk, time), partitioned by country.
+pub async fn write_delta_merchants(folder: &Path, rows: &[(&str, f64, i64)]) {
+    let columns = [
+        ("id", PrimitiveType::Long),
+        ("country", PrimitiveType::String),
+        ("risk", PrimitiveType::Double),
+        ("updated_at", PrimitiveType::Timestamp),
+    ];
+    let columns = columns.map(|(name, kind)| StructField::nullable(name, DeltaType::Primitive(kind)));
+    let url = url::Url::from_directory_path(folder).unwrap();
+    let create = CreateBuilder::new().with_location(url.as_str()).with_columns(columns);
+    let mut table = create.with_partition_columns(["country"]).await.unwrap();
+    let mut writer = RecordBatchWriter::for_table(&table).unwrap();
+    let rows = batch(vec![
+        ("id", integers(rows.iter().map(|_| Some(7)))),
+        ("country", strings(rows.iter().map(|(country, ..)| Some(*country)))),
+        ("risk", floats(rows.iter().map(|(_, risk, _)| Some(*risk)))),
+        ("updated_at", moments(rows.iter().map(|(.., time)| *time))),
+    ]);
+    writer.write(rows).await.unwrap();
+    writer.flush_and_commit(&mut table).await.unwrap();
+}
