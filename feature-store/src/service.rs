@@ -23,6 +23,9 @@ use tokio_util::sync::CancellationToken;
 /// How often due commits are looked for. A commit is due at the configured age give or take this.
 const COMMIT_POLL: Duration = Duration::from_millis(50);
 
+/// How long to wait after a commit failed.
+const COMMIT_PAUSE: Duration = Duration::from_secs(1);
+
 /// How often readiness is checked.
 const HEALTH_POLL: Duration = Duration::from_secs(1);
 
@@ -60,17 +63,16 @@ impl FeatureStoreService {
             max_pending_deliveries: config.max_pending_deliveries,
             max_uncommitted_rows: config.max_uncommitted_rows,
         };
-        let writer = Writer::new(registry.clone(), Arc::clone(&views), Arc::clone(&online), log.clone(), limits);
-        let reader =
-            Reader::new(registry.clone(), views, Arc::clone(&online), clock, config.max_read_rows);
-        let service = Arc::new(Self {
-            registry,
-            online,
-            log,
-            writer: Arc::new(writer),
-            reader,
-            stopping: shutdown.token(),
-        });
+        let writer = Arc::new(Writer::new(
+            registry.clone(),
+            Arc::clone(&views),
+            Arc::clone(&online),
+            log.clone(),
+            limits,
+            shutdown.clone(),
+        ));
+        let reader = Reader::new(registry.clone(), views, Arc::clone(&online), clock, config.max_read_rows);
+        let service = Arc::new(Self { registry, online, log, writer, reader, stopping: shutdown.token() });
         service.start(config, shutdown);
         Ok(service)
     }
@@ -95,6 +97,11 @@ impl FeatureStoreService {
     /// The online rows, for tests and repair.
     pub fn online(&self) -> &Arc<dyn OnlineStore> {
         &self.online
+    }
+
+    /// The write path, for whoever must hold a source's deliveries back.
+    pub const fn writer(&self) -> &Arc<Writer> {
+        &self.writer
     }
 
     /// The event log, for jobs that run in this process.
@@ -122,11 +129,14 @@ impl FeatureStoreService {
     /// Commits sources as they come due, and all of them at the end. Each failure is logged and tried again: the rows
     /// stay in the log's buffer, and the writer's bound holds further ones back.
     async fn commit_when_due(&self) {
+        let mut pause = COMMIT_POLL;
         loop {
-            let stopped = self.stopping.run_until_cancelled(tokio::time::sleep(COMMIT_POLL)).await.is_none();
+            let stopped = self.stopping.run_until_cancelled(tokio::time::sleep(pause)).await.is_none();
+            pause = COMMIT_POLL;
             let due = if stopped { self.streams() } else { self.log.due() };
             for source in due {
                 if let Err(error) = self.writer.commit(&source).await {
+                    pause = COMMIT_PAUSE;
                     metrics::counter!("ondol_feature_store_commit_failures_total", "source" => source.clone())
                         .increment(1);
                     tracing::error!(source, %error, "a commit failed: its events stay in memory and it is tried again");

@@ -244,6 +244,43 @@ async fn a_new_view_version_is_built_from_the_log_and_takes_over_without_missing
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_flush_whose_caller_goes_away_loses_nothing() {
+    let (_folder, store) = open().await;
+    for offset in 0..5 {
+        let event = payment(offset, "a", 1.0, START);
+        store.write(payments(&[event], "t", &[(0, offset, offset + 1)])).await.unwrap();
+        let mut flush = Box::pin(store.service.flush("payments"));
+        // One poll starts the commit; then the caller is gone.
+        assert!(futures::poll!(flush.as_mut()).is_pending());
+        drop(flush);
+    }
+    store.service.flush("payments").await.unwrap();
+    let tables = store.service.tables().await.unwrap();
+    assert_eq!(tables.iter().map(|table| (table.source.as_str(), table.rows)).collect::<Vec<_>>(), [("payments", Some(5))]);
+    store.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn deliveries_beyond_the_line_are_refused_and_those_in_line_are_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = ondol_feature_store::FeatureStoreConfig { max_pending_deliveries: 2, ..embedded(folder.path()) };
+    let store = Store::open(&config).await;
+    store.apply(DEFINITIONS).await;
+    let turn = store.service.writer().turn("payments").await;
+    let delivery = |offset| payments(&[payment(offset, "a", 1.0, START)], "t", &[(0, offset, offset + 1)]);
+    let mut first = Box::pin(store.service.write(delivery(0)));
+    let mut second = Box::pin(store.service.write(delivery(1)));
+    assert!(futures::poll!(first.as_mut()).is_pending());
+    assert!(futures::poll!(second.as_mut()).is_pending());
+    let refused = store.service.write(delivery(2)).await.unwrap_err().to_string();
+    assert_eq!(refused, "the feature store is unavailable: 2 deliveries of `payments` are waiting already");
+    drop(turn);
+    first.await.unwrap();
+    assert_eq!(second.await.unwrap().written, [PartitionPosition { partition: 0, next_offset: 2 }]);
+    store.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn concurrent_deliveries_of_partitions_are_all_kept() {
     let (_folder, store) = open().await;
     let mut tasks = Vec::new();

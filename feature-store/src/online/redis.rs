@@ -255,7 +255,7 @@ impl OnlineStore for RedisStore {
                 detail: format!("redis at {} has not written its append-only file in time", self.address),
             }),
             // No such command before 7.2, and none without the file.
-            Err(error) if matches!(error.kind(), redis::ErrorKind::Server(_)) => {
+            Err(error) if error.kind() == redis::ErrorKind::Server(redis::ServerErrorKind::ResponseError) => {
                 self.waits_for_file.store(false, Ordering::Relaxed);
                 tracing::warn!(
                     address = self.address,

@@ -25,6 +25,7 @@ use arrow::array::RecordBatch;
 use async_trait::async_trait;
 use ondol_feature_store_api::FeatureStoreError;
 use ondol_feature_store_api::wire::{Delivery, DeliveryHeader, PartitionPosition, WriteReceipt};
+use ondol_runtime::Shutdown;
 use ondol_vocabulary::{Snapshot, SourceVersion, ViewState, ViewVersion};
 use std::any::Any;
 use std::collections::HashMap;
@@ -49,6 +50,7 @@ pub struct Writer {
     online: Arc<dyn OnlineStore>,
     log: EventLog,
     limits: WriterLimits,
+    tasks: Shutdown,
     /// One for each source that was written to; bounded by the registry's sources.
     gates: Mutex<HashMap<String, Arc<Gate>>>,
 }
@@ -76,15 +78,16 @@ pub struct SourceTurn {
 }
 
 impl Writer {
-    /// Over the parts it writes to.
+    /// Over the parts it writes to; its commits are tasks of `tasks`.
     pub fn new(
         registry: Registry,
         views: Arc<CompiledViews>,
         online: Arc<dyn OnlineStore>,
         log: EventLog,
         limits: WriterLimits,
+        tasks: Shutdown,
     ) -> Self {
-        Self { registry, views, online, log, limits, gates: Mutex::default() }
+        Self { registry, views, online, log, limits, tasks, gates: Mutex::default() }
     }
 
     /// Writes one delivery: see [`ondol_feature_store_api::FeatureStore::write`].
@@ -162,15 +165,22 @@ impl Writer {
         if !stream {
             return self.online.sync().await;
         }
-        let started = Instant::now();
-        let gate = self.gate(source);
-        let rows = gate.uncommitted.swap(0, Ordering::Relaxed);
-        if let Err(error) = self.log.commit_after(source, self.online.sync()).await {
-            gate.uncommitted.fetch_add(rows, Ordering::Relaxed);
-            return Err(error);
-        }
-        metrics::histogram!("ondol_feature_store_commit_seconds").record(started.elapsed());
-        Ok(())
+        let (log, online, gate) = (self.log.clone(), Arc::clone(&self.online), self.gate(source));
+        let source = source.to_owned();
+        // A task of its own: a commit must not end half-way because whoever asked for it went away.
+        let commit = self.tasks.spawn("feature-store-commit", async move {
+            let started = Instant::now();
+            let rows = gate.uncommitted.swap(0, Ordering::Relaxed);
+            if let Err(error) = log.commit_after(&source, online.sync()).await {
+                gate.uncommitted.fetch_add(rows, Ordering::Relaxed);
+                return Err(error);
+            }
+            metrics::histogram!("ondol_feature_store_commit_seconds").record(started.elapsed());
+            Ok(())
+        });
+        commit.await.unwrap_or_else(|error| {
+            Err(FeatureStoreError::Internal { detail: format!("a commit ended early: {error}") })
+        })
     }
 
     /// Waits for the turn of `source`.
