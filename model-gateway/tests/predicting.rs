@@ -211,6 +211,7 @@ async fn more_requests_than_the_bound_are_refused_at_once() {
     let gateway = bench.gateway.clone();
     let waiting = tokio::spawn(async move { gateway.predict("fraud", request(C1)).await });
     while bench.store.reads.lock().unwrap().is_empty() {
+        assert!(!waiting.is_finished(), "the request did not wait for the store");
         tokio::task::yield_now().await;
     }
     let error = bench.predict(C1).await.unwrap_err();
