@@ -46,8 +46,19 @@ pub fn decode(
     let mut dead_letters = Vec::new();
     for run in runs {
         for record in run.iter() {
-            if let Err(rejection) = take(plan, &mut parser, &mut builder, run.partition, record, now, max_event_bytes) {
-                let position = SourcePosition { partition: run.partition, offset: record.offset };
+            if let Err(rejection) = take(
+                plan,
+                &mut parser,
+                &mut builder,
+                run.partition,
+                record,
+                now,
+                max_event_bytes,
+            ) {
+                let position = SourcePosition {
+                    partition: run.partition,
+                    offset: record.offset,
+                };
                 let payload = record.value.unwrap_or_default();
                 dead_letters.push(dead_letter(&plan.name, position, rejection, payload, now));
             }
@@ -60,9 +71,17 @@ pub fn decode(
         ranges: ranges(runs),
     };
     let newest = builder.newest;
-    let delivery = Delivery { header, events: builder.finish(plan)? };
+    let delivery = Delivery {
+        header,
+        events: builder.finish(plan)?,
+    };
     let size_bytes = runs.iter().map(Records::size_bytes).sum();
-    Ok(Decoded { delivery, dead_letters, size_bytes, newest })
+    Ok(Decoded {
+        delivery,
+        dead_letters,
+        size_bytes,
+        newest,
+    })
 }
 
 fn take<'a>(
@@ -74,9 +93,12 @@ fn take<'a>(
     now: EventTime,
     max_event_bytes: usize,
 ) -> Result<(), Rejection> {
-    let message = record
-        .value
-        .ok_or_else(|| Rejection::new(Reason::Tombstone, "the message is a deletion marker: send one JSON object"))?;
+    let message = record.value.ok_or_else(|| {
+        Rejection::new(
+            Reason::Tombstone,
+            "the message is a deletion marker: send one JSON object",
+        )
+    })?;
     check_size(message, max_event_bytes)?;
     let cells = parser.parse(message)?;
     let times = validate(plan, cells, now)?;
@@ -94,7 +116,11 @@ fn ranges(runs: &[Records]) -> Vec<PartitionRange> {
                 debug_assert_eq!(range.to, run.from, "runs of a partition touch");
                 range.to = run.to;
             }
-            None => ranges.push(PartitionRange { partition: run.partition, from: run.from, to: run.to }),
+            None => ranges.push(PartitionRange {
+                partition: run.partition,
+                from: run.from,
+                to: run.to,
+            }),
         }
     }
     ranges
@@ -128,8 +154,11 @@ impl Builder {
 
     fn finish(mut self, plan: &SourcePlan) -> Result<RecordBatch, ArrowError> {
         let mut arrays = self.columns.finish();
-        let added: [ArrayRef; 3] =
-            [Arc::new(self.partition.finish()), Arc::new(self.offset.finish()), Arc::new(self.ingested_at.finish())];
+        let added: [ArrayRef; 3] = [
+            Arc::new(self.partition.finish()),
+            Arc::new(self.offset.finish()),
+            Arc::new(self.ingested_at.finish()),
+        ];
         arrays.extend(added);
         RecordBatch::try_new(Arc::clone(&plan.schema), arrays)
     }

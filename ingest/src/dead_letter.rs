@@ -32,7 +32,9 @@ pub fn dead_letter(
     let mut detail = rejection.detail;
     if kept.len() < payload.len() {
         let (kept, all) = (kept.len(), payload.len());
-        detail.push_str(&format!(" (the first {kept} of {all} bytes are kept; the whole stands at its position)"));
+        detail.push_str(&format!(
+            " (the first {kept} of {all} bytes are kept; the whole stands at its position)"
+        ));
     }
     DeadLetter {
         source: source.to_owned(),
@@ -51,8 +53,15 @@ pub fn dead_letter(
 pub fn record(letter: &DeadLetter) -> Result<NewRecord, StreamError> {
     let value = serde_json::to_vec(letter)
         .map_err(|error| StreamError::Unavailable(format!("a dead letter can't be written as JSON: {error}")))?;
-    let key = format!("{}/{}/{}", letter.source, letter.position.partition, letter.position.offset);
-    Ok(NewRecord { key: Some(Bytes::from(key)), timestamp: letter.at, value: Bytes::from(value) })
+    let key = format!(
+        "{}/{}/{}",
+        letter.source, letter.position.partition, letter.position.offset
+    );
+    Ok(NewRecord {
+        key: Some(Bytes::from(key)),
+        timestamp: letter.at,
+        value: Bytes::from(value),
+    })
 }
 
 /// The newest dead letters of `source`, newest first, each position once.
@@ -92,9 +101,18 @@ mod tests {
 
     #[test]
     fn the_json_of_a_dead_letter_stays_as_it_is() {
-        let position = SourcePosition { partition: 3, offset: 42 };
+        let position = SourcePosition {
+            partition: 3,
+            offset: 42,
+        };
         let rejection = Rejection::new(Reason::WrongType, "field `amount` is \"x\"");
-        let letter = dead_letter("transactions", position, rejection, b"{\"amount\":\"x\"}", EventTime::from_micros(0));
+        let letter = dead_letter(
+            "transactions",
+            position,
+            rejection,
+            b"{\"amount\":\"x\"}",
+            EventTime::from_micros(0),
+        );
         let record = record(&letter).unwrap();
         let golden = "{\"source\":\"transactions\",\"position\":{\"partition\":3,\"offset\":42},\
             \"reason\":\"wrong-type\",\"detail\":\"field `amount` is \\\"x\\\"\",\"at\":\"1970-01-01T00:00:00Z\",\
@@ -105,9 +123,19 @@ mod tests {
     #[test]
     fn a_dead_letter_keeps_a_bounded_part_of_a_huge_event() {
         let rejection = Rejection::new(Reason::TooLarge, "too large");
-        let position = SourcePosition { partition: 0, offset: 0 };
+        let position = SourcePosition {
+            partition: 0,
+            offset: 0,
+        };
         let letter = dead_letter("s", position, rejection, &vec![b'x'; 2 << 20], EventTime::MIN);
-        assert_eq!(STANDARD.decode(&letter.payload_base64).unwrap().len(), MAX_PAYLOAD_BYTES);
-        assert!(letter.detail.ends_with("(the first 524288 of 2097152 bytes are kept; the whole stands at its position)"));
+        assert_eq!(
+            STANDARD.decode(&letter.payload_base64).unwrap().len(),
+            MAX_PAYLOAD_BYTES
+        );
+        assert!(
+            letter
+                .detail
+                .ends_with("(the first 524288 of 2097152 bytes are kept; the whole stands at its position)")
+        );
     }
 }

@@ -81,14 +81,18 @@ pub(crate) async fn deliver(around: Arc<Surroundings>, decoded: Decoded) -> Outc
         match around.store.write(decoded.delivery.clone()).await {
             Ok(receipt) => {
                 around.progress.well(Part::Store);
-                around.progress.delivered(events, decoded.dead_letters.len(), decoded.newest);
+                around
+                    .progress
+                    .delivered(events, decoded.dead_letters.len(), decoded.newest);
                 meter::delivered(&around.source, events, decoded.size_bytes, started.elapsed());
                 if let Some(watermark) = around.progress.watermark() {
                     meter::watermark(&around.source, watermark.micros());
                 }
                 return Outcome::Written { ranges, receipt };
             }
-            Err(FeatureStoreError::Gap { partition, expected, .. }) => {
+            Err(FeatureStoreError::Gap {
+                partition, expected, ..
+            }) => {
                 meter::gap(&around.source);
                 return Outcome::Gap { partition, expected };
             }
@@ -118,7 +122,10 @@ async fn send_dead_letters(around: &Surroundings, decoded: &Decoded) {
         match appended {
             Ok(_) => break,
             Err(error) => {
-                around.progress.trouble(Part::Stream, format!("dead letters can't be written to `{topic}`: {error}"));
+                around.progress.trouble(
+                    Part::Stream,
+                    format!("dead letters can't be written to `{topic}`: {error}"),
+                );
                 meter::retried(&around.source);
                 backoff.wait().await;
             }

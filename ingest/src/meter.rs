@@ -15,13 +15,41 @@ const WATERMARK: &str = "ondol_ingest_watermark_seconds";
 /// Tells the recorder what each metric means. Repeating it changes nothing.
 pub fn describe() {
     describe_counter!(EVENTS, Unit::Count, "Events delivered to the feature store, by source.");
-    describe_counter!(BYTES, Unit::Bytes, "Bytes of the messages behind them, dead letters included, by source.");
-    describe_counter!(DEAD_LETTERS, Unit::Count, "Events that could not be taken, by source and reason.");
-    describe_histogram!(DELIVERY, Unit::Seconds, "Time from sending a batch to its receipt, retries included.");
-    describe_counter!(RETRIES, Unit::Count, "Deliveries, dead letters and resumptions tried again, by source.");
-    describe_counter!(GAPS, Unit::Count, "Times the feature store asked for earlier events again, by source.");
-    describe_gauge!(LAG, Unit::Count, "Events of a partition not delivered yet, by source and partition.");
-    describe_gauge!(WATERMARK, Unit::Seconds, "Newest event time delivered, seconds since 1970, by source.");
+    describe_counter!(
+        BYTES,
+        Unit::Bytes,
+        "Bytes of the messages behind them, dead letters included, by source."
+    );
+    describe_counter!(
+        DEAD_LETTERS,
+        Unit::Count,
+        "Events that could not be taken, by source and reason."
+    );
+    describe_histogram!(
+        DELIVERY,
+        Unit::Seconds,
+        "Time from sending a batch to its receipt, retries included."
+    );
+    describe_counter!(
+        RETRIES,
+        Unit::Count,
+        "Deliveries, dead letters and resumptions tried again, by source."
+    );
+    describe_counter!(
+        GAPS,
+        Unit::Count,
+        "Times the feature store asked for earlier events again, by source."
+    );
+    describe_gauge!(
+        LAG,
+        Unit::Count,
+        "Events of a partition not delivered yet, by source and partition."
+    );
+    describe_gauge!(
+        WATERMARK,
+        Unit::Seconds,
+        "Newest event time delivered, seconds since 1970, by source."
+    );
 }
 
 pub(crate) fn delivered(source: &str, events: usize, size_bytes: usize, took: Duration) {

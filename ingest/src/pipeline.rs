@@ -61,11 +61,7 @@ struct Pending {
 
 impl Pipeline {
     /// Reads `reader` and delivers by the newest of `plan`.
-    pub fn new(
-        around: Arc<Surroundings>,
-        plan: watch::Receiver<Arc<SourcePlan>>,
-        reader: Box<dyn Reader>,
-    ) -> Self {
+    pub fn new(around: Arc<Surroundings>, plan: watch::Receiver<Arc<SourcePlan>>, reader: Box<dyn Reader>) -> Self {
         Self {
             around,
             plan,
@@ -86,6 +82,17 @@ impl Pipeline {
     /// # Errors
     /// When the stream can't be read on. What was taken in is then not delivered: it is read again.
     pub async fn run(mut self, stop: CancellationToken) -> Result<(), StreamError> {
+        let read = self.read_until(&stop).await;
+        let durable = self.around.progress.durable_positions();
+        self.places
+            .keys()
+            .for_each(|partition| self.around.progress.leave(*partition));
+        read?;
+        self.reader.close(durable).await;
+        Ok(())
+    }
+
+    async fn read_until(&mut self, stop: &CancellationToken) -> Result<(), StreamError> {
         while let Some(event) = stop.run_until_cancelled(self.step(true)).await {
             let Some(event) = event? else { continue };
             match stop.run_until_cancelled(self.take(event)).await {
@@ -94,14 +101,10 @@ impl Pipeline {
             }
         }
         let drained = tokio::time::timeout(self.around.limits.drain_timeout(), self.finish()).await;
-        match drained {
-            Ok(finished) => finished?,
-            Err(_) => tracing::warn!("stopped before everything taken in was durable: it will be read again"),
-        }
-        let durable = self.around.progress.durable_positions();
-        self.places.keys().for_each(|partition| self.around.progress.leave(*partition));
-        self.reader.close(durable).await;
-        Ok(())
+        drained.unwrap_or_else(|_| {
+            tracing::warn!("stopped before everything taken in was durable: it will be read again");
+            Ok(())
+        })
     }
 
     async fn finish(&mut self) -> Result<(), StreamError> {
@@ -115,9 +118,8 @@ impl Pipeline {
     async fn step(&mut self, intake: bool) -> Result<Option<ReaderEvent>, StreamError> {
         self.advance(intake);
         let limits = &self.around.limits;
-        let room = intake
-            && self.pending.rows < limits.max_batch_rows
-            && self.pending.size_bytes < limits.max_batch_bytes;
+        let room =
+            intake && self.pending.rows < limits.max_batch_rows && self.pending.size_bytes < limits.max_batch_bytes;
         let deadline = self.pending.deadline.unwrap_or_else(Instant::now);
         let waiting = self.pending.deadline.is_some_and(|deadline| deadline > Instant::now());
         let unflushed = self.is_idle() && self.around.progress.is_undurable();
@@ -142,7 +144,9 @@ impl Pipeline {
 
     /// Moves batches into stages that have become free.
     fn advance(&mut self, intake: bool) {
-        if self.writing.is_none() && let Some(decoded) = self.ready.take() {
+        if self.writing.is_none()
+            && let Some(decoded) = self.ready.take()
+        {
             self.writing = Some(Box::pin(deliver::deliver(Arc::clone(&self.around), decoded)));
         }
         let limits = &self.around.limits;
@@ -187,9 +191,17 @@ impl Pipeline {
     }
 
     fn take_run(&mut self, run: Records) {
-        let Some(place) = self.places.get_mut(&run.partition).filter(|place| place.intake == run.from) else {
+        let Some(place) = self
+            .places
+            .get_mut(&run.partition)
+            .filter(|place| place.intake == run.from)
+        else {
             // Read before a seek or a revocation: not ours any more.
-            tracing::debug!(partition = run.partition, from = run.from, "dropped a run that does not continue");
+            tracing::debug!(
+                partition = run.partition,
+                from = run.from,
+                "dropped a run that does not continue"
+            );
             return;
         };
         place.intake = run.to;
@@ -205,9 +217,21 @@ impl Pipeline {
         let held = deliver::resume(Arc::clone(&self.around), Arc::clone(&self.generation)).await;
         let mut positions = Vec::with_capacity(partitions.len());
         for partition in partitions {
-            let position = held.iter().find(|place| place.partition == partition).map_or(0, |place| place.next_offset);
-            positions.push(PartitionPosition { partition, next_offset: position });
-            self.places.insert(partition, Place { intake: position, written: position });
+            let position = held
+                .iter()
+                .find(|place| place.partition == partition)
+                .map_or(0, |place| place.next_offset);
+            positions.push(PartitionPosition {
+                partition,
+                next_offset: position,
+            });
+            self.places.insert(
+                partition,
+                Place {
+                    intake: position,
+                    written: position,
+                },
+            );
             self.around.progress.start(partition, position);
         }
         tracing::info!(?positions, "partitions assigned");
@@ -227,7 +251,10 @@ impl Pipeline {
                 durable
             }
             Err(_) => {
-                tracing::warn!(?partitions, "partitions go before they were drained: their next reader redelivers");
+                tracing::warn!(
+                    ?partitions,
+                    "partitions go before they were drained: their next reader redelivers"
+                );
                 Vec::new()
             }
         };
@@ -325,9 +352,7 @@ async fn stage<F: Future + Unpin>(stage: &mut Option<F>) -> F::Output {
     }
 }
 
-fn finished(
-    decoded: Result<Result<Decoded, ArrowError>, tokio::task::JoinError>,
-) -> Result<Decoded, StreamError> {
+fn finished(decoded: Result<Result<Decoded, ArrowError>, tokio::task::JoinError>) -> Result<Decoded, StreamError> {
     match decoded {
         Ok(Ok(decoded)) => Ok(decoded),
         Ok(Err(error)) => Err(StreamError::Unavailable(format!("decoding failed: {error}"))),

@@ -44,7 +44,9 @@ impl SourcePlan {
     /// When the definition contradicts itself, which the registry rules out: names what is missing.
     pub fn compile(snapshot: &Snapshot, source: &SourceVersion) -> Result<Option<Self>, String> {
         let definition = &source.definition;
-        let SourceOrigin::Stream { topic, format } = &definition.origin else { return Ok(None) };
+        let SourceOrigin::Stream { topic, format } = &definition.origin else {
+            return Ok(None);
+        };
         let place = |name: &str| {
             let found = definition.schema.iter().position(|field| field.name == name);
             found.ok_or_else(|| format!("source `{}` has no column `{name}`", definition.name))
@@ -55,7 +57,10 @@ impl SourcePlan {
             for key in &view.definition.key {
                 let column = place(&key.name)?;
                 if keys.iter().all(|known| known.column != column) {
-                    keys.push(KeyColumn { column, view: view.definition.name.clone() });
+                    keys.push(KeyColumn {
+                        column,
+                        view: view.definition.name.clone(),
+                    });
                 }
             }
         }
@@ -75,7 +80,9 @@ impl SourcePlan {
 
 /// The schema of a delivery of events with `fields`.
 pub fn delivery_schema(fields: &[Field]) -> SchemaRef {
-    let own = fields.iter().map(|field| ArrowField::new(&field.name, field.data_type.arrow(), true));
+    let own = fields
+        .iter()
+        .map(|field| ArrowField::new(&field.name, field.data_type.arrow(), true));
     let added = [
         ArrowField::new(columns::PARTITION, ArrowType::Int32, false),
         ArrowField::new(columns::OFFSET, ArrowType::Int64, false),

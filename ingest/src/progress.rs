@@ -39,7 +39,13 @@ struct Reached {
 impl Progress {
     /// `partition` is read from `position` on, which is durable.
     pub fn start(&self, partition: i32, position: i64) {
-        self.lock().partitions.insert(partition, Reached { delivered: position, durable: position });
+        self.lock().partitions.insert(
+            partition,
+            Reached {
+                delivered: position,
+                durable: position,
+            },
+        );
     }
 
     /// `partition` is no longer this worker's.
@@ -103,26 +109,38 @@ impl Progress {
 
     /// Durable positions of this worker's partitions.
     pub fn durable_positions(&self) -> Vec<PartitionPosition> {
-        let place = |(&partition, reached): (&i32, &Reached)| PartitionPosition { partition, next_offset: reached.durable };
+        let place = |(&partition, reached): (&i32, &Reached)| PartitionPosition {
+            partition,
+            next_offset: reached.durable,
+        };
         self.lock().partitions.iter().map(place).collect()
     }
 
     /// Delivered positions of this worker's partitions.
     pub fn delivered_positions(&self) -> Vec<PartitionPosition> {
-        let place =
-            |(&partition, reached): (&i32, &Reached)| PartitionPosition { partition, next_offset: reached.delivered };
+        let place = |(&partition, reached): (&i32, &Reached)| PartitionPosition {
+            partition,
+            next_offset: reached.delivered,
+        };
         self.lock().partitions.iter().map(place).collect()
     }
 
     /// Whether something delivered is not durable yet.
     pub fn is_undurable(&self) -> bool {
-        self.lock().partitions.values().any(|reached| reached.durable < reached.delivered)
+        self.lock()
+            .partitions
+            .values()
+            .any(|reached| reached.durable < reached.delivered)
     }
 
     /// As the contract shows it, with the topic's `ends` where they are known.
     pub fn status(&self, source: &str, topic: &str, ends: &[PartitionPosition]) -> SourceStatus {
         let state = self.lock();
-        let end = |partition: i32| ends.iter().find(|end| end.partition == partition).map(|end| end.next_offset);
+        let end = |partition: i32| {
+            ends.iter()
+                .find(|end| end.partition == partition)
+                .map(|end| end.next_offset)
+        };
         let partition = |(&partition, reached): (&i32, &Reached)| PartitionStatus {
             partition,
             delivered: reached.delivered,

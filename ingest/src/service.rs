@@ -160,10 +160,13 @@ impl IngestService {
         }
         let stopping: Vec<Running> = {
             let mut sources = self.lock();
-            let gone = |name: &String, running: &mut Running| {
-                plans.get(name).is_none_or(|plan| plan.topic != running.topic)
-            };
-            sources.running.extract_if(.., gone).map(|(_, running)| running).collect()
+            let gone =
+                |name: &String, running: &mut Running| plans.get(name).is_none_or(|plan| plan.topic != running.topic);
+            sources
+                .running
+                .extract_if(.., gone)
+                .map(|(_, running)| running)
+                .collect()
         };
         for running in stopping {
             running.stop.cancel();
@@ -184,7 +187,11 @@ impl IngestService {
                 None => drop(sources.running.insert(name, self.run(plan))),
             }
         }
-        tracing::info!(version = snapshot.version, sources = sources.running.len(), "definitions applied");
+        tracing::info!(
+            version = snapshot.version,
+            sources = sources.running.len(),
+            "definitions applied"
+        );
     }
 
     fn run(&self, plan: Arc<SourcePlan>) -> Running {
@@ -201,8 +208,16 @@ impl IngestService {
         let topic = plan.topic.clone();
         let stop = self.shutdown.token().child_token();
         let (sender, receiver) = watch::channel(plan);
-        let task = self.shutdown.spawn("ingest-source", read_source(around, receiver, stop.clone()));
-        Running { topic, plan: sender, progress, stop, task }
+        let task = self
+            .shutdown
+            .spawn("ingest-source", read_source(around, receiver, stop.clone()));
+        Running {
+            topic,
+            plan: sender,
+            progress,
+            stop,
+            task,
+        }
     }
 
     async fn measure_lag(self: Arc<Self>) {
@@ -213,7 +228,11 @@ impl IngestService {
                 let Ok(Ok(ends)) = ends else { continue };
                 for reached in progress.delivered_positions() {
                     if let Some(end) = ends.iter().find(|end| end.partition == reached.partition) {
-                        meter::lag(&source, reached.partition, end.next_offset.saturating_sub(reached.next_offset));
+                        meter::lag(
+                            &source,
+                            reached.partition,
+                            end.next_offset.saturating_sub(reached.next_offset),
+                        );
                     }
                 }
             }
@@ -222,9 +241,8 @@ impl IngestService {
 
     fn running(&self) -> Vec<(String, String, Arc<Progress>)> {
         let sources = self.lock();
-        let entry = |(name, running): (&String, &Running)| {
-            (name.clone(), running.topic.clone(), Arc::clone(&running.progress))
-        };
+        let entry =
+            |(name, running): (&String, &Running)| (name.clone(), running.topic.clone(), Arc::clone(&running.progress));
         sources.running.iter().map(entry).collect()
     }
 
@@ -237,8 +255,16 @@ impl IngestService {
             let detail = "the definitions have not been read yet: try again shortly".to_owned();
             return Err(IngestError::Unavailable { detail });
         }
-        let suggestion = sources.running.keys().filter(|name| is_near(source, name)).min().cloned();
-        Err(IngestError::UnknownSource { name: source.to_owned(), suggestion })
+        let suggestion = sources
+            .running
+            .keys()
+            .filter(|name| is_near(source, name))
+            .min()
+            .cloned();
+        Err(IngestError::UnknownSource {
+            name: source.to_owned(),
+            suggestion,
+        })
     }
 
     // Nothing panics while the lock is held, and no await happens under it.
@@ -248,19 +274,22 @@ impl IngestService {
 }
 
 /// Reads a source until `stop`, opening the stream again after errors that may pass.
-async fn read_source(
-    around: Arc<Surroundings>,
-    plan: watch::Receiver<Arc<SourcePlan>>,
-    stop: CancellationToken,
-) {
+async fn read_source(around: Arc<Surroundings>, plan: watch::Receiver<Arc<SourcePlan>>, stop: CancellationToken) {
     let mut backoff = Backoff::new();
     loop {
-        let reader = match stop.run_until_cancelled(around.stream.reader(&around.topic, &around.source)).await {
+        let reader = match stop
+            .run_until_cancelled(around.stream.reader(&around.topic, &around.source))
+            .await
+        {
             None => return,
             Some(reader) => reader,
         };
         let ended = match reader {
-            Ok(reader) => Pipeline::new(Arc::clone(&around), plan.clone(), reader).run(stop.clone()).await,
+            Ok(reader) => {
+                Pipeline::new(Arc::clone(&around), plan.clone(), reader)
+                    .run(stop.clone())
+                    .await
+            }
             Err(error) => Err(error),
         };
         match ended {
@@ -288,7 +317,9 @@ fn open_stream(config: &StreamConfig) -> Result<Arc<dyn Stream>, StreamError> {
                 segment_bytes: config.segment_bytes,
                 retention: Retention {
                     bytes: config.retention_bytes,
-                    age: config.retention_hours.map(|hours| Duration::from_secs(hours.saturating_mul(3600))),
+                    age: config
+                        .retention_hours
+                        .map(|hours| Duration::from_secs(hours.saturating_mul(3600))),
                 },
             };
             Arc::new(EmbeddedStream::open(&config.dir, options)?)
@@ -302,7 +333,12 @@ fn is_near(name: &str, candidate: &str) -> bool {
     let (name, candidate) = (name.to_lowercase(), candidate.to_lowercase());
     let length = name.chars().count().abs_diff(candidate.chars().count());
     let same = name.chars().zip(candidate.chars()).take_while(|(a, b)| a == b).count()
-        + name.chars().rev().zip(candidate.chars().rev()).take_while(|(a, b)| a == b).count();
+        + name
+            .chars()
+            .rev()
+            .zip(candidate.chars().rev())
+            .take_while(|(a, b)| a == b)
+            .count();
     length <= 2 && same + 2 >= name.chars().count().max(candidate.chars().count())
 }
 
@@ -341,7 +377,9 @@ impl Ingest for IngestService {
             return Err(IngestError::InvalidRequest { detail });
         }
         let topic = self.topic(source)?;
-        dead_letter::list(self.stream.as_ref(), source, &topic, query.limit as usize).await.map_err(ingest_error)
+        dead_letter::list(self.stream.as_ref(), source, &topic, query.limit as usize)
+            .await
+            .map_err(ingest_error)
     }
 }
 

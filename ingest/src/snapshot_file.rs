@@ -6,7 +6,7 @@ use std::io::{Error, Write};
 use std::path::Path;
 
 /// The definitions kept in `path`; none when there are none, or none that can be read (which is logged).
-pub fn load(path: &Path) -> Option<Snapshot> {
+pub(crate) fn load(path: &Path) -> Option<Snapshot> {
     let bytes = match std::fs::read(path) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return None,
@@ -26,7 +26,7 @@ pub fn load(path: &Path) -> Option<Snapshot> {
 ///
 /// # Errors
 /// When the file can't be written.
-pub fn save(path: &Path, snapshot: &Snapshot) -> Result<(), Error> {
+pub(crate) fn save(path: &Path, snapshot: &Snapshot) -> Result<(), Error> {
     let aside = path.with_extension("new");
     let mut file = File::create(&aside)?;
     file.write_all(&serde_json::to_vec(snapshot)?)?;

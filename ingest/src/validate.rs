@@ -27,9 +27,16 @@ pub fn validate(plan: &SourcePlan, cells: &[Cell<'_>], now: EventTime) -> Result
         let detail = format!("the event has no time: field `{name}` is null or absent");
         return Err(Rejection::new(Reason::MissingTime, detail));
     };
-    if let Some(key) = plan.keys.iter().find(|key| matches!(cells.get(key.column), None | Some(Cell::Null))) {
+    if let Some(key) = plan
+        .keys
+        .iter()
+        .find(|key| matches!(cells.get(key.column), None | Some(Cell::Null)))
+    {
         let name = plan.fields.get(key.column).map_or("", |field| field.name.as_str());
-        let detail = format!("field `{name}` is null or absent, and view `{}` has it as a key", key.view);
+        let detail = format!(
+            "field `{name}` is null or absent, and view `{}` has it as a key",
+            key.view
+        );
         return Err(Rejection::new(Reason::MissingKey, detail));
     }
     let event_time = EventTime::from_micros(*micros);
@@ -44,7 +51,10 @@ pub fn validate(plan: &SourcePlan, cells: &[Cell<'_>], now: EventTime) -> Result
         );
         return Err(Rejection::new(Reason::Future, detail));
     }
-    Ok(Times { event_time, ingested_at })
+    Ok(Times {
+        event_time,
+        ingested_at,
+    })
 }
 
 /// Refuses a message larger than `limit_bytes`.
@@ -69,7 +79,10 @@ mod tests {
     use ondol_vocabulary::{DataType, Field, StreamFormat};
 
     fn plan(arrival: Arrival) -> SourcePlan {
-        let field = |name: &str, data_type| Field { name: name.to_owned(), data_type };
+        let field = |name: &str, data_type| Field {
+            name: name.to_owned(),
+            data_type,
+        };
         let fields = vec![field("card_id", DataType::String), field("ts", DataType::Timestamp)];
         SourcePlan {
             name: "transactions".to_owned(),
@@ -79,7 +92,10 @@ mod tests {
             schema: delivery_schema(&fields),
             fields,
             time: 1,
-            keys: vec![KeyColumn { column: 0, view: "card".to_owned() }],
+            keys: vec![KeyColumn {
+                column: 0,
+                view: "card".to_owned(),
+            }],
             arrival,
         }
     }
@@ -90,14 +106,20 @@ mod tests {
 
     #[test]
     fn an_event_needs_a_time() {
-        assert_eq!(reason(Arrival::Ingest, &[Cell::Text("c".into()), Cell::Null]), Err(Reason::MissingTime));
+        assert_eq!(
+            reason(Arrival::Ingest, &[Cell::Text("c".into()), Cell::Null]),
+            Err(Reason::MissingTime)
+        );
     }
 
     #[test]
     fn a_null_key_is_refused_and_the_view_named() {
         let rejection = validate(&plan(Arrival::Ingest), &[Cell::Null, Cell::Micros(1)], EventTime::MIN).unwrap_err();
         assert_eq!(rejection.reason, Reason::MissingKey);
-        assert_eq!(rejection.detail, "field `card_id` is null or absent, and view `card` has it as a key");
+        assert_eq!(
+            rejection.detail,
+            "field `card_id` is null or absent, and view `card` has it as a key"
+        );
     }
 
     #[test]
@@ -109,9 +131,18 @@ mod tests {
 
     #[test]
     fn replayed_history_counts_as_known_at_its_event_time_plus_the_delay() {
-        let times = reason(Arrival::EventTime { delay_us: 5 }, &[Cell::Text("c".into()), Cell::Micros(1 << 50)]);
+        let times = reason(
+            Arrival::EventTime { delay_us: 5 },
+            &[Cell::Text("c".into()), Cell::Micros(1 << 50)],
+        );
         let event_time = EventTime::from_micros(1 << 50);
-        assert_eq!(times, Ok(Times { event_time, ingested_at: event_time.plus_micros(5) }));
+        assert_eq!(
+            times,
+            Ok(Times {
+                event_time,
+                ingested_at: event_time.plus_micros(5)
+            })
+        );
     }
 
     #[test]

@@ -53,9 +53,18 @@ const LAST_MICROS: i64 = 253_402_300_799_999_999;
 impl<'f, 'a> Parser<'f, 'a> {
     /// For events of `fields`.
     pub fn new(fields: &'f [Field]) -> Self {
-        let places = fields.iter().enumerate().map(|(place, field)| (field.name.as_str(), place)).collect();
+        let places = fields
+            .iter()
+            .enumerate()
+            .map(|(place, field)| (field.name.as_str(), place))
+            .collect();
         let empty = || vec![Cell::Null; fields.len()];
-        Self { fields, places, scalars: vec![Scalar::Null; fields.len()], cells: empty() }
+        Self {
+            fields,
+            places,
+            scalars: vec![Scalar::Null; fields.len()],
+            cells: empty(),
+        }
     }
 
     /// The cells of one event, in the order of the fields.
@@ -64,7 +73,10 @@ impl<'f, 'a> Parser<'f, 'a> {
     /// [`Reason::Tombstone`], [`Reason::Malformed`] or [`Reason::WrongType`].
     pub fn parse(&mut self, message: &'a [u8]) -> Result<&[Cell<'a>], Rejection> {
         if message.is_empty() {
-            return Err(Rejection::new(Reason::Tombstone, "the message is empty: send one JSON object"));
+            return Err(Rejection::new(
+                Reason::Tombstone,
+                "the message is empty: send one JSON object",
+            ));
         }
         let text = std::str::from_utf8(message).map_err(|error| {
             let detail = format!("the message is not UTF-8 from byte {} on", error.valid_up_to());
@@ -72,8 +84,14 @@ impl<'f, 'a> Parser<'f, 'a> {
         })?;
         self.scalars.fill(Scalar::Null);
         let mut json = serde_json::Deserializer::from_str(text);
-        let row = Row { places: &self.places, fields: self.fields, scalars: &mut self.scalars };
-        row.deserialize(&mut json).and_then(|()| json.end()).map_err(|error| malformed(&error))?;
+        let row = Row {
+            places: &self.places,
+            fields: self.fields,
+            scalars: &mut self.scalars,
+        };
+        row.deserialize(&mut json)
+            .and_then(|()| json.end())
+            .map_err(|error| malformed(&error))?;
         for ((field, scalar), cell) in self.fields.iter().zip(&mut self.scalars).zip(&mut self.cells) {
             *cell = convert(std::mem::take(scalar), field)?;
         }
@@ -84,7 +102,10 @@ impl<'f, 'a> Parser<'f, 'a> {
 fn malformed(error: &serde_json::Error) -> Rejection {
     // Outside of strings of unbounded length, serde_json's messages say where and why.
     let text = error.to_string();
-    Rejection::new(Reason::Malformed, format!("the message is not one JSON object: {}", excerpt_long(&text)))
+    Rejection::new(
+        Reason::Malformed,
+        format!("the message is not one JSON object: {}", excerpt_long(&text)),
+    )
 }
 
 fn excerpt_long(text: &str) -> String {
@@ -115,7 +136,11 @@ impl<'de> Visitor<'de> for Row<'_, '_, 'de> {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
         // Producers repeat one order of fields: the one after the last is tried before the map.
         let mut expected = 0;
-        while let Some(place) = map.next_key_seed(Key { places: self.places, fields: self.fields, expected })? {
+        while let Some(place) = map.next_key_seed(Key {
+            places: self.places,
+            fields: self.fields,
+            expected,
+        })? {
             match place.and_then(|place| self.scalars.get_mut(place).map(|slot| (place, slot))) {
                 Some((place, slot)) => {
                     *slot = map.next_value_seed(ScalarSeed)?;
@@ -241,7 +266,11 @@ fn whole<'a>(scalar: Scalar<'a>, least: i64, greatest: i64) -> Result<Cell<'a>, 
         Scalar::F64(number) if number.fract() == 0.0 && number.abs() <= EXACT => number as i64,
         other => return Err(other),
     };
-    if (least..=greatest).contains(&number) { Ok(Cell::Int(number)) } else { Err(scalar) }
+    if (least..=greatest).contains(&number) {
+        Ok(Cell::Int(number))
+    } else {
+        Err(scalar)
+    }
 }
 
 fn float<'a>(scalar: Scalar<'a>, greatest: f64) -> Result<Cell<'a>, Scalar<'a>> {
@@ -257,7 +286,11 @@ fn float<'a>(scalar: Scalar<'a>, greatest: f64) -> Result<Cell<'a>, Scalar<'a>> 
         },
         _ => return Err(scalar),
     };
-    if number.abs() <= greatest { Ok(Cell::Float(number)) } else { Err(scalar) }
+    if number.abs() <= greatest {
+        Ok(Cell::Float(number))
+    } else {
+        Err(scalar)
+    }
 }
 
 fn timestamp<'a>(scalar: Scalar<'a>, field: &Field) -> Result<Cell<'a>, Rejection> {
@@ -283,7 +316,10 @@ fn timestamp<'a>(scalar: Scalar<'a>, field: &Field) -> Result<Cell<'a>, Rejectio
 }
 
 fn wrong_type(field: &Field, shown: &str, remedy: &str) -> Rejection {
-    let detail = format!("field `{}` is {shown}, expected {}: {remedy}", field.name, field.data_type);
+    let detail = format!(
+        "field `{}` is {shown}, expected {}: {remedy}",
+        field.name, field.data_type
+    );
     Rejection::new(Reason::WrongType, detail)
 }
 

@@ -3,17 +3,25 @@ use proptest::prelude::*;
 use serde_json::Value;
 
 fn field(name: &str, data_type: DataType) -> Field {
-    Field { name: name.to_owned(), data_type }
+    Field {
+        name: name.to_owned(),
+        data_type,
+    }
 }
 
 fn fields() -> Vec<Field> {
-    DataType::ALL.into_iter().map(|data_type| field(data_type.name(), data_type)).collect()
+    DataType::ALL
+        .into_iter()
+        .map(|data_type| field(data_type.name(), data_type))
+        .collect()
 }
 
 fn parse(message: &[u8]) -> Result<Vec<Cell<'static>>, Rejection> {
     let fields = fields();
     let mut parser = Parser::new(&fields);
-    parser.parse(message).map(|cells| cells.iter().cloned().map(owned).collect())
+    parser
+        .parse(message)
+        .map(|cells| cells.iter().cloned().map(owned).collect())
 }
 
 fn owned(cell: Cell<'_>) -> Cell<'static> {
@@ -58,7 +66,13 @@ fn absent_and_null_fields_are_null_even_after_a_full_row() {
     let fields = fields();
     let mut parser = Parser::new(&fields);
     assert_ne!(parser.parse(br#"{"string":"x"}"#).unwrap()[0], Cell::Null);
-    assert!(parser.parse(br#"{"bool":null}"#).unwrap().iter().all(|cell| *cell == Cell::Null));
+    assert!(
+        parser
+            .parse(br#"{"bool":null}"#)
+            .unwrap()
+            .iter()
+            .all(|cell| *cell == Cell::Null)
+    );
 }
 
 #[test]
@@ -78,13 +92,19 @@ fn integers_must_be_whole_and_in_range() {
         assert_eq!(cell(DataType::I32, bad).unwrap_err().reason, Reason::WrongType, "{bad}");
     }
     assert!(cell(DataType::I64, "9223372036854775808").is_err());
-    assert!(cell(DataType::I64, "9007199254740993.0").is_ok(), "it rounds to 2^53, which is exact");
+    assert!(
+        cell(DataType::I64, "9007199254740993.0").is_ok(),
+        "it rounds to 2^53, which is exact"
+    );
     assert!(cell(DataType::I64, "9007199254740994.0").is_err());
 }
 
 #[test]
 fn floats_take_whole_numbers_and_the_names_of_what_json_can_not_say() {
-    assert_eq!(cell(DataType::F64, "18446744073709551615"), Ok(Cell::Float(18_446_744_073_709_551_615.0)));
+    assert_eq!(
+        cell(DataType::F64, "18446744073709551615"),
+        Ok(Cell::Float(18_446_744_073_709_551_615.0))
+    );
     assert_eq!(cell(DataType::F64, "\"-Infinity\""), Ok(Cell::Float(f64::NEG_INFINITY)));
     assert!(matches!(cell(DataType::F32, "\"NaN\""), Ok(Cell::Float(number)) if number.is_nan()));
     assert!(cell(DataType::F32, "1e39").is_err());
@@ -104,7 +124,10 @@ fn a_naive_timestamp_is_refused_with_the_remedy() {
 
 #[test]
 fn a_timestamp_is_whole_microseconds_within_the_calendar() {
-    assert_eq!(cell(DataType::Timestamp, "1357017420000001"), Ok(Cell::Micros(1_357_017_420_000_001)));
+    assert_eq!(
+        cell(DataType::Timestamp, "1357017420000001"),
+        Ok(Cell::Micros(1_357_017_420_000_001))
+    );
     for bad in ["1.5", "9223372036854775807", "true", "\"yesterday\""] {
         assert!(cell(DataType::Timestamp, bad).is_err(), "{bad}");
     }
@@ -126,7 +149,18 @@ fn the_last_of_two_equal_fields_counts() {
 #[test]
 fn what_is_not_one_object_is_malformed() {
     let cases: [&[u8]; 12] = [
-        b" ", b"null", b"[]", b"5", b"{", b"{}x", b"{}{}", b"{\"a\":}", b"{a:1}", b"{\"a\":1,}", b"\xff{}", b"{\"string\":\"\\ud800\"}",
+        b" ",
+        b"null",
+        b"[]",
+        b"5",
+        b"{",
+        b"{}x",
+        b"{}{}",
+        b"{\"a\":}",
+        b"{a:1}",
+        b"{\"a\":1,}",
+        b"\xff{}",
+        b"{\"string\":\"\\ud800\"}",
     ];
     for case in cases {
         assert_eq!(reason(case), Reason::Malformed, "{}", String::from_utf8_lossy(case));
@@ -156,7 +190,9 @@ fn oracle(message: &[u8]) -> Result<Vec<Cell<'static>>, Reason> {
         return Err(Reason::Tombstone);
     }
     let tree: Value = serde_json::from_slice(message).map_err(|_| Reason::Malformed)?;
-    let Value::Object(object) = tree else { return Err(Reason::Malformed) };
+    let Value::Object(object) = tree else {
+        return Err(Reason::Malformed);
+    };
     let cells = fields().into_iter().map(|field| {
         let value = object.get(&field.name).cloned().unwrap_or_default();
         oracle_cell(field.data_type, &value).ok_or(Reason::WrongType)
@@ -166,7 +202,11 @@ fn oracle(message: &[u8]) -> Result<Vec<Cell<'static>>, Reason> {
 
 fn oracle_cell(data_type: DataType, value: &Value) -> Option<Cell<'static>> {
     let whole = |least: i64, greatest: i64| {
-        let float = || value.as_f64().filter(|number| number.fract() == 0.0 && number.abs() <= EXACT && value.is_f64());
+        let float = || {
+            value
+                .as_f64()
+                .filter(|number| number.fract() == 0.0 && number.abs() <= EXACT && value.is_f64())
+        };
         let number = value.as_i64().or_else(|| float().map(|number| number as i64))?;
         (least <= number && number <= greatest).then_some(Cell::Int(number))
     };
@@ -174,7 +214,10 @@ fn oracle_cell(data_type: DataType, value: &Value) -> Option<Cell<'static>> {
         Some("NaN") => Some(Cell::Float(f64::NAN)),
         Some("Infinity") => Some(Cell::Float(f64::INFINITY)),
         Some("-Infinity") => Some(Cell::Float(f64::NEG_INFINITY)),
-        _ => value.as_f64().filter(|number| number.abs() <= greatest).map(Cell::Float),
+        _ => value
+            .as_f64()
+            .filter(|number| number.abs() <= greatest)
+            .map(Cell::Float),
     };
     let calendar = |micros: &i64| (FIRST_MICROS..=LAST_MICROS).contains(micros);
     match data_type {
@@ -196,7 +239,12 @@ fn check_against_oracle(message: &[u8]) -> Result<(), TestCaseError> {
     let fast = parse(message).map_err(|rejection| rejection.reason);
     let slow = oracle(message);
     // NaN differs from itself: compare the texts.
-    prop_assert_eq!(format!("{:?}", fast), format!("{:?}", slow), "{}", String::from_utf8_lossy(message));
+    prop_assert_eq!(
+        format!("{:?}", fast),
+        format!("{:?}", slow),
+        "{}",
+        String::from_utf8_lossy(message)
+    );
     Ok(())
 }
 
@@ -207,7 +255,9 @@ fn any_json() -> impl Strategy<Value = String> {
         any::<i64>().prop_map(|number| number.to_string()),
         any::<i32>().prop_map(|number| number.to_string()),
         any::<u64>().prop_map(|number| number.to_string()),
-        any::<f64>().prop_filter("JSON has no such number", |number| number.is_finite()).prop_map(|number| number.to_string()),
+        any::<f64>()
+            .prop_filter("JSON has no such number", |number| number.is_finite())
+            .prop_map(|number| number.to_string()),
         any::<i16>().prop_map(|number| format!("{number}.0")),
         any::<i8>().prop_map(|number| format!("{number}e3")),
         ".{0,20}".prop_map(|text| Value::String(text).to_string()),

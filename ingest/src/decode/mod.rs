@@ -77,7 +77,10 @@ pub struct Rejection {
 impl Rejection {
     /// An event refused for `reason`.
     pub fn new(reason: Reason, detail: impl Into<String>) -> Self {
-        Self { reason, detail: detail.into() }
+        Self {
+            reason,
+            detail: detail.into(),
+        }
     }
 }
 

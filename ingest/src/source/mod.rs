@@ -121,17 +121,30 @@ pub struct Record<'a> {
 impl Records {
     /// An empty run that starts at `from`.
     pub fn starting(partition: i32, from: i64) -> Self {
-        Self { partition, from, to: from, ..Self::default() }
+        Self {
+            partition,
+            from,
+            to: from,
+            ..Self::default()
+        }
     }
 
     fn of_epoch(partition: i32, from: i64, epoch: u64) -> Self {
-        Self { epoch, ..Self::starting(partition, from) }
+        Self {
+            epoch,
+            ..Self::starting(partition, from)
+        }
     }
 
     /// Adds the record at `offset`, which must lie at or past [`Records::to`]; offsets between are covered as empty.
     pub fn push(&mut self, offset: i64, timestamp: EventTime, value: Option<&[u8]>) {
         self.bytes.extend_from_slice(value.unwrap_or_default());
-        self.entries.push(Entry { offset, timestamp, end: self.bytes.len(), tombstone: value.is_none() });
+        self.entries.push(Entry {
+            offset,
+            timestamp,
+            end: self.bytes.len(),
+            tombstone: value.is_none(),
+        });
         self.to = offset.saturating_add(1);
     }
 
@@ -156,7 +169,11 @@ impl Records {
         self.entries.iter().map(move |entry| {
             let value = self.bytes.get(start..entry.end).unwrap_or_default();
             start = entry.end;
-            Record { offset: entry.offset, timestamp: entry.timestamp, value: (!entry.tombstone).then_some(value) }
+            Record {
+                offset: entry.offset,
+                timestamp: entry.timestamp,
+                value: (!entry.tombstone).then_some(value),
+            }
         })
     }
 }
@@ -252,7 +269,10 @@ mod tests {
         records.push(13, time, Some(b""));
         assert_eq!((records.from, records.to, records.size_bytes()), (10, 14, 2));
         let seen: Vec<_> = records.iter().map(|record| (record.offset, record.value)).collect();
-        assert_eq!(seen, [(10, Some(b"ab".as_slice())), (12, None), (13, Some(b"".as_slice()))]);
+        assert_eq!(
+            seen,
+            [(10, Some(b"ab".as_slice())), (12, None), (13, Some(b"".as_slice()))]
+        );
     }
 
     #[test]

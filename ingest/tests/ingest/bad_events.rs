@@ -15,12 +15,18 @@ fn bad() -> Vec<(&'static str, Vec<u8>)> {
         ("malformed", b"[1]".to_vec()),
         ("malformed", b"\xff\xfe".to_vec()),
         ("tombstone", b"".to_vec()),
-        ("wrong-type", br#"{"id":"x","n":"many","ts":"2013-01-01T05:17:00Z"}"#.to_vec()),
+        (
+            "wrong-type",
+            br#"{"id":"x","n":"many","ts":"2013-01-01T05:17:00Z"}"#.to_vec(),
+        ),
         ("wrong-type", br#"{"id":"x","ts":"2013-01-01T05:17:00"}"#.to_vec()),
         ("missing-time", br#"{"id":"x","n":1}"#.to_vec()),
         ("missing-key", br#"{"n":1,"ts":"2013-01-01T05:17:00Z"}"#.to_vec()),
         ("future", br#"{"id":"x","ts":"2013-01-01T13:00:00.000001Z"}"#.to_vec()),
-        ("too-large", format!("{{\"id\":\"{}\"}}", "x".repeat(1 << 20)).into_bytes()),
+        (
+            "too-large",
+            format!("{{\"id\":\"{}\"}}", "x".repeat(1 << 20)).into_bytes(),
+        ),
     ]
 }
 
@@ -34,10 +40,18 @@ fn mixed(bad: &[(&str, Vec<u8>)]) -> Vec<NewRecord> {
 }
 
 async fn letters(ingest: &Boxed) -> Vec<DeadLetter> {
-    ingest.service.dead_letters("s", DeadLetterQuery::default()).await.unwrap()
+    ingest
+        .service
+        .dead_letters("s", DeadLetterQuery::default())
+        .await
+        .unwrap()
 }
 
-pub async fn each_bad_event_becomes_one_dead_letter(stream: Arc<dyn Stream>, topic: &str, bad: Vec<(&str, Vec<u8>)>) {
+pub(crate) async fn each_bad_event_becomes_one_dead_letter(
+    stream: Arc<dyn Stream>,
+    topic: &str,
+    bad: Vec<(&str, Vec<u8>)>,
+) {
     let store = FakeStore::new(snapshot(topic));
     for record in mixed(&bad) {
         stream.append(topic, vec![record]).await.unwrap();
@@ -53,12 +67,17 @@ pub async fn each_bad_event_becomes_one_dead_letter(stream: Arc<dyn Stream>, top
     for letter in &letters {
         *seen.entry(letter.reason.as_str()).or_default() += 1;
         assert!(!letter.detail.is_empty() && letter.source == "s");
-        let kept = base64::engine::general_purpose::STANDARD.decode(&letter.payload_base64).unwrap();
-        let original = bad.iter().any(|(reason, payload)| *reason == letter.reason && payload.starts_with(&kept));
+        let kept = base64::engine::general_purpose::STANDARD
+            .decode(&letter.payload_base64)
+            .unwrap();
+        let original = bad
+            .iter()
+            .any(|(reason, payload)| *reason == letter.reason && payload.starts_with(&kept));
         assert!(original, "{}: the original bytes are kept", letter.reason);
     }
     let mut expected: BTreeMap<&str, usize> = BTreeMap::new();
-    bad.iter().for_each(|(reason, _)| *expected.entry(reason).or_default() += 1);
+    bad.iter()
+        .for_each(|(reason, _)| *expected.entry(reason).or_default() += 1);
     assert_eq!(seen, expected);
     ingest.stop().await;
 }
@@ -81,17 +100,32 @@ async fn a_redelivered_dead_letter_is_listed_once_and_the_limit_holds() {
     let dir = tempfile::tempdir().unwrap();
     let stream = embedded(dir.path());
     let store = FakeStore::new(snapshot("t"));
-    stream.append("t", vec![keyed("k", "bad"), keyed("k", "worse"), keyed("k", event(0))]).await.unwrap();
+    stream
+        .append("t", vec![keyed("k", "bad"), keyed("k", "worse"), keyed("k", event(0))])
+        .await
+        .unwrap();
     let ingest = Boxed::start(Arc::clone(&stream), &store);
     until("the good event arrives", async || store.count() == 1).await;
-    let partition = store.durable().into_iter().find(|place| place.next_offset == 3).map(|place| place.partition);
+    let partition = store
+        .durable()
+        .into_iter()
+        .find(|place| place.next_offset == 3)
+        .map(|place| place.partition);
     let position = letters(&ingest).await[0].position;
     store.forget_from(partition.unwrap_or(position.partition), 0);
     stream.append("t", vec![keyed("k", event(1))]).await.unwrap();
     until("all is delivered again", async || store.count() == 2).await;
     let listed = letters(&ingest).await;
-    assert_eq!(listed.iter().map(|letter| letter.position.offset).collect::<Vec<_>>(), [1, 0], "newest first");
-    let one = ingest.service.dead_letters("s", DeadLetterQuery { limit: 1 }).await.unwrap();
+    assert_eq!(
+        listed.iter().map(|letter| letter.position.offset).collect::<Vec<_>>(),
+        [1, 0],
+        "newest first"
+    );
+    let one = ingest
+        .service
+        .dead_letters("s", DeadLetterQuery { limit: 1 })
+        .await
+        .unwrap();
     assert_eq!(one.len(), 1);
     let refused = ingest.service.dead_letters("s", DeadLetterQuery { limit: 1001 }).await;
     assert!(matches!(refused, Err(IngestError::InvalidRequest { .. })));
@@ -103,9 +137,15 @@ async fn a_batch_of_nothing_but_bad_events_still_moves_the_position() {
     let dir = tempfile::tempdir().unwrap();
     let stream = embedded(dir.path());
     let store = FakeStore::new(snapshot("t"));
-    stream.append("t", (0..50).map(|_| keyed("k", "bad")).collect()).await.unwrap();
+    stream
+        .append("t", (0..50).map(|_| keyed("k", "bad")).collect())
+        .await
+        .unwrap();
     let ingest = Boxed::start(Arc::clone(&stream), &store);
-    until("the position is durable", async || store.durable().iter().any(|place| place.next_offset == 50)).await;
+    until("the position is durable", async || {
+        store.durable().iter().any(|place| place.next_offset == 50)
+    })
+    .await;
     stream.append("t", events(0, 10)).await.unwrap();
     until("good events follow", async || store.count() == 10).await;
     ingest.stop().await;

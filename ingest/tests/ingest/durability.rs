@@ -16,13 +16,17 @@ const CHILD_DIR: &str = "ONDOL_TEST_CHILD_DIR";
 fn child_appends_until_it_is_killed() {
     let Ok(dir) = std::env::var(CHILD_DIR) else { return };
     let start: u64 = std::env::var("ONDOL_TEST_CHILD_START").unwrap().parse().unwrap();
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).build().unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .build()
+        .unwrap();
     runtime.block_on(async {
         let stream = embedded(Path::new(&dir));
         for n in start.. {
             // Appends of different sizes, keyed and not, so that torn tails vary.
             let mut records = vec![record(n.to_string())];
-            records.extend((0..n % 5).map(|k| keyed(&k.to_string(), format!("filler{}", "x".repeat(n as usize % 3000)))));
+            records
+                .extend((0..n % 5).map(|k| keyed(&k.to_string(), format!("filler{}", "x".repeat(n as usize % 3000)))));
             stream.append("t", records).await.unwrap();
             let mut out = std::io::stdout().lock();
             writeln!(out, "ack {n}").unwrap();
@@ -33,7 +37,12 @@ fn child_appends_until_it_is_killed() {
 
 fn run_and_kill(dir: &Path, start: u64, acks: usize) -> BTreeSet<u64> {
     let mut child = Command::new(std::env::current_exe().unwrap())
-        .args(["--ignored", "--exact", "durability::child_appends_until_it_is_killed", "--nocapture"])
+        .args([
+            "--ignored",
+            "--exact",
+            "durability::child_appends_until_it_is_killed",
+            "--nocapture",
+        ])
         .env(CHILD_DIR, dir)
         .env("ONDOL_TEST_CHILD_START", start.to_string())
         .stdout(Stdio::piped())
@@ -41,8 +50,12 @@ fn run_and_kill(dir: &Path, start: u64, acks: usize) -> BTreeSet<u64> {
         .unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
     let parse = |line: String| line.strip_prefix("ack ").and_then(|n| n.parse().ok());
-    let mut acknowledged: BTreeSet<u64> =
-        lines.by_ref().map_while(Result::ok).filter_map(parse).take(acks).collect();
+    let mut acknowledged: BTreeSet<u64> = lines
+        .by_ref()
+        .map_while(Result::ok)
+        .filter_map(parse)
+        .take(acks)
+        .collect();
     child.kill().unwrap();
     child.wait().unwrap();
     // What was printed before the kill was acknowledged too; a last line may be torn.
@@ -74,7 +87,10 @@ fn kill_9_loses_nothing_acknowledged() {
 async fn three_appends(dir: &Path) -> PathBuf {
     let stream = embedded(dir);
     for n in 0..3 {
-        stream.append("t", vec![keyed("k", format!("a{n}")), keyed("k", format!("b{n}"))]).await.unwrap();
+        stream
+            .append("t", vec![keyed("k", format!("a{n}")), keyed("k", format!("b{n}"))])
+            .await
+            .unwrap();
     }
     let ends = stream.ends("t").await.unwrap();
     let partition = ends.iter().find(|end| end.next_offset == 6).unwrap().partition;
@@ -83,7 +99,10 @@ async fn three_appends(dir: &Path) -> PathBuf {
 
 async fn values(dir: &Path) -> Result<Vec<String>, StreamError> {
     let tail = embedded(dir).tail("t", 100).await?;
-    Ok(tail.iter().map(|record| String::from_utf8(record.value.to_vec()).unwrap()).collect())
+    Ok(tail
+        .iter()
+        .map(|record| String::from_utf8(record.value.to_vec()).unwrap())
+        .collect())
 }
 
 #[tokio::test]
@@ -97,7 +116,10 @@ async fn a_tail_torn_at_any_byte_is_cut_off_and_the_log_goes_on() {
         std::fs::write(&file, &whole[..cut]).unwrap();
         let kept = (cut - 8) / frame;
         assert_eq!(values(dir.path()).await.unwrap(), &all[..kept], "cut at byte {cut}");
-        embedded(dir.path()).append("t", vec![keyed("k", "next")]).await.unwrap();
+        embedded(dir.path())
+            .append("t", vec![keyed("k", "next")])
+            .await
+            .unwrap();
         assert_eq!(values(dir.path()).await.unwrap().last().unwrap(), "next");
     }
 }
@@ -107,7 +129,9 @@ async fn a_tail_of_zeros_or_garbage_is_cut_off() {
     let dir = tempfile::tempdir().unwrap();
     let file = three_appends(dir.path()).await;
     let whole = std::fs::read(&file).unwrap();
-    let garbage: Vec<u8> = (0..5000u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+    let garbage: Vec<u8> = (0..5000u32)
+        .map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8)
+        .collect();
     for tail in [vec![0; 4096], vec![0xff; 100], garbage] {
         std::fs::write(&file, [whole.clone(), tail].concat()).unwrap();
         assert_eq!(values(dir.path()).await.unwrap().len(), 6);
@@ -139,7 +163,11 @@ async fn a_second_process_is_kept_out() {
 #[tokio::test]
 async fn segments_roll_by_size_and_a_reopened_log_reads_them_all() {
     let dir = tempfile::tempdir().unwrap();
-    let options = EmbeddedOptions { segment_bytes: 2000, partitions: 1, ..EmbeddedOptions::default() };
+    let options = EmbeddedOptions {
+        segment_bytes: 2000,
+        partitions: 1,
+        ..EmbeddedOptions::default()
+    };
     let stream = EmbeddedStream::open(dir.path(), options).unwrap();
     for n in 0..100 {
         stream.append("t", vec![record(format!("{n:100}"))]).await.unwrap();
@@ -149,15 +177,25 @@ async fn segments_roll_by_size_and_a_reopened_log_reads_them_all() {
     assert!(files > 5, "{files} segments");
     let stream = EmbeddedStream::open(dir.path(), options).unwrap();
     let tail = stream.tail("t", 1000).await.unwrap();
-    assert_eq!(tail.iter().map(|r| r.position.offset).collect::<Vec<_>>(), (0..100).collect::<Vec<_>>());
+    assert_eq!(
+        tail.iter().map(|r| r.position.offset).collect::<Vec<_>>(),
+        (0..100).collect::<Vec<_>>()
+    );
     assert_eq!(stream.append("t", vec![record("x")]).await.unwrap()[0].offset, 100);
 }
 
 #[tokio::test]
 async fn retention_deletes_the_oldest_segments_and_offsets_go_on() {
     let dir = tempfile::tempdir().unwrap();
-    let retention = Retention { bytes: Some(6000), age: None };
-    let options = EmbeddedOptions { segment_bytes: 2000, partitions: 1, retention };
+    let retention = Retention {
+        bytes: Some(6000),
+        age: None,
+    };
+    let options = EmbeddedOptions {
+        segment_bytes: 2000,
+        partitions: 1,
+        retention,
+    };
     let stream = EmbeddedStream::open(dir.path(), options).unwrap();
     for n in 0..200 {
         stream.append("t", vec![record(format!("{n:100}"))]).await.unwrap();

@@ -15,12 +15,21 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 async fn delivered(store: &FakeStore, count: usize) {
-    until(&format!("{count} events are delivered"), async || store.count() >= count).await;
+    until(&format!("{count} events are delivered"), async || {
+        store.count() >= count
+    })
+    .await;
     assert_eq!(store.numbers(), (0..count as i64).collect::<Vec<_>>());
 }
 
 async fn partitions_of(ingest: &Boxed) -> usize {
-    ingest.service.status().await.unwrap().first().map_or(0, |status| status.partitions.len())
+    ingest
+        .service
+        .status()
+        .await
+        .unwrap()
+        .first()
+        .map_or(0, |status| status.partitions.len())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -36,10 +45,14 @@ async fn first_start_reads_kafka_from_the_beginning_and_committed_offsets_follow
     let ends = stream.ends(&topic).await.unwrap();
     let group = format!("{}.s", config.group);
     let committed = tokio::task::spawn_blocking(move || {
-        let consumer: BaseConsumer =
-            ClientConfig::new().set("bootstrap.servers", &config.bootstrap).set("group.id", &group).create().unwrap();
+        let consumer: BaseConsumer = ClientConfig::new()
+            .set("bootstrap.servers", &config.bootstrap)
+            .set("group.id", &group)
+            .create()
+            .unwrap();
         let mut list = TopicPartitionList::new();
-        ends.iter().for_each(|end| drop(list.add_partition(&topic, end.partition)));
+        ends.iter()
+            .for_each(|end| drop(list.add_partition(&topic, end.partition)));
         let committed = consumer.committed_offsets(list, Duration::from_secs(30)).unwrap();
         ends.iter().all(|end| {
             committed.find_partition(&topic, end.partition).unwrap().offset() == Offset::Offset(end.next_offset)
@@ -56,22 +69,40 @@ async fn through_rebalances_nothing_is_lost_and_nothing_is_double() {
     let store = FakeStore::new(snapshot(&topic));
     stream.append(&topic, events(0, 1000)).await.unwrap();
     let first = Boxed::start(open(), &store);
-    until("the first worker has every partition", async || partitions_of(&first).await == 4).await;
+    until("the first worker has every partition", async || {
+        partitions_of(&first).await == 4
+    })
+    .await;
     let producing = {
         let (stream, topic) = (Arc::clone(&stream), topic.clone());
         tokio::spawn(async move {
             for round in 10..200 {
-                stream.append(&topic, events(round * 100, (round + 1) * 100)).await.unwrap();
+                stream
+                    .append(&topic, events(round * 100, (round + 1) * 100))
+                    .await
+                    .unwrap();
             }
         })
     };
     let second = Boxed::start(open(), &store);
-    until("the second worker has partitions", async || partitions_of(&second).await > 0).await;
-    until("the first worker gave some up", async || partitions_of(&first).await < 4).await;
+    until("the second worker has partitions", async || {
+        partitions_of(&second).await > 0
+    })
+    .await;
+    until("the first worker gave some up", async || {
+        partitions_of(&first).await < 4
+    })
+    .await;
     first.stop().await;
-    until("the second worker has every partition", async || partitions_of(&second).await == 4).await;
+    until("the second worker has every partition", async || {
+        partitions_of(&second).await == 4
+    })
+    .await;
     let third = Boxed::start(open(), &store);
-    until("the third worker has partitions", async || partitions_of(&third).await > 0).await;
+    until("the third worker has partitions", async || {
+        partitions_of(&third).await > 0
+    })
+    .await;
     producing.await.unwrap();
     delivered(&store, 20_000).await;
     second.stop().await;
@@ -88,11 +119,18 @@ async fn a_missing_topic_is_waited_for() {
     let ingest = Boxed::start(Arc::clone(&stream), &store);
     until("the status says so", async || {
         let status = ingest.service.status().await.unwrap();
-        let error = status.first().and_then(|status| status.error.clone()).unwrap_or_default();
+        let error = status
+            .first()
+            .and_then(|status| status.error.clone())
+            .unwrap_or_default();
         error.contains("does not exist")
     })
     .await;
-    ingest.service.push("s", push(&[&crate::setup::event(0)])).await.unwrap();
+    ingest
+        .service
+        .push("s", push(&[&crate::setup::event(0)]))
+        .await
+        .unwrap();
     delivered(&store, 1).await;
     assert_eq!(ingest.service.status().await.unwrap()[0].error, None);
     ingest.stop().await;
@@ -110,7 +148,10 @@ async fn a_recreated_topic_stops_the_source_with_a_clear_error() {
     let ingest = Boxed::start(stream, &store);
     until("the status says so", async || {
         let status = ingest.service.status().await.unwrap();
-        let error = status.first().and_then(|status| status.error.clone()).unwrap_or_default();
+        let error = status
+            .first()
+            .and_then(|status| status.error.clone())
+            .unwrap_or_default();
         error.contains("was recreated or lost data") && error.contains("1000000")
     })
     .await;
@@ -128,9 +169,15 @@ async fn while_the_store_is_away_kafka_is_paused_and_nothing_is_lost() {
     delivered(&store, 100).await;
     store.away.store(true, Ordering::SeqCst);
     for round in 1..300 {
-        stream.append(&topic, events(round * 100, (round + 1) * 100)).await.unwrap();
+        stream
+            .append(&topic, events(round * 100, (round + 1) * 100))
+            .await
+            .unwrap();
     }
-    until("the status says so", async || ingest.service.status().await.unwrap()[0].error.is_some()).await;
+    until("the status says so", async || {
+        ingest.service.status().await.unwrap()[0].error.is_some()
+    })
+    .await;
     store.away.store(false, Ordering::SeqCst);
     delivered(&store, 30_000).await;
     assert_eq!(store.repeats(), 0);
@@ -144,8 +191,14 @@ async fn a_store_that_lost_events_gets_them_again_from_kafka() {
     let stream = kafka();
     let ingest = Boxed::start(Arc::clone(&stream), &store);
     for round in 0..5 {
-        stream.append(&topic, events(round * 500, (round + 1) * 500)).await.unwrap();
-        until("something more is delivered", async || store.count() > round as usize * 500).await;
+        stream
+            .append(&topic, events(round * 500, (round + 1) * 500))
+            .await
+            .unwrap();
+        until("something more is delivered", async || {
+            store.count() > round as usize * 500
+        })
+        .await;
         store.crash();
     }
     stream.append(&topic, events(2500, 2600)).await.unwrap();
@@ -175,10 +228,14 @@ async fn two_sources_may_read_one_topic() {
 #[test]
 fn a_setting_that_ingest_relies_on_is_refused() {
     let mut config = ondol_ingest::config::KafkaConfig::default();
-    config.properties.insert("enable.auto.commit".to_owned(), "true".to_owned());
+    config
+        .properties
+        .insert("enable.auto.commit".to_owned(), "true".to_owned());
     let error = KafkaStream::new(&config).err().unwrap();
     assert_eq!(
         error,
-        StreamError::Config("kafka property `enable.auto.commit` can't be set: ingest relies on its own value".to_owned())
+        StreamError::Config(
+            "kafka property `enable.auto.commit` can't be set: ingest relies on its own value".to_owned()
+        )
     );
 }

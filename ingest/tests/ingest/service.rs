@@ -10,7 +10,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 async fn delivered(store: &FakeStore, count: usize) {
-    until(&format!("{count} events are delivered"), async || store.count() >= count).await;
+    until(&format!("{count} events are delivered"), async || {
+        store.count() >= count
+    })
+    .await;
     assert_eq!(store.numbers(), (0..count as i64).collect::<Vec<_>>());
 }
 
@@ -23,7 +26,10 @@ async fn first_start_reads_from_the_beginning() {
     let ingest = Boxed::start(stream, &store);
     delivered(&store, 5000).await;
     assert_eq!(store.repeats(), 0);
-    assert!(store.rows().iter().all(|row| row.ingested_at == NOON_US), "accepted when the injected clock said");
+    assert!(
+        store.rows().iter().all(|row| row.ingested_at == NOON_US),
+        "accepted when the injected clock said"
+    );
     ingest.stop().await;
 }
 
@@ -33,13 +39,27 @@ async fn a_restart_resumes_where_the_store_is_durable() {
     let store = FakeStore::new(snapshot("t"));
     for round in 0..3 {
         let stream = embedded(dir.path());
-        stream.append("t", events(round * 1000, (round + 1) * 1000)).await.unwrap();
+        stream
+            .append("t", events(round * 1000, (round + 1) * 1000))
+            .await
+            .unwrap();
         let ingest = Boxed::start(stream, &store);
         delivered(&store, (round as usize + 1) * 1000).await;
         ingest.stop().await;
     }
-    assert_eq!(store.repeats(), 0, "the shutdown flushed, so nothing is delivered again");
-    assert_eq!(store.generations().iter().collect::<std::collections::BTreeSet<_>>().len(), 1);
+    assert_eq!(
+        store.repeats(),
+        0,
+        "the shutdown flushed, so nothing is delivered again"
+    );
+    assert_eq!(
+        store
+            .generations()
+            .iter()
+            .collect::<std::collections::BTreeSet<_>>()
+            .len(),
+        1
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -52,12 +72,18 @@ async fn pushed_events_arrive_and_the_receipt_says_when_to_look() {
     let position = receipt.positions[0];
     until("delivered passes the receipt", async || {
         let status = ingest.service.status().await.unwrap();
-        let partition = status[0].partitions.iter().find(|place| place.partition == position.partition);
+        let partition = status[0]
+            .partitions
+            .iter()
+            .find(|place| place.partition == position.partition);
         partition.is_some_and(|place| place.delivered > position.offset && place.durable > position.offset)
     })
     .await;
     let status = ingest.service.status().await.unwrap().remove(0);
-    assert_eq!((status.source.as_str(), status.topic.as_str(), status.events), ("s", "t", 2));
+    assert_eq!(
+        (status.source.as_str(), status.topic.as_str(), status.events),
+        ("s", "t", 2)
+    );
     assert_eq!(status.watermark.unwrap().to_string(), "2013-01-01T05:17:00Z");
     assert!(status.partitions.iter().all(|place| place.end == Some(place.delivered)));
     assert_eq!(store.numbers(), [0, 1]);
@@ -75,8 +101,18 @@ async fn a_push_to_an_unknown_source_suggests_the_nearest() {
     until("the service is ready", async || ingest.health.is_ready()).await;
     let error = ingest.service.push("transaction", push(&["{}"])).await.unwrap_err();
     let suggestion = Some("transactions".to_owned());
-    assert_eq!(error, IngestError::UnknownSource { name: "transaction".to_owned(), suggestion });
-    let error = ingest.service.push("transactions", PushRequest { events: Vec::new() }).await.unwrap_err();
+    assert_eq!(
+        error,
+        IngestError::UnknownSource {
+            name: "transaction".to_owned(),
+            suggestion
+        }
+    );
+    let error = ingest
+        .service
+        .push("transactions", PushRequest { events: Vec::new() })
+        .await
+        .unwrap_err();
     assert!(matches!(error, IngestError::InvalidRequest { .. }));
     ingest.stop().await;
 }
@@ -98,7 +134,10 @@ async fn while_the_store_is_away_nothing_is_lost() {
     .await;
     store.away.store(false, Ordering::SeqCst);
     delivered(&store, 9000).await;
-    until("the status is well again", async || ingest.service.status().await.unwrap()[0].error.is_none()).await;
+    until("the status is well again", async || {
+        ingest.service.status().await.unwrap()[0].error.is_none()
+    })
+    .await;
     ingest.stop().await;
 }
 
@@ -109,11 +148,17 @@ async fn a_store_that_lost_what_was_not_durable_gets_it_again() {
     let store = FakeStore::new(snapshot("t"));
     let ingest = Boxed::start(Arc::clone(&stream), &store);
     for round in 0..10 {
-        stream.append("t", events(round * 700, (round + 1) * 700)).await.unwrap();
+        stream
+            .append("t", events(round * 700, (round + 1) * 700))
+            .await
+            .unwrap();
         if round == 3 {
             store.failures.store(3, Ordering::SeqCst);
         }
-        until("something more is delivered", async || store.count() >= round as usize * 700 + 100).await;
+        until("something more is delivered", async || {
+            store.count() >= round as usize * 700 + 100
+        })
+        .await;
         store.crash();
     }
     stream.append("t", events(7000, 7100)).await.unwrap();
@@ -168,7 +213,13 @@ async fn a_source_that_moves_to_another_topic_leaves_the_first() {
     let store = FakeStore::new(snapshot("a"));
     let ingest = Boxed::start(Arc::clone(&stream), &store);
     until("it reads the first topic", async || {
-        ingest.service.status().await.unwrap().first().is_some_and(|status| !status.partitions.is_empty())
+        ingest
+            .service
+            .status()
+            .await
+            .unwrap()
+            .first()
+            .is_some_and(|status| !status.partitions.is_empty())
     })
     .await;
     let mut moved = snapshot("b");
@@ -176,7 +227,9 @@ async fn a_source_that_moves_to_another_topic_leaves_the_first() {
     store.publish(moved);
     until("it reads the second topic", async || {
         let status = ingest.service.status().await.unwrap();
-        status.first().is_some_and(|status| status.topic == "b" && !status.partitions.is_empty())
+        status
+            .first()
+            .is_some_and(|status| status.topic == "b" && !status.partitions.is_empty())
     })
     .await;
     stream.append("a", events(100, 200)).await.unwrap();
@@ -186,7 +239,10 @@ async fn a_source_that_moves_to_another_topic_leaves_the_first() {
     gone.version = 3;
     gone.sources.clear();
     store.publish(gone);
-    until("no source is left", async || ingest.service.status().await.unwrap().is_empty()).await;
+    until("no source is left", async || {
+        ingest.service.status().await.unwrap().is_empty()
+    })
+    .await;
     ingest.stop().await;
 }
 
@@ -194,8 +250,10 @@ async fn a_source_that_moves_to_another_topic_leaves_the_first() {
 async fn a_table_is_not_read_by_ingest() {
     let dir = tempfile::tempdir().unwrap();
     let mut definitions = snapshot("t");
-    definitions.sources[0].definition.origin =
-        SourceOrigin::Table { location: "x".to_owned(), format: ondol_vocabulary::TableFormat::Parquet };
+    definitions.sources[0].definition.origin = SourceOrigin::Table {
+        location: "x".to_owned(),
+        format: ondol_vocabulary::TableFormat::Parquet,
+    };
     let store = FakeStore::new(definitions);
     let ingest = Boxed::start(embedded(dir.path()), &store);
     until("the service is ready", async || ingest.health.is_ready()).await;
@@ -206,8 +264,10 @@ async fn a_table_is_not_read_by_ingest() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_restart_without_the_registry_takes_pushes_by_the_kept_definitions() {
     let dir = tempfile::tempdir().unwrap();
-    let config =
-        || IngestConfig { snapshot_file: Some(dir.path().join("definitions.json")), ..IngestConfig::default() };
+    let config = || IngestConfig {
+        snapshot_file: Some(dir.path().join("definitions.json")),
+        ..IngestConfig::default()
+    };
     let store = FakeStore::new(snapshot("t"));
     let ingest = Boxed::start_with(embedded(dir.path()), &store, config());
     until("the service is ready", async || ingest.health.is_ready()).await;
@@ -227,9 +287,19 @@ async fn many_events_travel_in_few_deliveries() {
     let stream = embedded(dir.path());
     stream.append("t", events(0, 20_000)).await.unwrap();
     let store = FakeStore::new(snapshot("t"));
-    let config = IngestConfig { limits: Limits { max_batch_wait_ms: 1000, ..Limits::default() }, ..Default::default() };
+    let config = IngestConfig {
+        limits: Limits {
+            max_batch_wait_ms: 1000,
+            ..Limits::default()
+        },
+        ..Default::default()
+    };
     let ingest = Boxed::start_with(stream, &store, config);
     delivered(&store, 20_000).await;
-    assert!(store.deliveries() <= 40, "{} deliveries of 500 rows or more", store.deliveries());
+    assert!(
+        store.deliveries() <= 40,
+        "{} deliveries of 500 rows or more",
+        store.deliveries()
+    );
     ingest.stop().await;
 }

@@ -17,17 +17,23 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// The clock of every test stands here: 2013-01-01T12:00:00Z.
-pub const NOON_US: i64 = 1_357_041_600_000_000;
+pub(crate) const NOON_US: i64 = 1_357_041_600_000_000;
 
-pub fn field(name: &str, data_type: DataType) -> Field {
-    Field { name: name.to_owned(), data_type }
+pub(crate) fn field(name: &str, data_type: DataType) -> Field {
+    Field {
+        name: name.to_owned(),
+        data_type,
+    }
 }
 
 /// A snapshot with one stream source `s` over `topic`: `id` (key of view `v`), `n`, `ts`.
-pub fn snapshot(topic: &str) -> Snapshot {
+pub(crate) fn snapshot(topic: &str) -> Snapshot {
     let definition = SourceDefinition {
         name: "s".to_owned(),
-        origin: SourceOrigin::Stream { topic: topic.to_owned(), format: StreamFormat::Json },
+        origin: SourceOrigin::Stream {
+            topic: topic.to_owned(),
+            format: StreamFormat::Json,
+        },
         time: "ts".to_owned(),
         late_us: 0,
         arrival: Arrival::Ingest,
@@ -48,38 +54,52 @@ pub fn snapshot(topic: &str) -> Snapshot {
     Snapshot {
         version: 1,
         sources: vec![SourceVersion { version: 1, definition }],
-        views: vec![ViewVersion { id: 1, version: 1, state: ViewState::Active, definition: view }],
+        views: vec![ViewVersion {
+            id: 1,
+            version: 1,
+            state: ViewState::Active,
+            definition: view,
+        }],
         models: Vec::new(),
     }
 }
 
 /// Event `n` as JSON.
-pub fn event(n: i64) -> String {
+pub(crate) fn event(n: i64) -> String {
     format!("{{\"id\":\"e{}\",\"n\":{n},\"ts\":\"2013-01-01T05:17:00Z\"}}", n % 7)
 }
 
-pub fn record(value: impl Into<Bytes>) -> NewRecord {
-    NewRecord { key: None, timestamp: EventTime::from_micros(NOON_US), value: value.into() }
+pub(crate) fn record(value: impl Into<Bytes>) -> NewRecord {
+    NewRecord {
+        key: None,
+        timestamp: EventTime::from_micros(NOON_US),
+        value: value.into(),
+    }
 }
 
-pub fn keyed(key: &str, value: impl Into<Bytes>) -> NewRecord {
-    NewRecord { key: Some(Bytes::from(key.to_owned())), ..record(value) }
+pub(crate) fn keyed(key: &str, value: impl Into<Bytes>) -> NewRecord {
+    NewRecord {
+        key: Some(Bytes::from(key.to_owned())),
+        ..record(value)
+    }
 }
 
-pub fn events(from: i64, to: i64) -> Vec<NewRecord> {
+pub(crate) fn events(from: i64, to: i64) -> Vec<NewRecord> {
     (from..to).map(|n| keyed(&n.to_string(), event(n))).collect()
 }
 
-pub fn push(events: &[&str]) -> PushRequest {
+pub(crate) fn push(events: &[&str]) -> PushRequest {
     let raw = |event: &&str| serde_json::value::RawValue::from_string((*event).to_owned()).unwrap();
-    PushRequest { events: events.iter().map(raw).collect() }
+    PushRequest {
+        events: events.iter().map(raw).collect(),
+    }
 }
 
-pub fn embedded(dir: &std::path::Path) -> Arc<dyn Stream> {
+pub(crate) fn embedded(dir: &std::path::Path) -> Arc<dyn Stream> {
     Arc::new(EmbeddedStream::open(dir, EmbeddedOptions::default()).unwrap())
 }
 
-pub fn kafka_config() -> KafkaConfig {
+pub(crate) fn kafka_config() -> KafkaConfig {
     let mut config = KafkaConfig {
         bootstrap: ondol_testkit::services::kafka(),
         group: ondol_testkit::services::unique_name("ondol-ingest"),
@@ -87,54 +107,67 @@ pub fn kafka_config() -> KafkaConfig {
         ..KafkaConfig::default()
     };
     // Rebalances and new topics in seconds, not minutes.
-    for (key, value) in [("topic.metadata.refresh.interval.ms", "1000"), ("heartbeat.interval.ms", "500")] {
+    for (key, value) in [
+        ("topic.metadata.refresh.interval.ms", "1000"),
+        ("heartbeat.interval.ms", "500"),
+    ] {
         config.properties.insert(key.to_owned(), value.to_owned());
     }
     config
 }
 
-pub fn kafka() -> Arc<dyn Stream> {
+pub(crate) fn kafka() -> Arc<dyn Stream> {
     Arc::new(KafkaStream::new(&kafka_config()).unwrap())
 }
 
-pub fn topic() -> String {
+pub(crate) fn topic() -> String {
     ondol_testkit::services::unique_name("t")
 }
 
 /// A running service with what it runs on.
-pub struct Boxed {
-    pub service: Arc<IngestService>,
-    pub health: Health,
-    pub shutdown: Shutdown,
+pub(crate) struct Boxed {
+    pub(crate) service: Arc<IngestService>,
+    pub(crate) health: Health,
+    pub(crate) shutdown: Shutdown,
 }
 
 impl Boxed {
-    pub fn start(stream: Arc<dyn Stream>, store: &Arc<FakeStore>) -> Self {
+    pub(crate) fn start(stream: Arc<dyn Stream>, store: &Arc<FakeStore>) -> Self {
         Self::start_with(stream, store, IngestConfig::default())
     }
 
-    pub fn start_with(stream: Arc<dyn Stream>, store: &Arc<FakeStore>, config: IngestConfig) -> Self {
+    pub(crate) fn start_with(stream: Arc<dyn Stream>, store: &Arc<FakeStore>, config: IngestConfig) -> Self {
         let config = IngestConfig {
-            limits: Limits { flush_idle_ms: 100, max_batch_rows: 500, ..config.limits },
+            limits: Limits {
+                flush_idle_ms: 100,
+                max_batch_rows: 500,
+                ..config.limits
+            },
             ..config
         };
         let (shutdown, health) = (Shutdown::new(), Health::new());
         let clock = Arc::new(ManualClock::at(NOON_US));
-        let service =
-            IngestService::start_on(stream, &config, Arc::clone(store) as _, clock, &shutdown, &health);
-        Self { service, health, shutdown }
+        let service = IngestService::start_on(stream, &config, Arc::clone(store) as _, clock, &shutdown, &health);
+        Self {
+            service,
+            health,
+            shutdown,
+        }
     }
 
-    pub async fn stop(self) {
+    pub(crate) async fn stop(self) {
         assert!(self.shutdown.drain(Duration::from_secs(60)).await, "the service drains");
     }
 }
 
 /// Waits until `condition` holds; panics with `what` when it does not within a generous limit.
-pub async fn until(what: &str, mut condition: impl AsyncFnMut() -> bool) {
+pub(crate) async fn until(what: &str, mut condition: impl AsyncFnMut() -> bool) {
     let deadline = tokio::time::Instant::now() + Duration::from_secs(90);
     while !condition().await {
-        assert!(tokio::time::Instant::now() < deadline, "in 90 s it did not come true that {what}");
+        assert!(
+            tokio::time::Instant::now() < deadline,
+            "in 90 s it did not come true that {what}"
+        );
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }

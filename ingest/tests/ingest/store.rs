@@ -15,13 +15,13 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::watch;
 
-pub struct FakeStore {
+pub(crate) struct FakeStore {
     snapshot: watch::Sender<Arc<Snapshot>>,
     state: Mutex<State>,
     /// While set, every call fails.
-    pub away: AtomicBool,
+    pub(crate) away: AtomicBool,
     /// So many calls of write fail before one succeeds again.
-    pub failures: AtomicU32,
+    pub(crate) failures: AtomicU32,
 }
 
 #[derive(Default)]
@@ -37,15 +37,15 @@ struct State {
 }
 
 #[derive(Clone, Debug, PartialEq)]
-pub struct Row {
-    pub id: Option<String>,
-    pub n: Option<i64>,
-    pub ts: i64,
-    pub ingested_at: i64,
+pub(crate) struct Row {
+    pub(crate) id: Option<String>,
+    pub(crate) n: Option<i64>,
+    pub(crate) ts: i64,
+    pub(crate) ingested_at: i64,
 }
 
 impl FakeStore {
-    pub fn new(snapshot: Snapshot) -> Arc<Self> {
+    pub(crate) fn new(snapshot: Snapshot) -> Arc<Self> {
         Arc::new(Self {
             snapshot: watch::channel(Arc::new(snapshot)).0,
             state: Mutex::default(),
@@ -54,71 +54,77 @@ impl FakeStore {
         })
     }
 
-    pub fn publish(&self, snapshot: Snapshot) {
+    pub(crate) fn publish(&self, snapshot: Snapshot) {
         self.snapshot.send_replace(Arc::new(snapshot));
     }
 
     /// Loses everything written since the last flush, as a crash would.
-    pub fn crash(&self) {
+    pub(crate) fn crash(&self) {
         let mut state = self.state.lock().unwrap();
         state.written = state.durable.clone();
         let durable = state.durable.clone();
-        state.rows.retain(|(partition, offset), _| durable.get(partition).is_some_and(|end| offset < end));
+        state
+            .rows
+            .retain(|(partition, offset), _| durable.get(partition).is_some_and(|end| offset < end));
     }
 
     /// Lies about one partition's position: the next delivery of it is a gap.
-    pub fn forget_from(&self, partition: i32, offset: i64) {
+    pub(crate) fn forget_from(&self, partition: i32, offset: i64) {
         let mut state = self.state.lock().unwrap();
         state.written.insert(partition, offset);
         state.durable.insert(partition, offset);
         state.rows.retain(|place, _| place.0 != partition || place.1 < offset);
     }
 
-    pub fn rows(&self) -> Vec<Row> {
+    pub(crate) fn rows(&self) -> Vec<Row> {
         self.state.lock().unwrap().rows.values().cloned().collect()
     }
 
-    pub fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         self.state.lock().unwrap().rows.len()
     }
 
     /// Values of `n`, sorted.
-    pub fn numbers(&self) -> Vec<i64> {
+    pub(crate) fn numbers(&self) -> Vec<i64> {
         let mut numbers: Vec<i64> = self.rows().into_iter().filter_map(|row| row.n).collect();
         numbers.sort_unstable();
         numbers
     }
 
-    pub fn repeats(&self) -> usize {
+    pub(crate) fn repeats(&self) -> usize {
         self.state.lock().unwrap().repeats
     }
 
-    pub fn deliveries(&self) -> usize {
+    pub(crate) fn deliveries(&self) -> usize {
         self.state.lock().unwrap().deliveries
     }
 
-    pub fn versions(&self) -> Vec<u32> {
+    pub(crate) fn versions(&self) -> Vec<u32> {
         self.state.lock().unwrap().versions.clone()
     }
 
-    pub fn generations(&self) -> Vec<String> {
+    pub(crate) fn generations(&self) -> Vec<String> {
         self.state.lock().unwrap().generations.clone()
     }
 
-    pub fn durable(&self) -> Vec<PartitionPosition> {
+    pub(crate) fn durable(&self) -> Vec<PartitionPosition> {
         positions(&self.state.lock().unwrap().durable)
     }
 
     fn check_present(&self) -> Result<(), FeatureStoreError> {
         if self.away.load(Ordering::SeqCst) {
-            return Err(FeatureStoreError::Unavailable { detail: "away".to_owned() });
+            return Err(FeatureStoreError::Unavailable {
+                detail: "away".to_owned(),
+            });
         }
         Ok(())
     }
 }
 
 fn positions(map: &BTreeMap<i32, i64>) -> Vec<PartitionPosition> {
-    map.iter().map(|(&partition, &next_offset)| PartitionPosition { partition, next_offset }).collect()
+    map.iter()
+        .map(|(&partition, &next_offset)| PartitionPosition { partition, next_offset })
+        .collect()
 }
 
 fn row(events: &RecordBatch, index: usize) -> ((i32, i64), Row) {
@@ -129,10 +135,15 @@ fn row(events: &RecordBatch, index: usize) -> ((i32, i64), Row) {
         id: id.is_valid(index).then(|| id.value(index).to_owned()),
         n: n.is_valid(index).then(|| n.value(index)),
         ts: column("ts").as_primitive::<TimestampMicrosecondType>().value(index),
-        ingested_at: column("_ingested_at").as_primitive::<TimestampMicrosecondType>().value(index),
+        ingested_at: column("_ingested_at")
+            .as_primitive::<TimestampMicrosecondType>()
+            .value(index),
     };
     let partition = column("_partition").as_primitive::<Int32Type>().value(index);
-    ((partition, column("_offset").as_primitive::<Int64Type>().value(index)), row)
+    (
+        (partition, column("_offset").as_primitive::<Int64Type>().value(index)),
+        row,
+    )
 }
 
 #[async_trait]
@@ -160,8 +171,14 @@ impl FeatureStore for FakeStore {
     async fn write(&self, delivery: Delivery) -> Result<WriteReceipt, FeatureStoreError> {
         tokio::task::yield_now().await;
         self.check_present()?;
-        if self.failures.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok() {
-            return Err(FeatureStoreError::Unavailable { detail: "as told".to_owned() });
+        if self
+            .failures
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1))
+            .is_ok()
+        {
+            return Err(FeatureStoreError::Unavailable {
+                detail: "as told".to_owned(),
+            });
         }
         let mut state = self.state.lock().unwrap();
         for range in &delivery.header.ranges {
@@ -182,9 +199,20 @@ impl FeatureStore for FakeStore {
         let mut last: BTreeMap<i32, i64> = BTreeMap::new();
         for index in 0..delivery.events.num_rows() {
             let (place, row) = row(&delivery.events, index);
-            let range = delivery.header.ranges.iter().find(|range| range.partition == place.0).unwrap();
-            assert!((range.from..range.to).contains(&place.1), "every row lies within its range");
-            assert!(last.insert(place.0, place.1).is_none_or(|before| before < place.1), "rows stand in offset order");
+            let range = delivery
+                .header
+                .ranges
+                .iter()
+                .find(|range| range.partition == place.0)
+                .unwrap();
+            assert!(
+                (range.from..range.to).contains(&place.1),
+                "every row lies within its range"
+            );
+            assert!(
+                last.insert(place.0, place.1).is_none_or(|before| before < place.1),
+                "rows stand in offset order"
+            );
             if place.1 < state.written.get(&place.0).copied().unwrap_or(0) {
                 state.repeats += 1;
             } else {
@@ -195,14 +223,20 @@ impl FeatureStore for FakeStore {
             let written = state.written.entry(range.partition).or_insert(0);
             *written = range.to.max(*written);
         }
-        Ok(WriteReceipt { written: positions(&state.written), durable: positions(&state.durable) })
+        Ok(WriteReceipt {
+            written: positions(&state.written),
+            durable: positions(&state.durable),
+        })
     }
 
     async fn flush(&self, _: &str) -> Result<WriteReceipt, FeatureStoreError> {
         self.check_present()?;
         let mut state = self.state.lock().unwrap();
         state.durable = state.written.clone();
-        Ok(WriteReceipt { written: positions(&state.written), durable: positions(&state.durable) })
+        Ok(WriteReceipt {
+            written: positions(&state.written),
+            durable: positions(&state.durable),
+        })
     }
 
     async fn plan(&self, _: DefinitionFiles) -> Result<Plan, FeatureStoreError> {

@@ -17,16 +17,23 @@ async fn read(
     let mut records = Vec::new();
     let mut next: BTreeMap<i32, i64> = BTreeMap::new();
     while records.len() < count {
-        let event = tokio::time::timeout(Duration::from_secs(60), reader.next()).await.expect("something happens")?;
+        let event = tokio::time::timeout(Duration::from_secs(60), reader.next())
+            .await
+            .expect("something happens")?;
         match event {
             ReaderEvent::Assigned { partitions, .. } => {
-                let mine = positions.iter().filter(|position| partitions.contains(&position.partition));
+                let mine = positions
+                    .iter()
+                    .filter(|position| partitions.contains(&position.partition));
                 reader.begin(mine.copied().collect()).await?;
             }
             ReaderEvent::Records(run) => {
                 let expected = next.insert(run.partition, run.to);
                 assert!(expected.is_none_or(|expected| expected == run.from), "runs touch");
-                records.extend(run.iter().map(|r| (run.partition, r.offset, r.value.unwrap_or_default().to_vec())));
+                records.extend(
+                    run.iter()
+                        .map(|r| (run.partition, r.offset, r.value.unwrap_or_default().to_vec())),
+                );
             }
             ReaderEvent::Trouble { .. } => {}
             other => panic!("unexpected {other:?}"),
@@ -36,7 +43,12 @@ async fn read(
 }
 
 fn beginning(ends: &[PartitionPosition]) -> Vec<PartitionPosition> {
-    ends.iter().map(|end| PartitionPosition { partition: end.partition, next_offset: 0 }).collect()
+    ends.iter()
+        .map(|end| PartitionPosition {
+            partition: end.partition,
+            next_offset: 0,
+        })
+        .collect()
 }
 
 fn numbers(from: usize, to: usize) -> Vec<ondol_ingest::source::NewRecord> {
@@ -44,17 +56,23 @@ fn numbers(from: usize, to: usize) -> Vec<ondol_ingest::source::NewRecord> {
 }
 
 fn values(records: &[Read]) -> BTreeSet<usize> {
-    records.iter().map(|(_, _, value)| std::str::from_utf8(value).unwrap().parse().unwrap()).collect()
+    records
+        .iter()
+        .map(|(_, _, value)| std::str::from_utf8(value).unwrap().parse().unwrap())
+        .collect()
 }
 
-pub async fn what_was_appended_is_read_once_and_in_order(stream: &dyn Stream) {
+pub(crate) async fn what_was_appended_is_read_once_and_in_order(stream: &dyn Stream) {
     let topic = topic();
     for from in (0..3000).step_by(1000) {
         stream.append(&topic, numbers(from, from + 1000)).await.unwrap();
     }
     let ends = stream.ends(&topic).await.unwrap();
     assert_eq!(ends.iter().map(|end| end.next_offset).sum::<i64>(), 3000);
-    assert!(ends.len() > 1 && ends.iter().all(|end| end.next_offset > 0), "keys spread over partitions: {ends:?}");
+    assert!(
+        ends.len() > 1 && ends.iter().all(|end| end.next_offset > 0),
+        "keys spread over partitions: {ends:?}"
+    );
     let mut reader = stream.reader(&topic, "a").await.unwrap();
     let records = read(&mut reader, &beginning(&ends), 3000).await.unwrap();
     assert_eq!(values(&records), (0..3000).collect());
@@ -62,17 +80,25 @@ pub async fn what_was_appended_is_read_once_and_in_order(stream: &dyn Stream) {
     for (partition, offset, value) in &records {
         let value = std::str::from_utf8(value).unwrap().parse().unwrap();
         let before = last.insert(*partition, (*offset, value));
-        assert!(before.is_none_or(|(at, number)| at + 1 == *offset && number < value), "a partition keeps its order");
+        assert!(
+            before.is_none_or(|(at, number)| at + 1 == *offset && number < value),
+            "a partition keeps its order"
+        );
     }
     reader.close(Vec::new()).await;
 }
 
-pub async fn a_reader_starts_where_it_is_told(stream: &dyn Stream) {
+pub(crate) async fn a_reader_starts_where_it_is_told(stream: &dyn Stream) {
     let topic = topic();
     stream.append(&topic, numbers(0, 400)).await.unwrap();
     let ends = stream.ends(&topic).await.unwrap();
-    let start: Vec<_> =
-        ends.iter().map(|end| PartitionPosition { next_offset: end.next_offset - 3, ..*end }).collect();
+    let start: Vec<_> = ends
+        .iter()
+        .map(|end| PartitionPosition {
+            next_offset: end.next_offset - 3,
+            ..*end
+        })
+        .collect();
     let mut reader = stream.reader(&topic, "a").await.unwrap();
     let records = read(&mut reader, &start, 3 * ends.len()).await.unwrap();
     for end in &ends {
@@ -82,7 +108,7 @@ pub async fn a_reader_starts_where_it_is_told(stream: &dyn Stream) {
     reader.close(Vec::new()).await;
 }
 
-pub async fn a_seek_goes_back_and_nothing_read_before_follows(stream: &dyn Stream) {
+pub(crate) async fn a_seek_goes_back_and_nothing_read_before_follows(stream: &dyn Stream) {
     let topic = topic();
     let one_partition = |from: usize, to: usize| (from..to).map(|n| keyed("k", n.to_string())).collect::<Vec<_>>();
     stream.append(&topic, one_partition(0, 1000)).await.unwrap();
@@ -99,28 +125,37 @@ pub async fn a_seek_goes_back_and_nothing_read_before_follows(stream: &dyn Strea
     reader.close(Vec::new()).await;
 }
 
-pub async fn a_reader_at_the_end_is_told_of_new_records(stream: &dyn Stream) {
+pub(crate) async fn a_reader_at_the_end_is_told_of_new_records(stream: &dyn Stream) {
     let topic = topic();
     stream.append(&topic, numbers(0, 10)).await.unwrap();
     let ends = stream.ends(&topic).await.unwrap();
     let mut reader = stream.reader(&topic, "a").await.unwrap();
     read(&mut reader, &beginning(&ends), 10).await.unwrap();
     for round in 1..5 {
-        stream.append(&topic, numbers(round * 10, round * 10 + 10)).await.unwrap();
+        stream
+            .append(&topic, numbers(round * 10, round * 10 + 10))
+            .await
+            .unwrap();
         let records = read(&mut reader, &[], 10).await.unwrap();
         assert_eq!(values(&records), (round * 10..round * 10 + 10).collect());
     }
     reader.close(Vec::new()).await;
 }
 
-pub async fn records_of_one_key_share_a_partition_and_receipts_name_the_last_positions(stream: &dyn Stream) {
+pub(crate) async fn records_of_one_key_share_a_partition_and_receipts_name_the_last_positions(stream: &dyn Stream) {
     let topic = topic();
-    let first = stream.append(&topic, vec![keyed("k", "1"), keyed("k", "2")]).await.unwrap();
+    let first = stream
+        .append(&topic, vec![keyed("k", "1"), keyed("k", "2")])
+        .await
+        .unwrap();
     let second = stream.append(&topic, vec![keyed("k", "3")]).await.unwrap();
     assert_eq!(first.len(), 1);
     assert_eq!((first[0].offset, second[0].offset), (1, 2));
     assert_eq!(first[0].partition, second[0].partition);
-    let spread = stream.append(&topic, (0..10).map(|_| record("x")).collect()).await.unwrap();
+    let spread = stream
+        .append(&topic, (0..10).map(|_| record("x")).collect())
+        .await
+        .unwrap();
     let ends = stream.ends(&topic).await.unwrap();
     for position in spread {
         let end = ends.iter().find(|end| end.partition == position.partition).unwrap();
@@ -128,38 +163,53 @@ pub async fn records_of_one_key_share_a_partition_and_receipts_name_the_last_pos
     }
 }
 
-pub async fn the_tail_is_the_last_records_of_each_partition(stream: &dyn Stream) {
+pub(crate) async fn the_tail_is_the_last_records_of_each_partition(stream: &dyn Stream) {
     let topic = topic();
     assert_eq!(stream.tail(&topic, 5).await.unwrap(), Vec::new());
     stream.append(&topic, numbers(0, 200)).await.unwrap();
     let ends = stream.ends(&topic).await.unwrap();
     let tail = stream.tail(&topic, 5).await.unwrap();
     for end in ends {
-        let offsets: Vec<_> =
-            tail.iter().filter(|r| r.position.partition == end.partition).map(|r| r.position.offset).collect();
-        assert_eq!(offsets, ((end.next_offset - 5).max(0)..end.next_offset).collect::<Vec<_>>());
+        let offsets: Vec<_> = tail
+            .iter()
+            .filter(|r| r.position.partition == end.partition)
+            .map(|r| r.position.offset)
+            .collect();
+        assert_eq!(
+            offsets,
+            ((end.next_offset - 5).max(0)..end.next_offset).collect::<Vec<_>>()
+        );
     }
 }
 
-pub async fn a_topic_that_does_not_exist_has_no_ends(stream: &dyn Stream) {
+pub(crate) async fn a_topic_that_does_not_exist_has_no_ends(stream: &dyn Stream) {
     assert_eq!(stream.ends(&topic()).await.unwrap(), Vec::new());
     assert!(matches!(stream.ends("../x").await, Err(StreamError::TopicName(_))));
 }
 
-pub async fn a_position_beyond_the_end_is_refused(stream: &dyn Stream) {
+pub(crate) async fn a_position_beyond_the_end_is_refused(stream: &dyn Stream) {
     let topic = topic();
     stream.append(&topic, numbers(0, 100)).await.unwrap();
     let mut beyond = stream.ends(&topic).await.unwrap();
     beyond[1].next_offset += 1;
     let mut reader = stream.reader(&topic, "a").await.unwrap();
     let error = read(&mut reader, &beyond, 100).await.unwrap_err();
-    assert!(matches!(error, StreamError::Recreated { partition, .. } if partition == beyond[1].partition), "{error}");
+    assert!(
+        matches!(error, StreamError::Recreated { partition, .. } if partition == beyond[1].partition),
+        "{error}"
+    );
 }
 
-pub async fn large_records_pass(stream: &dyn Stream) {
+pub(crate) async fn large_records_pass(stream: &dyn Stream) {
     let topic = topic();
     let large = vec![b'7'; 900_000];
-    stream.append(&topic, vec![keyed("k", "1"), keyed("k", large.clone()), keyed("k", "3")]).await.unwrap();
+    stream
+        .append(
+            &topic,
+            vec![keyed("k", "1"), keyed("k", large.clone()), keyed("k", "3")],
+        )
+        .await
+        .unwrap();
     let ends = stream.ends(&topic).await.unwrap();
     let mut reader = stream.reader(&topic, "a").await.unwrap();
     let records = read(&mut reader, &beginning(&ends), 3).await.unwrap();

@@ -19,9 +19,9 @@ use crate::source::{NewRecord, StreamError};
 use ondol_vocabulary::EventTime;
 
 /// First bytes of a segment file; the last one is the format's version.
-pub const HEADER: [u8; 8] = *b"ONDOLOG1";
+pub(super) const HEADER: [u8; 8] = *b"ONDOLOG1";
 /// Largest value and key of a record, together.
-pub const MAX_RECORD_BYTES: usize = 32 << 20;
+pub(super) const MAX_RECORD_BYTES: usize = 32 << 20;
 
 const PREFIX: usize = 8;
 const FIXED: usize = 13;
@@ -30,22 +30,22 @@ const KEYED: u8 = 2;
 
 /// A record as stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Frame<'a> {
+pub(super) struct Frame<'a> {
     /// Whether it is the first record of its append.
-    pub first: bool,
+    pub(super) first: bool,
     /// When it was appended.
-    pub timestamp: EventTime,
+    pub(super) timestamp: EventTime,
     /// Its key.
-    pub key: Option<&'a [u8]>,
+    pub(super) key: Option<&'a [u8]>,
     /// Its value.
-    pub value: &'a [u8],
+    pub(super) value: &'a [u8],
     /// Bytes that the frame takes in the file.
-    pub size: usize,
+    pub(super) size: usize,
 }
 
 /// Why bytes are no frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FrameError {
+pub(super) enum FrameError {
     /// The bytes end before the frame does: at least this many are needed.
     Short(usize),
     /// Whatever follows, these bytes are no frame.
@@ -53,28 +53,33 @@ pub enum FrameError {
 }
 
 /// The checksum's start for a topic of `generation`.
-pub fn seed(generation: &str) -> u32 {
+pub(super) fn seed(generation: &str) -> u32 {
     crc32c::crc32c(generation.as_bytes())
 }
 
 /// Refuses a record that a frame can't hold.
-pub fn check_size(record: &NewRecord) -> Result<(), StreamError> {
+pub(super) fn check_size(record: &NewRecord) -> Result<(), StreamError> {
     let size_bytes = record.value.len() + record.key.as_ref().map_or(0, |key| key.len());
     if size_bytes > MAX_RECORD_BYTES {
-        return Err(StreamError::TooLarge { size_bytes, limit_bytes: MAX_RECORD_BYTES });
+        return Err(StreamError::TooLarge {
+            size_bytes,
+            limit_bytes: MAX_RECORD_BYTES,
+        });
     }
     Ok(())
 }
 
 /// Appends the frame of `record`, which [`check_size`] has accepted, to `out`.
-pub fn encode(seed: u32, first: bool, record: &NewRecord, out: &mut Vec<u8>) {
+pub(super) fn encode(seed: u32, first: bool, record: &NewRecord, out: &mut Vec<u8>) {
     let key = record.key.as_deref().unwrap_or_default();
     let flags = u8::from(first) * FIRST + u8::from(record.key.is_some()) * KEYED;
     let mut fixed = [0; FIXED];
     fixed[0] = flags;
     fixed[1..9].copy_from_slice(&record.timestamp.micros().to_le_bytes());
     fixed[9..].copy_from_slice(&(key.len() as u32).to_le_bytes());
-    let crc = [fixed.as_slice(), key, &record.value].iter().fold(seed, |crc, part| crc32c::crc32c_append(crc, part));
+    let crc = [fixed.as_slice(), key, &record.value]
+        .iter()
+        .fold(seed, |crc, part| crc32c::crc32c_append(crc, part));
     let length = FIXED + key.len() + record.value.len();
     out.reserve(PREFIX + length);
     out.extend_from_slice(&(length as u32).to_le_bytes());
@@ -85,7 +90,7 @@ pub fn encode(seed: u32, first: bool, record: &NewRecord, out: &mut Vec<u8>) {
 }
 
 /// The frame at the start of `bytes`.
-pub fn decode(seed: u32, bytes: &[u8]) -> Result<Frame<'_>, FrameError> {
+pub(super) fn decode(seed: u32, bytes: &[u8]) -> Result<Frame<'_>, FrameError> {
     let (length, rest) = bytes.split_first_chunk::<4>().ok_or(FrameError::Short(PREFIX))?;
     let (crc, rest) = rest.split_first_chunk::<4>().ok_or(FrameError::Short(PREFIX))?;
     let length = u32::from_le_bytes(*length) as usize;
@@ -138,7 +143,10 @@ mod tests {
         let golden = include_bytes!("golden/frame_v1.bin");
         assert_eq!(bytes, golden);
         let frame = decode(seed("01"), golden).unwrap();
-        assert_eq!((frame.first, frame.key, frame.value), (true, Some(b"k1".as_slice()), b"{\"a\":1}".as_slice()));
+        assert_eq!(
+            (frame.first, frame.key, frame.value),
+            (true, Some(b"k1".as_slice()), b"{\"a\":1}".as_slice())
+        );
     }
 
     #[test]

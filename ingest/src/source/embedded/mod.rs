@@ -49,7 +49,11 @@ pub struct Retention {
 
 impl Default for EmbeddedOptions {
     fn default() -> Self {
-        Self { partitions: 4, segment_bytes: 64 << 20, retention: Retention::default() }
+        Self {
+            partitions: 4,
+            segment_bytes: 64 << 20,
+            retention: Retention::default(),
+        }
     }
 }
 
@@ -59,7 +63,20 @@ pub struct EmbeddedStream {
     dir: PathBuf,
     options: EmbeddedOptions,
     topics: Mutex<HashMap<String, Arc<Topic>>>,
-    lock: Arc<File>,
+    lock: Arc<Lock>,
+}
+
+/// Keeps other processes out of the directory.
+#[derive(Debug)]
+struct Lock(File);
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Closing the file is not enough: a child that was just forked may hold a copy until it executes its program.
+        if let Err(error) = self.0.unlock() {
+            tracing::warn!(%error, "the embedded stream's lock can't be released before the process ends");
+        }
+    }
 }
 
 impl EmbeddedStream {
@@ -80,7 +97,12 @@ impl EmbeddedStream {
             }
             Err(std::fs::TryLockError::Error(error)) => return Err(unavailable(&path, &error)),
         }
-        Ok(Self { dir, options, topics: Mutex::default(), lock: Arc::new(lock) })
+        Ok(Self {
+            dir,
+            options,
+            topics: Mutex::default(),
+            lock: Arc::new(Lock(lock)),
+        })
     }
 
     /// The topic called `name`, created when missing. Opening does file I/O, once per topic and process.
@@ -97,7 +119,11 @@ impl EmbeddedStream {
 
     fn existing(&self, name: &str) -> Result<Option<Arc<Topic>>, StreamError> {
         check_topic_name(name)?;
-        if self.dir.join(name).is_dir() { self.topic(name).map(Some) } else { Ok(None) }
+        if self.dir.join(name).is_dir() {
+            self.topic(name).map(Some)
+        } else {
+            Ok(None)
+        }
     }
 }
 
@@ -112,7 +138,9 @@ impl Stream for EmbeddedStream {
     }
 
     async fn ends(&self, topic: &str) -> Result<Vec<PartitionPosition>, StreamError> {
-        let Some(topic) = self.existing(topic)? else { return Ok(Vec::new()) };
+        let Some(topic) = self.existing(topic)? else {
+            return Ok(Vec::new());
+        };
         let end = |(index, partition): (usize, &Arc<partition::Partition>)| PartitionPosition {
             partition: index as i32,
             next_offset: partition.end(),
@@ -121,7 +149,9 @@ impl Stream for EmbeddedStream {
     }
 
     async fn tail(&self, topic: &str, limit: usize) -> Result<Vec<TailRecord>, StreamError> {
-        let Some(topic) = self.existing(topic)? else { return Ok(Vec::new()) };
+        let Some(topic) = self.existing(topic)? else {
+            return Ok(Vec::new());
+        };
         tokio::task::spawn_blocking(move || tail(&topic, limit))
             .await
             .map_err(|error| StreamError::Unavailable(format!("reading was stopped: {error}")))?
@@ -135,8 +165,14 @@ fn tail(topic: &Topic, limit: usize) -> Result<Vec<TailRecord>, StreamError> {
         let mut cursor = Cursor::seek(partition, end.saturating_sub(limit as i64).max(0))?;
         while cursor.offset() < end {
             cursor.read(partition, end, &mut |offset, frame| {
-                let position = SourcePosition { partition: index as i32, offset };
-                records.push(TailRecord { position, value: Bytes::copy_from_slice(frame.value) });
+                let position = SourcePosition {
+                    partition: index as i32,
+                    offset,
+                };
+                records.push(TailRecord {
+                    position,
+                    value: Bytes::copy_from_slice(frame.value),
+                });
             })?;
         }
     }

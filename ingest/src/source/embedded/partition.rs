@@ -87,14 +87,37 @@ pub(super) fn open(
     for base in &bases {
         let path = segment_path(&dir, *base);
         let file = File::open(&path).map_err(|error| unavailable(&path, &error))?;
-        segments.push(Segment { base: *base, file: Arc::new(file), path });
+        segments.push(Segment {
+            base: *base,
+            file: Arc::new(file),
+            path,
+        });
     }
-    let (base, path) = segments.last().map(|last| (last.base, last.path.clone())).unwrap_or_default();
+    let (base, path) = segments
+        .last()
+        .map(|last| (last.base, last.path.clone()))
+        .unwrap_or_default();
     let (size_bytes, count) = recover(&path, seed)?;
-    let file = OpenOptions::new().append(true).open(&path).map_err(|error| unavailable(&path, &error))?;
-    let shared = Partition { segments: RwLock::new(segments), end: AtomicI64::new(base + count), seed };
+    let file = OpenOptions::new()
+        .append(true)
+        .open(&path)
+        .map_err(|error| unavailable(&path, &error))?;
+    let shared = Partition {
+        segments: RwLock::new(segments),
+        end: AtomicI64::new(base + count),
+        seed,
+    };
     let shared = Arc::new(shared);
-    Ok(PartitionWriter { dir, shared, file, path, size_bytes, segment_bytes, retention, broken: false })
+    Ok(PartitionWriter {
+        dir,
+        shared,
+        file,
+        path,
+        size_bytes,
+        segment_bytes,
+        retention,
+        broken: false,
+    })
 }
 
 impl PartitionWriter {
@@ -133,8 +156,16 @@ impl PartitionWriter {
         self.file = OpenOptions::new().append(true).open(&self.path).map_err(error)?;
         let reading = File::open(&self.path).map_err(error)?;
         self.size_bytes = HEADER.len() as u64;
-        let segment = Segment { base, file: Arc::new(reading), path: self.path.clone() };
-        self.shared.segments.write().unwrap_or_else(PoisonError::into_inner).push(segment);
+        let segment = Segment {
+            base,
+            file: Arc::new(reading),
+            path: self.path.clone(),
+        };
+        self.shared
+            .segments
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(segment);
         self.retain();
         Ok(())
     }
@@ -147,7 +178,9 @@ impl PartitionWriter {
         while let [oldest, _, ..] = segments.as_slice() {
             let over_size = self.retention.bytes.is_some_and(|limit| total > limit);
             let age = oldest.file.metadata().and_then(|data| data.modified()).ok();
-            let age = age.and_then(|written| SystemTime::now().duration_since(written).ok()).unwrap_or_default();
+            let age = age
+                .and_then(|written| SystemTime::now().duration_since(written).ok())
+                .unwrap_or_default();
             if !over_size && self.retention.age.is_none_or(|limit| age <= limit) {
                 return;
             }
@@ -169,7 +202,10 @@ fn segment_bases(dir: &Path) -> Result<Vec<i64>, StreamError> {
     let mut bases = Vec::new();
     for entry in std::fs::read_dir(dir).map_err(|error| unavailable(dir, &error))? {
         let name = entry.map_err(|error| unavailable(dir, &error))?.file_name();
-        let base = name.to_str().and_then(|name| name.strip_suffix(".log")).and_then(|base| base.parse::<i64>().ok());
+        let base = name
+            .to_str()
+            .and_then(|name| name.strip_suffix(".log"))
+            .and_then(|base| base.parse::<i64>().ok());
         bases.extend(base);
     }
     bases.sort_unstable();
@@ -186,7 +222,10 @@ fn create_segment(dir: &Path, base: i64) -> Result<PathBuf, StreamError> {
 /// Cuts the torn tail off the newest segment: its size and number of records after that.
 fn recover(path: &Path, seed: u32) -> Result<(u64, i64), StreamError> {
     let bytes = std::fs::read(path).map_err(|error| unavailable(path, &error))?;
-    let corrupt = |byte: usize| StreamError::Corrupt { path: path.display().to_string(), byte: byte as u64 };
+    let corrupt = |byte: usize| StreamError::Corrupt {
+        path: path.display().to_string(),
+        byte: byte as u64,
+    };
     if !bytes.starts_with(&HEADER) {
         return Err(corrupt(0));
     }
@@ -199,7 +238,10 @@ fn recover(path: &Path, seed: u32) -> Result<(u64, i64), StreamError> {
     if later_append(seed, torn) {
         return Err(corrupt(at));
     }
-    let file = OpenOptions::new().write(true).open(path).map_err(|error| unavailable(path, &error))?;
+    let file = OpenOptions::new()
+        .write(true)
+        .open(path)
+        .map_err(|error| unavailable(path, &error))?;
     if !torn.is_empty() {
         tracing::warn!(path = %path.display(), bytes = torn.len(), "cut off the torn tail of an unfinished append");
         file.set_len(at as u64).map_err(|error| unavailable(path, &error))?;
@@ -231,7 +273,11 @@ impl Cursor {
         let segment = partition
             .segment_of(offset)
             .ok_or_else(|| StreamError::Unavailable("the partition has no segments".to_owned()))?;
-        let mut cursor = Self { at: HEADER.len() as u64, offset: segment.base, segment };
+        let mut cursor = Self {
+            at: HEADER.len() as u64,
+            offset: segment.base,
+            segment,
+        };
         while cursor.offset < offset && cursor.offset < partition.end() {
             let stop = offset;
             cursor.read(partition, stop, &mut |_, _| {})?;
@@ -292,7 +338,10 @@ impl Cursor {
         buffer.resize(wanted, 0);
         let mut filled = 0;
         while filled < wanted {
-            let read = self.segment.file.read_at(&mut buffer[filled..], self.at + filled as u64);
+            let read = self
+                .segment
+                .file
+                .read_at(&mut buffer[filled..], self.at + filled as u64);
             match read.map_err(|error| unavailable(&self.segment.path, &error))? {
                 0 => break,
                 count => filled += count,
@@ -303,16 +352,25 @@ impl Cursor {
     }
 
     fn next_segment(&mut self, partition: &Partition) -> Result<(), StreamError> {
-        let next = partition.segment_after(self.segment.base).ok_or_else(|| self.corrupt())?;
+        let next = partition
+            .segment_after(self.segment.base)
+            .ok_or_else(|| self.corrupt())?;
         // Retention may have taken segments between: the records there are gone, reading goes on behind them.
         if next.base < self.offset {
             return Err(self.corrupt());
         }
-        *self = Self { at: HEADER.len() as u64, offset: next.base, segment: next };
+        *self = Self {
+            at: HEADER.len() as u64,
+            offset: next.base,
+            segment: next,
+        };
         Ok(())
     }
 
     fn corrupt(&self) -> StreamError {
-        StreamError::Corrupt { path: self.segment.path.display().to_string(), byte: self.at }
+        StreamError::Corrupt {
+            path: self.segment.path.display().to_string(),
+            byte: self.at,
+        }
     }
 }

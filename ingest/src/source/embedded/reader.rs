@@ -43,7 +43,14 @@ struct Read {
 impl EmbeddedReader {
     pub(super) fn new(topic: Arc<Topic>) -> Self {
         let committed = topic.committed.clone();
-        Self { topic, committed, state: State::New, lanes: Vec::new(), turn: 0, reading: None }
+        Self {
+            topic,
+            committed,
+            state: State::New,
+            lanes: Vec::new(),
+            turn: 0,
+            reading: None,
+        }
     }
 
     /// Starts a read of the next partition, in turn, that has something.
@@ -90,7 +97,9 @@ fn read(
         None => Cursor::seek(partition, from)?,
     };
     let mut records = Records::of_epoch(index as i32, from, epoch);
-    cursor.read(partition, i64::MAX, &mut |offset, frame| records.push(offset, frame.timestamp, Some(frame.value)))?;
+    cursor.read(partition, i64::MAX, &mut |offset, frame| {
+        records.push(offset, frame.timestamp, Some(frame.value))
+    })?;
     Ok(Read { index, cursor, records })
 }
 
@@ -100,13 +109,17 @@ impl Reader for EmbeddedReader {
         if self.state == State::New {
             self.state = State::Assigned;
             let partitions = (0..self.topic.partitions.len() as i32).collect();
-            return Ok(ReaderEvent::Assigned { partitions, generation: Arc::clone(&self.topic.generation) });
+            return Ok(ReaderEvent::Assigned {
+                partitions,
+                generation: Arc::clone(&self.topic.generation),
+            });
         }
         loop {
             if let Some(reading) = &mut self.reading {
                 let read = reading.await;
                 self.reading = None;
-                let read = read.map_err(|error| StreamError::Unavailable(format!("reading was stopped: {error}")))??;
+                let read =
+                    read.map_err(|error| StreamError::Unavailable(format!("reading was stopped: {error}")))??;
                 if let Some(records) = self.finish(read) {
                     return Ok(ReaderEvent::Records(records));
                 }
@@ -114,7 +127,10 @@ impl Reader for EmbeddedReader {
             }
             self.committed.borrow_and_update();
             if !self.start() && self.committed.changed().await.is_err() {
-                return Err(StreamError::Unavailable(format!("the log of topic `{}` has stopped", self.topic.name)));
+                return Err(StreamError::Unavailable(format!(
+                    "the log of topic `{}` has stopped",
+                    self.topic.name
+                )));
             }
         }
     }
@@ -125,7 +141,11 @@ impl Reader for EmbeddedReader {
         for (index, partition) in self.topic.partitions.iter().enumerate() {
             let position = place(index as i32).map_or(0, |place| place.next_offset);
             check_within(&self.topic.name, index as i32, position, partition)?;
-            self.lanes.push(Lane { position, cursor: None, epoch: 0 });
+            self.lanes.push(Lane {
+                position,
+                cursor: None,
+                epoch: 0,
+            });
         }
         self.state = State::Reading;
         Ok(())
@@ -135,7 +155,11 @@ impl Reader for EmbeddedReader {
         let index = usize::try_from(partition).unwrap_or(usize::MAX);
         if let (Some(lane), Some(shared)) = (self.lanes.get_mut(index), self.topic.partitions.get(index)) {
             check_within(&self.topic.name, partition, offset, shared)?;
-            *lane = Lane { position: offset, cursor: None, epoch: lane.epoch + 1 };
+            *lane = Lane {
+                position: offset,
+                cursor: None,
+                epoch: lane.epoch + 1,
+            };
         }
         Ok(())
     }
@@ -154,5 +178,10 @@ fn check_within(topic: &str, partition: i32, position: i64, shared: &Partition) 
     if (0..=end).contains(&position) {
         return Ok(());
     }
-    Err(StreamError::Recreated { topic: topic.to_owned(), partition, position, end })
+    Err(StreamError::Recreated {
+        topic: topic.to_owned(),
+        partition,
+        position,
+        end,
+    })
 }

@@ -5,7 +5,7 @@
 //! time, so that many small appends share one sync.
 
 use super::partition::{self, Partition, PartitionWriter};
-use super::{EmbeddedOptions, frame, unavailable, write_durably};
+use super::{EmbeddedOptions, Lock, frame, unavailable, write_durably};
 use crate::source::{NewRecord, StreamError};
 use ondol_vocabulary::SourcePosition;
 use serde::{Deserialize, Serialize};
@@ -51,17 +51,30 @@ impl Topic {
         name: &str,
         dir: &Path,
         options: &EmbeddedOptions,
-        lock: &Arc<File>,
+        lock: &Arc<Lock>,
     ) -> Result<Self, StreamError> {
         let metadata = load_or_create(dir, options)?;
         let seed = frame::seed(&metadata.generation);
         let writers = (0..metadata.partitions)
-            .map(|index| partition::open(dir.join(index.to_string()), seed, options.segment_bytes, options.retention))
+            .map(|index| {
+                partition::open(
+                    dir.join(index.to_string()),
+                    seed,
+                    options.segment_bytes,
+                    options.retention,
+                )
+            })
             .collect::<Result<Vec<_>, _>>()?;
         let partitions = writers.iter().map(|writer| Arc::clone(writer.shared())).collect();
         let (queue, appends) = mpsc::channel(QUEUE);
         let (announce, committed) = watch::channel(0);
-        let committer = Committer { writers, announce, turn: 0, seed, _lock: Arc::clone(lock) };
+        let committer = Committer {
+            writers,
+            announce,
+            turn: 0,
+            seed,
+            _lock: Arc::clone(lock),
+        };
         let thread = std::thread::Builder::new()
             .name("ondol-log".to_owned())
             .spawn(move || committer.run(appends))
@@ -108,14 +121,21 @@ fn load_or_create(dir: &Path, options: &EmbeddedOptions) -> Result<Metadata, Str
     match std::fs::read(&path) {
         Ok(bytes) => match serde_json::from_slice::<Metadata>(&bytes) {
             Ok(metadata) if metadata.format == 1 && metadata.partitions > 0 => Ok(metadata),
-            _ => Err(StreamError::Corrupt { path: path.display().to_string(), byte: 0 }),
+            _ => Err(StreamError::Corrupt {
+                path: path.display().to_string(),
+                byte: 0,
+            }),
         },
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             std::fs::create_dir_all(dir).map_err(|error| unavailable(dir, &error))?;
             let generation = random_id()?;
-            let metadata = Metadata { format: 1, generation, partitions: options.partitions.max(1) };
-            let text = serde_json::to_vec_pretty(&metadata)
-                .map_err(|error| StreamError::Unavailable(error.to_string()))?;
+            let metadata = Metadata {
+                format: 1,
+                generation,
+                partitions: options.partitions.max(1),
+            };
+            let text =
+                serde_json::to_vec_pretty(&metadata).map_err(|error| StreamError::Unavailable(error.to_string()))?;
             write_durably(&path, &text)?;
             Ok(metadata)
         }
@@ -128,7 +148,9 @@ fn random_id() -> Result<String, StreamError> {
     use std::io::Read;
     let path = Path::new("/dev/urandom");
     let mut bytes = [0; 16];
-    File::open(path).and_then(|mut file| file.read_exact(&mut bytes)).map_err(|error| unavailable(path, &error))?;
+    File::open(path)
+        .and_then(|mut file| file.read_exact(&mut bytes))
+        .map_err(|error| unavailable(path, &error))?;
     Ok(format!("{:032x}", u128::from_be_bytes(bytes)))
 }
 
@@ -137,7 +159,7 @@ struct Committer {
     announce: watch::Sender<u64>,
     turn: usize,
     seed: u32,
-    _lock: Arc<File>,
+    _lock: Arc<Lock>,
 }
 
 /// What a group writes to one partition.
@@ -164,13 +186,25 @@ impl Committer {
     fn commit(&mut self, group: Vec<Append>) {
         self.turn = (self.turn + 1) % self.writers.len().max(1);
         let mut batches: Vec<Batch> = self.writers.iter().map(|_| Batch::default()).collect();
-        let placed: Vec<_> = group.iter().map(|append| self.place(&append.records, &mut batches)).collect();
-        let outcomes: Vec<_> = self.writers.iter_mut().zip(&batches).map(|(writer, batch)| write(writer, batch)).collect();
+        let placed: Vec<_> = group
+            .iter()
+            .map(|append| self.place(&append.records, &mut batches))
+            .collect();
+        let outcomes: Vec<_> = self
+            .writers
+            .iter_mut()
+            .zip(&batches)
+            .map(|(writer, batch)| write(writer, batch))
+            .collect();
         self.announce.send_modify(|commits| *commits += 1);
         for (append, positions) in group.into_iter().zip(placed) {
-            let failed = positions.iter().find_map(|position| outcomes.get(position.partition as usize)?.as_ref().err());
+            let failed = positions
+                .iter()
+                .find_map(|position| outcomes.get(position.partition as usize)?.as_ref().err());
             // The caller may have gone; its records stay.
-            let _gone = append.reply.send(failed.map_or(Ok(positions), |error| Err(error.clone())));
+            let _gone = append
+                .reply
+                .send(failed.map_or(Ok(positions), |error| Err(error.clone())));
         }
     }
 
@@ -182,13 +216,18 @@ impl Committer {
                 Some(key) => (xxhash_rust::xxh3::xxh3_64(key) % batches.len() as u64) as usize,
                 None => self.turn,
             };
-            let (Some(batch), Some(writer)) = (batches.get_mut(index), self.writers.get(index)) else { continue };
+            let (Some(batch), Some(writer)) = (batches.get_mut(index), self.writers.get(index)) else {
+                continue;
+            };
             frame::encode(self.seed, batch.count == 0, record, &mut batch.frames);
             last[index] = Some(writer.shared().end() + batch.count as i64);
             batch.count += 1;
         }
         let position = |(partition, offset): (usize, Option<i64>)| {
-            Some(SourcePosition { partition: partition as i32, offset: offset? })
+            Some(SourcePosition {
+                partition: partition as i32,
+                offset: offset?,
+            })
         };
         last.into_iter().enumerate().filter_map(position).collect()
     }
@@ -198,7 +237,9 @@ fn write(writer: &mut PartitionWriter, batch: &Batch) -> Result<(), StreamError>
     if batch.count == 0 {
         return Ok(());
     }
-    writer.append(&batch.frames, batch.count).inspect_err(|error| tracing::error!(%error, "append failed"))
+    writer
+        .append(&batch.frames, batch.count)
+        .inspect_err(|error| tracing::error!(%error, "append failed"))
 }
 
 fn weight(append: &Append) -> usize {

@@ -73,7 +73,12 @@ impl KafkaStream {
         let invalid = |error: KafkaError| StreamError::Config(format!("kafka settings are not valid: {error}"));
         let producer = producer_config(config).create().map_err(invalid)?;
         let lookup = base_config(config).create().map_err(invalid)?;
-        Ok(Self { config: config.clone(), producer, lookup: Arc::new(lookup), topics: Mutex::default() })
+        Ok(Self {
+            config: config.clone(),
+            producer,
+            lookup: Arc::new(lookup),
+            topics: Mutex::default(),
+        })
     }
 
     async fn blocking<T: Send + 'static>(
@@ -93,28 +98,47 @@ impl KafkaStream {
 
     async fn ensure_topic(&self, topic: &str) -> Result<(), StreamError> {
         check_topic_name(topic)?;
-        if self.topics.lock().unwrap_or_else(PoisonError::into_inner).contains(topic) {
+        if self
+            .topics
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .contains(topic)
+        {
             return Ok(());
         }
         let name = topic.to_owned();
         if self.blocking(move |lookup| partitions(lookup, &name)).await?.is_empty() {
             self.create_topic(topic).await?;
         }
-        self.topics.lock().unwrap_or_else(PoisonError::into_inner).insert(topic.to_owned());
+        self.topics
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(topic.to_owned());
         Ok(())
     }
 
     async fn create_topic(&self, topic: &str) -> Result<(), StreamError> {
         let admin: AdminClient<DefaultClientContext> = base_config(&self.config).create().map_err(|e| failed(&e))?;
-        let new = NewTopic::new(topic, self.config.partitions, TopicReplication::Fixed(self.config.replication));
-        let options = AdminOptions::new().operation_timeout(Some(REQUEST)).request_timeout(Some(REQUEST * 2));
-        let results = admin.create_topics([&new], &options).await.map_err(|error| failed(&error))?;
+        let new = NewTopic::new(
+            topic,
+            self.config.partitions,
+            TopicReplication::Fixed(self.config.replication),
+        );
+        let options = AdminOptions::new()
+            .operation_timeout(Some(REQUEST))
+            .request_timeout(Some(REQUEST * 2));
+        let results = admin
+            .create_topics([&new], &options)
+            .await
+            .map_err(|error| failed(&error))?;
         for result in results {
             match result {
                 Ok(_) => tracing::info!(topic, partitions = self.config.partitions, "topic created"),
                 Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
                 Err((_, code)) => {
-                    return Err(StreamError::Unavailable(format!("topic `{topic}` can't be created: {code}")));
+                    return Err(StreamError::Unavailable(format!(
+                        "topic `{topic}` can't be created: {code}"
+                    )));
                 }
             }
         }
@@ -144,7 +168,11 @@ impl Stream for KafkaStream {
     async fn reader(&self, topic: &str, reader: &str) -> Result<Box<dyn Reader>, StreamError> {
         check_topic_name(topic)?;
         let config = consumer_config(&self.config, &format!("{}.{reader}", self.config.group));
-        Ok(Box::new(reader::KafkaReader::start(config, topic, Arc::clone(&self.lookup))?))
+        Ok(Box::new(reader::KafkaReader::start(
+            config,
+            topic,
+            Arc::clone(&self.lookup),
+        )?))
     }
 
     async fn append(&self, topic: &str, records: Vec<NewRecord>) -> Result<Vec<SourcePosition>, StreamError> {
@@ -153,7 +181,10 @@ impl Stream for KafkaStream {
         for window in records.chunks(APPEND_WINDOW) {
             last.extend(self.produce(topic, window).await?);
         }
-        Ok(last.into_iter().map(|(partition, offset)| SourcePosition { partition, offset }).collect())
+        Ok(last
+            .into_iter()
+            .map(|(partition, offset)| SourcePosition { partition, offset })
+            .collect())
     }
 
     async fn ends(&self, topic: &str) -> Result<Vec<PartitionPosition>, StreamError> {
@@ -183,7 +214,9 @@ fn base_config(config: &KafkaConfig) -> ClientConfig {
     for (key, value) in &config.properties {
         client.set(key, value);
     }
-    client.set("bootstrap.servers", &config.bootstrap).set("allow.auto.create.topics", "false");
+    client
+        .set("bootstrap.servers", &config.bootstrap)
+        .set("allow.auto.create.topics", "false");
     client
 }
 
@@ -219,9 +252,16 @@ fn partitions<C: rdkafka::consumer::ConsumerContext>(
     client: &BaseConsumer<C>,
     topic: &str,
 ) -> Result<Vec<i32>, StreamError> {
-    let metadata = client.fetch_metadata(Some(topic), REQUEST).map_err(|error| failed(&error))?;
-    let found = metadata.topics().iter().find(|found| found.name() == topic && found.error().is_none());
-    Ok(found.map_or(Vec::new(), |found| found.partitions().iter().map(|partition| partition.id()).collect()))
+    let metadata = client
+        .fetch_metadata(Some(topic), REQUEST)
+        .map_err(|error| failed(&error))?;
+    let found = metadata
+        .topics()
+        .iter()
+        .find(|found| found.name() == topic && found.error().is_none());
+    Ok(found.map_or(Vec::new(), |found| {
+        found.partitions().iter().map(|partition| partition.id()).collect()
+    }))
 }
 
 /// First offset kept and first offset not written.
@@ -230,7 +270,9 @@ fn watermarks<C: rdkafka::consumer::ConsumerContext>(
     topic: &str,
     partition: i32,
 ) -> Result<(i64, i64), StreamError> {
-    client.fetch_watermarks(topic, partition, REQUEST).map_err(|error| failed(&error))
+    client
+        .fetch_watermarks(topic, partition, REQUEST)
+        .map_err(|error| failed(&error))
 }
 
 fn failed(error: &KafkaError) -> StreamError {
@@ -239,11 +281,15 @@ fn failed(error: &KafkaError) -> StreamError {
 
 fn refused(topic: &str, error: &KafkaError, records: &[NewRecord]) -> StreamError {
     match error.rdkafka_error_code() {
-        Some(RDKafkaErrorCode::QueueFull) => {
-            StreamError::Overloaded(format!("too many records for topic `{topic}` wait for Kafka: try again shortly"))
-        }
+        Some(RDKafkaErrorCode::QueueFull) => StreamError::Overloaded(format!(
+            "too many records for topic `{topic}` wait for Kafka: try again shortly"
+        )),
         Some(RDKafkaErrorCode::MessageSizeTooLarge) => StreamError::TooLarge {
-            size_bytes: records.iter().map(|record| record.value.len()).max().unwrap_or_default(),
+            size_bytes: records
+                .iter()
+                .map(|record| record.value.len())
+                .max()
+                .unwrap_or_default(),
             limit_bytes: 1_000_000,
         },
         _ => StreamError::Unavailable(format!("Kafka did not take records for topic `{topic}`: {error}")),
@@ -262,7 +308,9 @@ fn tail(
         let (low, high) = watermarks(lookup, topic, partition)?;
         if low < high {
             let from = high.saturating_sub(limit as i64).max(low);
-            assignment.add_partition_offset(topic, partition, Offset::Offset(from)).map_err(|error| failed(&error))?;
+            assignment
+                .add_partition_offset(topic, partition, Offset::Offset(from))
+                .map_err(|error| failed(&error))?;
             open.insert(partition);
         }
     }
@@ -277,7 +325,10 @@ fn tail(
         match consumer.poll(Duration::from_millis(100)) {
             None => {}
             Some(Ok(message)) => {
-                let position = SourcePosition { partition: message.partition(), offset: message.offset() };
+                let position = SourcePosition {
+                    partition: message.partition(),
+                    offset: message.offset(),
+                };
                 let value = Bytes::copy_from_slice(message.payload().unwrap_or_default());
                 records.push(TailRecord { position, value });
             }
@@ -290,6 +341,8 @@ fn tail(
         records.sort_by_key(|record| record.position);
         Ok(records)
     } else {
-        Err(StreamError::Unavailable(format!("the end of topic `{topic}` could not be read within {TAIL:?}")))
+        Err(StreamError::Unavailable(format!(
+            "the end of topic `{topic}` could not be read within {TAIL:?}"
+        )))
     }
 }

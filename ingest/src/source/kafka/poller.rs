@@ -48,11 +48,23 @@ pub(super) enum Notice {
 /// What the reader tells its thread.
 #[derive(Debug)]
 pub(super) enum Order {
-    Begin { starts: Vec<Start> },
-    Seek { start: Start },
-    Release { partitions: Vec<i32>, durable: Vec<PartitionPosition> },
-    Commit { durable: Vec<PartitionPosition> },
-    Close { durable: Vec<PartitionPosition>, done: oneshot::Sender<()> },
+    Begin {
+        starts: Vec<Start>,
+    },
+    Seek {
+        start: Start,
+    },
+    Release {
+        partitions: Vec<i32>,
+        durable: Vec<PartitionPosition>,
+    },
+    Commit {
+        durable: Vec<PartitionPosition>,
+    },
+    Close {
+        durable: Vec<PartitionPosition>,
+        done: oneshot::Sender<()>,
+    },
 }
 
 /// Where a partition starts, and the epoch that its runs carry from there on.
@@ -103,19 +115,22 @@ impl ConsumerContext for Context {
     fn rebalance(&self, consumer: &BaseConsumer<Self>, err: RDKafkaRespErr, list: &mut TopicPartitionList) {
         let assigned = err == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS;
         if self.closing.load(Ordering::Acquire) {
-            let answered = if assigned { consumer.incremental_assign(list) } else { consumer.incremental_unassign(list) };
-            if let Err(error) = answered {
-                tracing::debug!(%error, "a rebalance at closing");
-            }
+            answer_at_closing(consumer, assigned, list);
             return;
         }
         let partitions = list.elements().iter().map(|element| element.partition()).collect();
         let rebalance = if assigned {
             Rebalance::Assign(partitions)
         } else {
-            Rebalance::Revoke { partitions, lost: consumer.assignment_lost() }
+            Rebalance::Revoke {
+                partitions,
+                lost: consumer.assignment_lost(),
+            }
         };
-        self.rebalances.lock().unwrap_or_else(PoisonError::into_inner).push_back(rebalance);
+        self.rebalances
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push_back(rebalance);
     }
 
     fn commit_callback(&self, result: KafkaResult<()>, _offsets: &TopicPartitionList) {
@@ -125,10 +140,24 @@ impl ConsumerContext for Context {
     }
 }
 
+/// Takes no partition any more and gives back those it has: until each rebalance is answered, closing waits.
+fn answer_at_closing(consumer: &BaseConsumer<Context>, assigned: bool, list: &TopicPartitionList) {
+    let answered = if assigned {
+        consumer.incremental_assign(&TopicPartitionList::new())
+    } else {
+        consumer.incremental_unassign(list)
+    };
+    if let Err(error) = answered.or_else(|_| consumer.unassign()) {
+        tracing::debug!(%error, "a rebalance at closing");
+    }
+}
+
 /// Runs until the reader closes or is dropped.
 pub(super) fn run(config: &ClientConfig, topic: &str, lookup: &BaseConsumer, channels: Channels) {
     let notices = channels.notices.clone();
-    let Some(generation) = find_topic(topic, lookup, &channels) else { return };
+    let Some(generation) = find_topic(topic, lookup, &channels) else {
+        return;
+    };
     let opened = Poller::open(config, topic, generation, channels);
     let ended = opened.and_then(Poller::poll_until_closed);
     if let Err(error) = ended {
@@ -217,9 +246,7 @@ impl Poller {
             self.send();
             self.poll()?;
         };
-        // Whatever rebalance is open or still comes is answered by the callback from here on.
-        self.consumer.context().closing.store(true, Ordering::Release);
-        drop(self.consumer);
+        drop(self);
         if let Some(done) = done {
             let _gone = done.send(());
         }
@@ -245,7 +272,9 @@ impl Poller {
 
     fn poll(&mut self) -> Result<(), StreamError> {
         // Borrowed apart, as the message borrows the consumer.
-        let Self { consumer, lanes, topic, .. } = self;
+        let Self {
+            consumer, lanes, topic, ..
+        } = self;
         let wait = if self.rows > 0 { Duration::ZERO } else { IDLE_POLL };
         match consumer.poll(wait) {
             None => self.hand_over(),
@@ -295,7 +324,12 @@ impl Poller {
             return;
         }
         let wait = if self.paused { IDLE_POLL } else { BEFORE_PAUSE };
-        let room = self.channels.runtime.block_on(tokio::time::timeout(wait, self.channels.runs.reserve())).is_ok();
+        let runs = &self.channels.runs;
+        // A timeout needs the runtime around it when it is made, hence the block.
+        let room = self
+            .channels
+            .runtime
+            .block_on(async { tokio::time::timeout(wait, runs.reserve()).await.is_ok() });
         // With room, or without a reader (which its orders' channel tells), the next turn goes on.
         if !room && !self.paused {
             self.pause(true);
@@ -304,7 +338,11 @@ impl Poller {
 
     fn pause(&mut self, pause: bool) {
         let list = self.list(self.lanes.keys().copied());
-        let done = if pause { self.consumer.pause(&list) } else { self.consumer.resume(&list) };
+        let done = if pause {
+            self.consumer.pause(&list)
+        } else {
+            self.consumer.resume(&list)
+        };
         match done {
             Ok(()) => self.paused = pause,
             // Tried again in the next turn.
@@ -313,20 +351,39 @@ impl Poller {
     }
 
     fn heed_rebalances(&mut self) -> Result<(), StreamError> {
-        if self.revoking.as_ref().is_some_and(|(_, deadline)| Instant::now() > *deadline) {
-            let partitions = self.revoking.take().map(|(partitions, _)| partitions).unwrap_or_default();
+        if self
+            .revoking
+            .as_ref()
+            .is_some_and(|(_, deadline)| Instant::now() > *deadline)
+        {
+            let partitions = self
+                .revoking
+                .take()
+                .map(|(partitions, _)| partitions)
+                .unwrap_or_default();
             tracing::warn!(?partitions, "partitions go although their reader has not answered");
             self.release(&partitions, &[])?;
         }
-        let next = self.consumer.context().rebalances.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+        let next = self
+            .consumer
+            .context()
+            .rebalances
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .pop_front();
         match next {
             None => {}
             Some(Rebalance::Assign(partitions)) if partitions.is_empty() => {
-                self.consumer.incremental_assign(&TopicPartitionList::new()).map_err(|error| failed(&error))?;
+                self.consumer
+                    .incremental_assign(&TopicPartitionList::new())
+                    .map_err(|error| failed(&error))?;
             }
             Some(Rebalance::Assign(partitions)) => {
                 self.assigning = true;
-                self.notify(Notice::Assigned { partitions, generation: Arc::clone(&self.generation) });
+                self.notify(Notice::Assigned {
+                    partitions,
+                    generation: Arc::clone(&self.generation),
+                });
             }
             Some(Rebalance::Revoke { partitions, lost }) => {
                 for partition in &partitions {
@@ -335,7 +392,9 @@ impl Poller {
                 self.outbox.retain(|run| !partitions.contains(&run.partition));
                 if lost {
                     self.assigning = false;
-                    self.notify(Notice::Lost { partitions: partitions.clone() });
+                    self.notify(Notice::Lost {
+                        partitions: partitions.clone(),
+                    });
                     self.unassign(&partitions);
                 } else {
                     self.revoking = Some((partitions.clone(), Instant::now() + REVOKE_WAIT));
@@ -357,29 +416,46 @@ impl Poller {
             self.check(start, high)?;
             if start.offset < low && start.offset > 0 {
                 let (partition, position) = (start.partition, start.offset);
-                tracing::warn!(partition, position, low, "records were deleted by retention before they were read");
+                tracing::warn!(
+                    partition,
+                    position,
+                    low,
+                    "records were deleted by retention before they were read"
+                );
             }
             let from = Offset::Offset(start.offset.max(low));
-            list.add_partition_offset(&self.topic, start.partition, from).map_err(|error| failed(&error))?;
+            list.add_partition_offset(&self.topic, start.partition, from)
+                .map_err(|error| failed(&error))?;
             self.lanes.insert(start.partition, Lane::starting(start));
         }
-        self.consumer.incremental_assign(&list).map_err(|error| failed(&error))?;
+        self.consumer
+            .incremental_assign(&list)
+            .map_err(|error| failed(&error))?;
         // The new ones are not paused: if there is still no room, all are paused anew.
         self.paused = false;
         Ok(())
     }
 
     fn seek(&mut self, start: Start) -> Result<(), StreamError> {
-        let Some(lane) = self.lanes.get_mut(&start.partition) else { return Ok(()) };
+        let Some(lane) = self.lanes.get_mut(&start.partition) else {
+            return Ok(());
+        };
         *lane = Lane::starting(&start);
         self.outbox.retain(|run| run.partition != start.partition);
         let (low, high) = watermarks(&self.consumer, &self.topic, start.partition)?;
         self.check(&start, high)?;
         let mut list = TopicPartitionList::new();
         let from = Offset::Offset(start.offset.max(low));
-        list.add_partition_offset(&self.topic, start.partition, from).map_err(|error| failed(&error))?;
-        let list = self.consumer.seek_partitions(list, super::REQUEST).map_err(|error| failed(&error))?;
-        list.elements().iter().try_for_each(|element| element.error()).map_err(|error| failed(&error))
+        list.add_partition_offset(&self.topic, start.partition, from)
+            .map_err(|error| failed(&error))?;
+        let list = self
+            .consumer
+            .seek_partitions(list, super::REQUEST)
+            .map_err(|error| failed(&error))?;
+        list.elements()
+            .iter()
+            .try_for_each(|element| element.error())
+            .map_err(|error| failed(&error))
     }
 
     fn check(&self, start: &Start, end: i64) -> Result<(), StreamError> {
@@ -387,7 +463,12 @@ impl Poller {
             return Ok(());
         }
         let (topic, partition, position) = (self.topic.clone(), start.partition, start.offset);
-        Err(StreamError::Recreated { topic, partition, position, end })
+        Err(StreamError::Recreated {
+            topic,
+            partition,
+            position,
+            end,
+        })
     }
 
     fn release(&mut self, partitions: &[i32], durable: &[PartitionPosition]) -> Result<(), StreamError> {
@@ -433,7 +514,9 @@ impl Poller {
 
     fn notify(&self, notice: Notice) {
         let refused = self.channels.notices.try_send(notice);
-        let Err(mpsc::error::TrySendError::Full(notice)) = refused else { return };
+        let Err(mpsc::error::TrySendError::Full(notice)) = refused else {
+            return;
+        };
         if !matches!(notice, Notice::Trouble { .. }) {
             // Rebalances must be heard; the reader looks for notices first, so there will be room.
             let _gone = self.channels.notices.blocking_send(notice);
@@ -441,26 +524,59 @@ impl Poller {
     }
 }
 
+impl Drop for Poller {
+    /// Answers every rebalance that is open, whatever ended the thread: the consumer, dropped next, would wait for it.
+    fn drop(&mut self) {
+        let context = Arc::clone(self.consumer.context());
+        context.closing.store(true, Ordering::Release);
+        if self.assigning {
+            answer_at_closing(&self.consumer, true, &TopicPartitionList::new());
+        }
+        if let Some((partitions, _)) = self.revoking.take() {
+            answer_at_closing(&self.consumer, false, &self.list(partitions));
+        }
+        for rebalance in context
+            .rebalances
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .drain(..)
+        {
+            match rebalance {
+                Rebalance::Assign(_) => answer_at_closing(&self.consumer, true, &TopicPartitionList::new()),
+                Rebalance::Revoke { partitions, .. } => {
+                    answer_at_closing(&self.consumer, false, &self.list(partitions));
+                }
+            }
+        }
+    }
+}
+
 impl Lane {
     fn starting(start: &Start) -> Self {
-        Self { run: Records::of_epoch(start.partition, start.offset, start.epoch) }
+        Self {
+            run: Records::of_epoch(start.partition, start.offset, start.epoch),
+        }
     }
 }
 
 /// Adds a message to its lane: its size. One of a partition that was given back is dropped.
-fn take(
-    lanes: &mut BTreeMap<i32, Lane>,
-    topic: &str,
-    message: &BorrowedMessage<'_>,
-) -> Result<usize, StreamError> {
-    let Some(lane) = lanes.get_mut(&message.partition()) else { return Ok(0) };
+fn take(lanes: &mut BTreeMap<i32, Lane>, topic: &str, message: &BorrowedMessage<'_>) -> Result<usize, StreamError> {
+    let Some(lane) = lanes.get_mut(&message.partition()) else {
+        return Ok(0);
+    };
     let (partition, offset, position) = (message.partition(), message.offset(), lane.run.to);
     if offset < position {
         // The broker reset the partition behind our back: its records are others than those that were read.
-        return Err(StreamError::Recreated { topic: topic.to_owned(), partition, position, end: offset });
+        return Err(StreamError::Recreated {
+            topic: topic.to_owned(),
+            partition,
+            position,
+            end: offset,
+        });
     }
     let millis = message.timestamp().to_millis().unwrap_or_default();
     let value = message.payload();
-    lane.run.push(offset, EventTime::from_micros(millis.saturating_mul(1000)), value);
+    lane.run
+        .push(offset, EventTime::from_micros(millis.saturating_mul(1000)), value);
     Ok(value.map_or(0, <[u8]>::len))
 }

@@ -41,7 +41,13 @@ impl KafkaReader {
             .name("ondol-kafka".to_owned())
             .spawn(move || poller::run(&config, &topic, &lookup, channels))
             .map_err(|error| StreamError::Unavailable(format!("the Kafka thread can't start: {error}")))?;
-        Ok(Self { runs, notices, orders, epochs: BTreeMap::new(), epoch: 0 })
+        Ok(Self {
+            runs,
+            notices,
+            orders,
+            epochs: BTreeMap::new(),
+            epoch: 0,
+        })
     }
 
     fn order(&self, order: Order) -> Result<(), StreamError> {
@@ -103,7 +109,13 @@ impl Reader for KafkaReader {
 
     async fn seek(&mut self, partition: i32, offset: i64) -> Result<(), StreamError> {
         let epoch = self.next_epoch(partition);
-        self.order(Order::Seek { start: poller::Start { partition, offset, epoch } })
+        self.order(Order::Seek {
+            start: poller::Start {
+                partition,
+                offset,
+                epoch,
+            },
+        })
     }
 
     async fn release(&mut self, partitions: Vec<i32>, durable: Vec<PartitionPosition>) -> Result<(), StreamError> {
@@ -112,7 +124,9 @@ impl Reader for KafkaReader {
 
     fn commit(&mut self, durable: &[PartitionPosition]) {
         // A commit that finds no room is made up for by the next one.
-        let _full = self.order(Order::Commit { durable: durable.to_vec() });
+        let _full = self.order(Order::Commit {
+            durable: durable.to_vec(),
+        });
     }
 
     async fn close(self: Box<Self>, durable: Vec<PartitionPosition>) {
