@@ -271,6 +271,78 @@ async fn an_old_row_makes_a_commit_due() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_failed_commit_keeps_its_rows_for_the_next_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let log = open(folder.path());
+    deliver(&log, &[(0, 0, 5)]).await.unwrap();
+    log.commit("clicks").await.unwrap();
+    deliver(&log, &[(0, 5, 8)]).await.unwrap();
+    // The disk goes away: a file stands where the log's folder was.
+    let (logged, hidden) = (folder.path().join("clicks/_delta_log"), folder.path().join("hidden"));
+    std::fs::rename(&logged, &hidden).unwrap();
+    std::fs::write(&logged, "").unwrap();
+    let error = log.commit("clicks").await.unwrap_err();
+    assert!(matches!(error, FeatureStoreError::Unavailable { .. }), "{error}");
+    assert_eq!(log.durable("clicks").await.unwrap(), [at(0, 5)]);
+    deliver(&log, &[(0, 8, 9)]).await.unwrap();
+    std::fs::remove_file(&logged).unwrap();
+    std::fs::rename(&hidden, &logged).unwrap();
+    assert_eq!(log.commit("clicks").await.unwrap(), [at(0, 9)]);
+    assert_eq!(positions_read(&log).await, all(&[(0, 0, 9)]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_dropped_halfway_neither_loses_nor_repeats_its_rows() {
+    let folder = tempfile::tempdir().unwrap();
+    let log = open(folder.path());
+    let mut next = 0;
+    for _ in 0..60 {
+        deliver(&log, &[(0, next, next + 9)]).await.unwrap();
+        next += 9;
+        let patience = Duration::from_micros(rand::random_range(0..20_000));
+        drop(tokio::time::timeout(patience, log.commit("clicks")).await);
+    }
+    // A dropped commit's last write may still land and win over the next one, which then says so.
+    let mut attempts = 0;
+    while let Err(error) = log.commit("clicks").await {
+        attempts += 1;
+        assert!(attempts < 5, "{error}");
+    }
+    assert_eq!(log.durable("clicks").await.unwrap(), [at(0, next)]);
+    assert_eq!(positions_read(&open(folder.path())).await, all(&[(0, 0, next)]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_is_redelivered_every_event_is_in_the_log_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut log = open(folder.path());
+    let mut held = [0_i64; 3];
+    for _ in 0..300 {
+        let partition = rand::random_range(0..3_usize);
+        let from = (held[partition] - rand::random_range(0..20)).max(0);
+        let to = from + rand::random_range(0..30);
+        deliver(&log, &[(partition as i32, from, to)]).await.unwrap();
+        held[partition] = held[partition].max(to);
+        match rand::random_range(0..20) {
+            0..3 => drop(log.commit("clicks").await.unwrap()),
+            3 => {
+                // A restart forgets what was not committed, and ingest resumes from what was.
+                log = open(folder.path());
+                held = [0; 3];
+                for position in log.positions("clicks", "g1").await.unwrap() {
+                    held[position.partition as usize] = position.next_offset;
+                }
+            }
+            _ => {}
+        }
+    }
+    log.commit("clicks").await.unwrap();
+    let mut rows = positions_read(&log).await;
+    rows.sort_unstable();
+    assert_eq!(rows, all(&[(0, 0, held[0]), (1, 0, held[1]), (2, 0, held[2])]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn duckdb_polars_and_pandas_read_the_same_rows() {
     let folder = tempfile::tempdir().unwrap();
     let log = open(folder.path());

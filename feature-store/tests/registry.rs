@@ -86,6 +86,7 @@ suite!(
     a_view_that_comes_back_continues_its_versions,
     what_is_not_in_the_files_is_removed,
     a_columns_type_cannot_change,
+    columns_that_differ_by_case_alone_are_refused,
     a_column_that_a_serving_view_uses_cannot_go,
     a_source_cannot_go_while_a_view_serves_from_it,
     bad_definitions_are_refused_with_their_place,
@@ -271,6 +272,13 @@ async fn a_columns_type_cannot_change(url: &str) {
     apply(&registry, &[]).await;
     refusal(registry.plan(&files(&[&retyped])).await.unwrap_err(), "incompatible-type");
     apply(&registry, &[&SOURCE.replace("merchant_id = \"string\"", "shop = \"i64\"")]).await;
+}
+
+async fn columns_that_differ_by_case_alone_are_refused(url: &str) {
+    let registry = open(url).await;
+    apply(&registry, &[SOURCE]).await;
+    let again = SOURCE.replace("merchant_id = \"string\"", "Merchant_ID = \"string\"");
+    refusal(registry.plan(&files(&[&again])).await.unwrap_err(), "column-differs-by-case");
 }
 
 async fn a_column_that_a_serving_view_uses_cannot_go(url: &str) {

@@ -25,7 +25,7 @@ pub use scan::{CommitId, LogScan};
 
 use crate::offline::failure::unavailable;
 use arrow::array::RecordBatch;
-use buffer::Buffer;
+use buffer::{Buffer, Taken};
 use durable_files::DurableFiles;
 use futures::stream::{BoxStream, StreamExt};
 use object_store::ObjectStore;
@@ -144,6 +144,21 @@ impl EventLog {
         Ok(listed(&self.log(source).await?.memory().committed.of(generation)))
     }
 
+    /// Positions held, committed or buffered, of one generation.
+    pub async fn held(&self, source: &str, generation: &str) -> Result<Vec<PartitionPosition>, FeatureStoreError> {
+        Ok(listed(&self.log(source).await?.memory().buffer.held().of(generation)))
+    }
+
+    /// Forgets what is not committed, as a restart would: its positions are asked for again.
+    pub async fn discard(&self, source: &str) -> Result<(), FeatureStoreError> {
+        let log = self.log(source).await?;
+        let _no_commit = log.table.lock().await;
+        let mut memory = log.memory();
+        memory.buffer = Buffer::resuming(&memory.committed);
+        report_buffer(source, &memory.buffer);
+        Ok(())
+    }
+
     /// Positions held, committed or buffered, of the generation delivered last.
     pub async fn written(&self, source: &str) -> Result<Vec<PartitionPosition>, FeatureStoreError> {
         let log = self.log(source).await?;
@@ -173,9 +188,8 @@ impl EventLog {
 
     /// Commits what `source` has buffered, and returns [`Self::durable`]. On failure everything stays buffered.
     ///
-    /// Cancel-safe in that nothing is lost from the source's point of view: a dropped commit leaves positions where
-    /// they were in the log, and [`Self::positions`] is where ingest resumes; within this process its rows stay out of
-    /// the buffer, so only drop it when the process ends.
+    /// Cancel-safe: a dropped commit puts its rows back, and the next one first reads from the log whether they stand
+    /// there already.
     pub async fn commit(&self, source: &str) -> Result<Vec<PartitionPosition>, FeatureStoreError> {
         self.commit_after(source, async { Ok(()) }).await
     }
@@ -189,28 +203,29 @@ impl EventLog {
     ) -> Result<Vec<PartitionPosition>, FeatureStoreError> {
         let log = self.log(source).await?;
         let mut table = log.table.lock().await;
-        let taken = log.memory().buffer.take();
+        if !table.is_settled() {
+            table.reload().await?;
+            log.catch_up(source, &table)?;
+        }
+        let mut taken = TakenOut::of(&log);
         let ready = first.await;
-        if taken.is_empty() {
+        if taken.events.is_empty() {
             ready?;
         } else {
             let started = std::time::Instant::now();
             let committed = match ready {
-                Ok(()) => table.commit(&taken).await,
+                Ok(()) => table.commit(&taken.events).await,
                 Err(error) => Err(error),
             };
             if let Err(error) = committed {
                 metrics::counter!("ondol_log_commit_failures_total", "source" => source.to_owned()).increment(1);
-                let mut memory = log.memory();
-                memory.buffer.put_back(taken);
-                memory.buffer.catch_up(table.positions())?;
-                memory.committed = table.positions().clone();
-                memory.rows = LogScan::of(source, &table)?.rows();
+                drop(taken);
+                log.catch_up(source, &table)?;
                 return Err(error);
             }
             metrics::histogram!("ondol_log_commit_seconds", "source" => source.to_owned())
                 .record(started.elapsed().as_secs_f64());
-            let rows: usize = taken.pending.iter().map(|pending| pending.rows.num_rows()).sum();
+            let rows = taken.committed();
             metrics::counter!("ondol_log_rows_total", "source" => source.to_owned()).increment(rows as u64);
             tracing::debug!(source, rows, version = table.state().map(|state| state.version()), "offline commit");
             let mut memory = log.memory();
@@ -311,6 +326,43 @@ impl EventLog {
 impl SourceLog {
     fn memory(&self) -> MutexGuard<'_, Memory> {
         lock(&self.memory)
+    }
+
+    /// Takes over what the log says, after a commit whose outcome only the log knows.
+    fn catch_up(&self, source: &str, table: &LogTable) -> Result<(), FeatureStoreError> {
+        let mut memory = self.memory();
+        memory.buffer.catch_up(table.positions())?;
+        memory.committed = table.positions().clone();
+        memory.rows = LogScan::of(source, table)?.rows();
+        Ok(())
+    }
+}
+
+/// What a commit has taken out of the buffer. Unless it is committed it goes back, also when the commit is dropped
+/// halfway.
+struct TakenOut<'a> {
+    log: &'a SourceLog,
+    events: Taken,
+}
+
+impl<'a> TakenOut<'a> {
+    fn of(log: &'a SourceLog) -> Self {
+        Self { log, events: log.memory().buffer.take() }
+    }
+
+    /// Lets go of the events, and says how many rows they were.
+    fn committed(&mut self) -> usize {
+        let events = std::mem::take(&mut self.events);
+        events.pending.iter().map(|pending| pending.rows.num_rows()).sum()
+    }
+}
+
+impl Drop for TakenOut<'_> {
+    fn drop(&mut self) {
+        let events = std::mem::take(&mut self.events);
+        if !events.is_empty() {
+            self.log.memory().buffer.put_back(events);
+        }
     }
 }
 

@@ -37,6 +37,8 @@ pub(super) struct LogTable {
     log_store: LogStoreRef,
     state: Option<DeltaTableState>,
     positions: Positions,
+    /// Whether the last commit's outcome is known. False while one runs, and for ever after one was dropped halfway.
+    settled: bool,
 }
 
 impl LogTable {
@@ -54,6 +56,7 @@ impl LogTable {
             log_store: table.log_store(),
             state: None,
             positions: Positions::default(),
+            settled: false,
         };
         opened.reload().await?;
         Ok(opened)
@@ -64,6 +67,7 @@ impl LogTable {
         let mut table = DeltaTable::new(Arc::clone(&self.log_store));
         let exists = table.verify_deltatable_existence().await;
         if !exists.map_err(|error| unavailable(&self.source, "looking for", error))? {
+            self.settled = true;
             return Ok(());
         }
         table.load().await.map_err(|error| unavailable(&self.source, "loading", error))?;
@@ -73,7 +77,13 @@ impl LogTable {
             .await
             .map_err(|error| unavailable(&self.source, "reading positions of", error))?;
         self.state = Some(state);
+        self.settled = true;
         Ok(())
+    }
+
+    /// Whether the outcome of every commit is known; if not, [`Self::reload`] finds out.
+    pub(super) fn is_settled(&self) -> bool {
+        self.settled
     }
 
     /// Committed positions.
@@ -99,24 +109,22 @@ impl LogTable {
     /// Commits `taken`: its rows, and the positions they reach.
     pub(super) async fn commit(&mut self, taken: &Taken) -> Result<(), FeatureStoreError> {
         let Some(definition) = &taken.definition else { return Ok(()) };
-        let state = match self.state.take() {
-            Some(state) => state,
+        self.settled = false;
+        let state = match &self.state {
+            Some(state) => state.clone(),
             None => self.create(definition).await?,
         };
-        let result = self.commit_onto(&state, definition, taken).await;
-        match result {
+        match self.commit_onto(&state, definition, taken).await {
             Ok(committed) => {
                 self.state = Some(committed);
                 let now_ms = chrono::Utc::now().timestamp_millis();
                 for ((generation, partition), next) in &taken.reached {
                     self.positions.set(generation, *partition, *next, now_ms);
                 }
+                self.settled = true;
                 Ok(())
             }
-            Err(error) => {
-                self.state = Some(state);
-                self.settle(taken, error).await
-            }
+            Err(error) => self.settle(taken, error).await,
         }
     }
 

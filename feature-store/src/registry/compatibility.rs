@@ -24,6 +24,7 @@ pub(super) fn check(catalog: &Catalog, set: &ChangeSet) -> Vec<Refusal> {
     for record in &set.insert {
         if let Definition::Source(source) = &record.definition {
             refusals.extend(types(catalog, source));
+            refusals.extend(spellings(catalog, source));
             refusals.extend(columns_in_use(catalog, set, source));
         }
     }
@@ -54,6 +55,34 @@ fn types(catalog: &Catalog, source: &SourceDefinition) -> Vec<Refusal> {
         })
     });
     changed.collect()
+}
+
+/// Delta tells columns apart without regard to case.
+fn spellings(catalog: &Catalog, source: &SourceDefinition) -> Vec<Refusal> {
+    if !source.is_stream() {
+        return Vec::new();
+    }
+    let archived: Vec<&str> = catalog
+        .versions(Noun::Source, &source.name)
+        .filter_map(as_source)
+        .filter(|old| old.is_stream())
+        .chain([source])
+        .flat_map(|version| version.schema.iter().map(|field| field.name.as_str()))
+        .collect();
+    let clashing = source.schema.iter().filter_map(|field| {
+        let other = archived.iter().find(|name| **name != field.name && name.eq_ignore_ascii_case(&field.name))?;
+        Some(Refusal {
+            code: "column-differs-by-case",
+            source: source.name.clone(),
+            column: Some(field.name.clone()),
+            message: format!(
+                "columns `{}` and `{other}` of source `{}` differ only by case, which the event log can't tell apart",
+                field.name, source.name
+            ),
+            help: "give one of them another name".to_owned(),
+        })
+    });
+    clashing.collect()
 }
 
 /// Versions of views that go on serving after `set`.
