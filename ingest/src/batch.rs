@@ -163,3 +163,72 @@ impl Builder {
         RecordBatch::try_new(Arc::clone(&plan.schema), arrays)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::{KeyColumn, delivery_schema};
+    use arrow::array::AsArray;
+    use arrow::datatypes::{Int32Type, Int64Type};
+    use ondol_vocabulary::{Arrival, Field, StreamFormat};
+
+    fn plan() -> SourcePlan {
+        let field = |name: &str, data_type| Field {
+            name: name.to_owned(),
+            data_type,
+        };
+        let fields = vec![field("id", DataType::String), field("ts", DataType::Timestamp)];
+        SourcePlan {
+            name: "s".to_owned(),
+            version: 3,
+            topic: "t".to_owned(),
+            format: StreamFormat::Json,
+            schema: delivery_schema(&fields),
+            fields,
+            time: 1,
+            keys: vec![KeyColumn {
+                column: 0,
+                view: "v".to_owned(),
+            }],
+            arrival: Arrival::Ingest,
+        }
+    }
+
+    #[test]
+    fn a_delivery_covers_holes_and_bad_events_and_merges_runs_of_a_partition() {
+        let now = EventTime::from_micros(10);
+        let good = br#"{"id":"a","ts":5}"#;
+        let run = |partition, from, records: &[(i64, Option<&[u8]>)]| {
+            let mut run = Records::starting(partition, from);
+            records
+                .iter()
+                .for_each(|(offset, value)| run.push(*offset, now, *value));
+            run
+        };
+        let runs = [
+            run(1, 4, &[(6, Some(good)), (7, Some(b"bad"))]),
+            run(0, 0, &[(0, Some(good))]),
+            run(1, 8, &[(8, None), (9, Some(good))]),
+        ];
+        let decoded = decode(&plan(), "g", &runs, now, 100).unwrap();
+        let range = |partition, from, to| PartitionRange { partition, from, to };
+        assert_eq!(decoded.delivery.header.ranges, [range(1, 4, 10), range(0, 0, 1)]);
+        assert_eq!(
+            (
+                decoded.delivery.header.source_version,
+                decoded.delivery.header.generation.as_str()
+            ),
+            (3, "g")
+        );
+        let events = &decoded.delivery.events;
+        assert_eq!(events.column(2).as_primitive::<Int32Type>().values(), &[1, 0, 1]);
+        assert_eq!(events.column(3).as_primitive::<Int64Type>().values(), &[6, 0, 9]);
+        let bad: Vec<_> = decoded
+            .dead_letters
+            .iter()
+            .map(|l| (l.position.offset, l.reason.as_str()))
+            .collect();
+        assert_eq!(bad, [(7, "malformed"), (8, "tombstone")]);
+        assert_eq!(decoded.newest, Some(EventTime::from_micros(5)));
+    }
+}
