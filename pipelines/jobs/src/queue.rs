@@ -136,6 +136,7 @@ impl Queue {
             progress,
         };
         self.active().insert(job.id.clone(), Arc::new(active));
+        self.report_active();
         place.send(Waiting {
             id: job.id.clone(),
             task,
@@ -347,7 +348,10 @@ impl Queue {
         let written = self.ledger.update(&job).await;
         active.job.send_replace(job);
         match written {
-            Ok(()) => drop(self.active().remove(id)),
+            Ok(()) => {
+                drop(self.active().remove(id));
+                self.report_active();
+            }
             // Kept in memory, so that its end is known for as long as this process lives.
             Err(error) => tracing::error!(job = id, %error, "the end of a job is not in the ledger"),
         }
@@ -361,6 +365,11 @@ impl Queue {
         id.map(|id| id.to_string()).map_err(|cause| PipelinesError::Internal {
             detail: cause.to_string(),
         })
+    }
+
+    fn report_active(&self) {
+        let active = self.active().len();
+        metrics::gauge!("ondol_pipelines_jobs_active").set(active as f64);
     }
 
     // A panic while the lock is held can't leave the map half-written.

@@ -15,6 +15,8 @@ use tokio_util::sync::CancellationToken;
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(300);
+/// The longest pause between two questions to a registry that does not answer.
+const LONGEST_SILENCE: Duration = Duration::from_secs(30);
 
 /// The latest attempt at a source.
 struct Attempt {
@@ -28,6 +30,8 @@ struct Attempt {
 pub(crate) async fn reconcile(store: Arc<dyn FeatureStore>, queue: Arc<Queue>, shutdown: CancellationToken) {
     let mut attempts: HashMap<String, Attempt> = HashMap::new();
     let mut seen = 0;
+    // A store that answers at once (its snapshot changed, or it fails) is not asked in a tight loop.
+    let mut pause = LOOK_EVERY;
     loop {
         let next = tokio::select! {
             next = store.next_snapshot(seen, LOOK_EVERY) => next,
@@ -36,16 +40,19 @@ pub(crate) async fn reconcile(store: Arc<dyn FeatureStore>, queue: Arc<Queue>, s
         match next {
             Ok(snapshot) => {
                 seen = snapshot.version;
+                pause = LOOK_EVERY;
                 submit_waiting(&snapshot, &queue, &mut attempts).await;
                 if attempts.is_empty() {
                     continue;
                 }
             }
-            Err(error) => tracing::warn!(%error, "the registry can't be followed, trying again"),
+            Err(error) => {
+                tracing::warn!(%error, "the registry can't be followed, trying again");
+                pause = (pause * 2).min(LONGEST_SILENCE);
+            }
         }
-        // A store that answers at once (its snapshot changed, or it fails) is not asked in a tight loop.
         tokio::select! {
-            () = tokio::time::sleep(LOOK_EVERY) => {}
+            () = tokio::time::sleep(pause) => {}
             () = shutdown.cancelled() => return,
         }
     }
