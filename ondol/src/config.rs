@@ -46,7 +46,7 @@ impl Default for OndolConfig {
             listen: "127.0.0.1:8080".to_owned(),
             data_dir: PathBuf::from(".ondol"),
             log_format: LogFormat::Json,
-            log_filter: "info".to_owned(),
+            log_filter: "info,buoyant_kernel=warn,deltalake_core=warn".to_owned(),
             drain_ms: 20_000,
             feature_store_url: local(8081),
             ingest_url: local(8082),
@@ -116,5 +116,55 @@ impl OndolConfig {
             place(&mut log.dir, &EmbeddedConfig::default().dir, "ingest/stream");
         }
         self.ingest.snapshot_file.get_or_insert_with(|| self.data_dir.join("ingest/snapshot.json"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn keys(prefix: &str, value: &Value, found: &mut Vec<String>) {
+        match value {
+            Value::Object(section) if !section.is_empty() => {
+                for (key, inner) in section {
+                    let path = if prefix.is_empty() { key.clone() } else { format!("{prefix}.{key}") };
+                    keys(&path, inner, found);
+                }
+            }
+            _ => found.push(prefix.to_owned()),
+        }
+    }
+
+    #[test]
+    fn every_key_is_in_the_operating_guide() {
+        let guide = include_str!("../../docs/operating.md");
+        let mut config = OndolConfig::default();
+        let mut found = Vec::new();
+        keys("", &serde_json::to_value(&config).unwrap(), &mut found);
+        config.ingest.stream = StreamConfig::Kafka(ondol_ingest::config::KafkaConfig::default());
+        keys("", &serde_json::to_value(&config).unwrap(), &mut found);
+        let services = ["feature_store.", "ingest.", "pipelines.", "model_gateway."];
+        for key in found {
+            let name = services.iter().find_map(|service| key.strip_prefix(service)).unwrap_or(&key);
+            assert!(guide.contains(&format!("`{name}`")), "docs/operating.md does not tell of `{key}`");
+        }
+    }
+
+    #[test]
+    fn an_unknown_key_is_refused_with_the_nearest_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("ondol.toml");
+        std::fs::write(&file, "[feature_store]\nonlin = \"redis://x\"\n").unwrap();
+        let args = ServerArgs { config: Some(file), listen: None, data: None };
+        let error = format!("{:#}", OndolConfig::load(&args, |_| {}).unwrap_err());
+        assert!(error.contains("online"), "{error}");
+    }
+
+    #[test]
+    fn services_keep_their_data_below_the_process_folder() {
+        let args = ServerArgs { config: None, listen: None, data: Some(PathBuf::from("/somewhere")) };
+        let config = OndolConfig::load(&args, |_| {}).unwrap();
+        assert_eq!(config.feature_store.data_dir, PathBuf::from("/somewhere/feature-store"));
+        assert_eq!(config.ingest.snapshot_file, Some(PathBuf::from("/somewhere/ingest/snapshot.json")));
     }
 }
