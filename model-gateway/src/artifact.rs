@@ -36,7 +36,10 @@ impl ArtifactFolder {
         let explain = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
         let bytes = std::fs::read(&path).map_err(explain)?;
         if sha256(&bytes) != name {
-            let detail = format!("{} has changed since it was registered: restore it, or register again", path.display());
+            let detail = format!(
+                "{} has changed since it was registered: restore it, or register again",
+                path.display()
+            );
             return Err(io::Error::new(io::ErrorKind::InvalidData, detail));
         }
         Ok(Bytes::from(bytes))
@@ -96,6 +99,12 @@ mod tests {
         let artifacts = ArtifactFolder::open(folder.path().to_owned()).unwrap();
         let name = artifacts.keep(b"model").unwrap();
         std::fs::write(folder.path().join(format!("{name}.onnx")), b"other").unwrap();
-        assert!(artifacts.read(&name).unwrap_err().to_string().contains("register again"));
+        assert!(
+            artifacts
+                .read(&name)
+                .unwrap_err()
+                .to_string()
+                .contains("register again")
+        );
     }
 }

@@ -4,13 +4,24 @@ use ondol_model_gateway_api::wire::RegisteredModel;
 use ondol_vocabulary::{ModelDefinition, VersionedName};
 use serde::{Deserialize, Serialize};
 use sqlx::AnyPool;
-use sqlx::any::AnyPoolOptions;
 use sqlx::Row as _;
+use sqlx::any::AnyPoolOptions;
 use std::sync::Once;
 use std::time::Duration;
 
 /// Attempts to take the next version number when several registrations race for it.
 const ATTEMPTS: usize = 10;
+
+/// The one table. Its rows are added and never changed.
+const TABLE: &str = "CREATE TABLE IF NOT EXISTS gateway_model_versions (
+    model TEXT NOT NULL,
+    version BIGINT NOT NULL,
+    sha256 TEXT NOT NULL,
+    registered_at BIGINT NOT NULL,
+    definition_version BIGINT NOT NULL,
+    description TEXT NOT NULL,
+    PRIMARY KEY (model, version)
+)";
 
 /// Why the catalog can't answer.
 #[derive(Debug, thiserror::Error)]
@@ -56,36 +67,33 @@ impl Catalog {
         DRIVERS.call_once(sqlx::any::install_default_drivers);
         // One connection suffices for what is read at start and written at registration, and keeps SQLite free of
         // writers that wait for each other.
-        let pool =
-            AnyPoolOptions::new().max_connections(1).acquire_timeout(Duration::from_secs(10)).connect(url).await?;
-        sqlx::query(
-            "CREATE TABLE IF NOT EXISTS gateway_model_versions (
-                model TEXT NOT NULL,
-                version BIGINT NOT NULL,
-                sha256 TEXT NOT NULL,
-                registered_at BIGINT NOT NULL,
-                definition_version BIGINT NOT NULL,
-                description TEXT NOT NULL,
-                PRIMARY KEY (model, version)
-            )",
-        )
-        .execute(&pool)
-        .await?;
+        let pool = AnyPoolOptions::new()
+            .max_connections(1)
+            .acquire_timeout(Duration::from_secs(10))
+            .connect(url)
+            .await?;
+        // PostgreSQL may refuse one of two gateways that make the table at the same moment: by then it is there.
+        if sqlx::query(TABLE).execute(&pool).await.is_err() {
+            sqlx::query(TABLE).execute(&pool).await?;
+        }
         Ok(Self { pool })
     }
 
     /// Every version, by model and then oldest first.
     pub async fn versions(&self) -> Result<Vec<VersionRecord>, CatalogError> {
-        let rows = sqlx::query("SELECT model, version, description FROM gateway_model_versions ORDER BY model, version")
-            .fetch_all(&self.pool)
-            .await?;
+        let rows =
+            sqlx::query("SELECT model, version, description FROM gateway_model_versions ORDER BY model, version")
+                .fetch_all(&self.pool)
+                .await?;
         rows.iter()
             .map(|row| {
                 let model: String = row.try_get("model")?;
                 let version: i64 = row.try_get("version")?;
                 let description: String = row.try_get("description")?;
-                serde_json::from_str(&description)
-                    .map_err(|source| CatalogError::Unreadable { model: format!("{model}@{version}"), source })
+                serde_json::from_str(&description).map_err(|source| CatalogError::Unreadable {
+                    model: format!("{model}@{version}"),
+                    source,
+                })
             })
             .collect()
     }
@@ -106,10 +114,11 @@ impl Catalog {
     }
 
     async fn next_version(&self, model: &str) -> Result<u32, CatalogError> {
-        let row = sqlx::query("SELECT COALESCE(MAX(version), 0) AS newest FROM gateway_model_versions WHERE model = $1")
-            .bind(model)
-            .fetch_one(&self.pool)
-            .await?;
+        let row =
+            sqlx::query("SELECT COALESCE(MAX(version), 0) AS newest FROM gateway_model_versions WHERE model = $1")
+                .bind(model)
+                .fetch_one(&self.pool)
+                .await?;
         let newest: i64 = row.try_get("newest")?;
         Ok(u32::try_from(newest).unwrap_or(u32::MAX - 1) + 1)
     }
@@ -117,8 +126,7 @@ impl Catalog {
     async fn insert(&self, record: &VersionRecord) -> Result<(), CatalogError> {
         let registered = &record.registered;
         let model = registered.model.to_string();
-        let description =
-            serde_json::to_string(record).map_err(|source| CatalogError::Unreadable { model, source })?;
+        let description = serde_json::to_string(record).map_err(|source| CatalogError::Unreadable { model, source })?;
         sqlx::query(
             "INSERT INTO gateway_model_versions (model, version, sha256, registered_at, definition_version, description)
              VALUES ($1, $2, $3, $4, $5, $6)",

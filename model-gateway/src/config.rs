@@ -74,7 +74,13 @@ impl Default for ModelGatewayConfig {
 
 impl Default for DecisionLogConfig {
     fn default() -> Self {
-        Self { enabled: true, queue: 20_000, batch: 500, linger_ms: 50, drain_ms: 5_000 }
+        Self {
+            enabled: true,
+            queue: 20_000,
+            batch: 500,
+            linger_ms: 50,
+            drain_ms: 5_000,
+        }
     }
 }
 
@@ -91,7 +97,9 @@ impl ModelGatewayConfig {
     /// How models are loaded. Reads [`VARIABLE`]: the one environment variable that is not ours.
     pub fn onnx_options(&self) -> OnnxOptions {
         let named = match self.onnxruntime.as_str() {
-            "" => std::env::var_os(VARIABLE).filter(|path| !path.is_empty()).map(PathBuf::from),
+            "" => std::env::var_os(VARIABLE)
+                .filter(|path| !path.is_empty())
+                .map(PathBuf::from),
             path => Some(PathBuf::from(path)),
         };
         let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);

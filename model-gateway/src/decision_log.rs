@@ -8,7 +8,7 @@
 //! Floats round-trip exactly; NaN and the infinities are the texts `NaN`, `Infinity` and `-Infinity`.
 
 use crate::config::DecisionLogConfig;
-use crate::predict::Scored;
+use crate::predict::{Bounds, Scored};
 use ondol_ingest_api::wire::PushRequest;
 use ondol_ingest_api::{Ingest, IngestError};
 use ondol_runtime::Shutdown;
@@ -27,6 +27,8 @@ pub const SOURCE: &str = "decisions";
 
 /// Pauses between attempts while ingest is down: from the first, doubled up to the second.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+/// How long the queue must be empty at the shutdown before it is looked whether requests are under way.
+const IDLE: Duration = Duration::from_millis(50);
 /// How often drops are reported at most.
 const REPORT_EVERY_US: i64 = 10_000_000;
 
@@ -73,12 +75,16 @@ struct Decision<'a> {
 }
 
 impl DecisionLog {
-    /// Starts the log's task, which drains the queue at the shutdown.
-    pub fn start(config: &DecisionLogConfig, ingest: Arc<dyn Ingest>, shutdown: &Shutdown) -> Self {
+    /// Starts the log's task, which at the shutdown drains the queue once the requests of `bounds` have ended.
+    pub fn start(config: &DecisionLogConfig, ingest: Arc<dyn Ingest>, bounds: Bounds, shutdown: &Shutdown) -> Self {
         let room = Arc::new(Semaphore::new(config.queue.max(1)));
         let dropped = Arc::default();
         if !config.enabled {
-            return Self { queue: None, room, dropped };
+            return Self {
+                queue: None,
+                room,
+                dropped,
+            };
         }
         // Unbounded by itself: the semaphore bounds what is in it.
         let (queue, waiting) = mpsc::unbounded_channel();
@@ -87,11 +93,16 @@ impl DecisionLog {
             config: config.clone(),
             waiting,
             room: Arc::clone(&room),
+            bounds,
             dropped: Arc::clone(&dropped),
             shutdown: shutdown.clone(),
         };
         shutdown.spawn("gateway-decision-log", pusher.run());
-        Self { queue: Some(queue), room, dropped }
+        Self {
+            queue: Some(queue),
+            room,
+            dropped,
+        }
     }
 
     /// Queues a scored batch, or drops it when there is no room.
@@ -101,7 +112,14 @@ impl DecisionLog {
         let sent = Arc::clone(&self.room)
             .try_acquire_many_owned(rows)
             .ok()
-            .is_some_and(|room| queue.send(Waiting { scored: Arc::clone(scored), _room: room }).is_ok());
+            .is_some_and(|room| {
+                queue
+                    .send(Waiting {
+                        scored: Arc::clone(scored),
+                        _room: room,
+                    })
+                    .is_ok()
+            });
         if !sent {
             self.dropped.add(u64::from(rows), "the queue is full", scored.at());
         }
@@ -120,7 +138,12 @@ impl Dropped {
         self.unreported.fetch_add(rows, Ordering::Relaxed);
         let last = self.reported_at.load(Ordering::Relaxed);
         let due = last == 0 || at.micros().saturating_sub(last) >= REPORT_EVERY_US;
-        if due && self.reported_at.compare_exchange(last, at.micros(), Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+        if due
+            && self
+                .reported_at
+                .compare_exchange(last, at.micros(), Ordering::Relaxed, Ordering::Relaxed)
+                .is_ok()
+        {
             let dropped = self.unreported.swap(0, Ordering::Relaxed);
             tracing::warn!(dropped, reason, "decisions were not logged");
         }
@@ -133,6 +156,7 @@ struct Pusher {
     config: DecisionLogConfig,
     waiting: mpsc::UnboundedReceiver<Waiting>,
     room: Arc<Semaphore>,
+    bounds: Bounds,
     dropped: Arc<Dropped>,
     shutdown: Shutdown,
 }
@@ -170,19 +194,31 @@ impl Pusher {
     async fn drain(&mut self) {
         let limit = Duration::from_millis(self.config.drain_ms);
         let rest = async {
-            // The senders live as long as the service, so an empty queue is given a moment for requests under way.
-            while let Ok(Some(first)) = tokio::time::timeout(Duration::from_millis(100), self.waiting.recv()).await {
-                let mut batch = vec![first];
-                while let Ok(next) = self.waiting.try_recv() {
-                    batch.push(next);
+            loop {
+                // The senders live as long as the service: the queue is done when it is empty and nobody is about to
+                // fill it.
+                match tokio::time::timeout(IDLE, self.waiting.recv()).await {
+                    Ok(Some(first)) => {
+                        let mut batch = vec![first];
+                        while let Ok(next) = self.waiting.try_recv() {
+                            batch.push(next);
+                        }
+                        push(&self.ingest, &self.dropped, self.config.batch, &batch).await;
+                    }
+                    Ok(None) => break,
+                    Err(_) if self.bounds.is_idle() => break,
+                    Err(_) => {}
                 }
-                push(&self.ingest, &self.dropped, self.config.batch, &batch).await;
             }
         };
         if tokio::time::timeout(limit, rest).await.is_err() {
             let left = self.config.queue.max(1).saturating_sub(self.room.available_permits());
             metrics::counter!("ondol_gateway_decisions_dropped_total").increment(left as u64);
-            tracing::error!(left, limit_ms = self.config.drain_ms, "decisions were not logged before the shutdown");
+            tracing::error!(
+                left,
+                limit_ms = self.config.drain_ms,
+                "decisions were not logged before the shutdown"
+            );
         }
     }
 
@@ -226,7 +262,15 @@ async fn push(ingest: &Arc<dyn Ingest>, dropped: &Dropped, size: usize, batch: &
 async fn push_events(ingest: &Arc<dyn Ingest>, dropped: &Dropped, events: &[Box<RawValue>]) {
     let mut pause = BACKOFF.0;
     loop {
-        match ingest.push(SOURCE, PushRequest { events: events.to_vec() }).await {
+        match ingest
+            .push(
+                SOURCE,
+                PushRequest {
+                    events: events.to_vec(),
+                },
+            )
+            .await
+        {
             Ok(_) => {
                 metrics::counter!("ondol_gateway_decisions_logged_total").increment(events.len() as u64);
                 return;
@@ -247,7 +291,10 @@ async fn push_events(ingest: &Arc<dyn Ingest>, dropped: &Dropped, events: &[Box<
 
 /// Whether the same push may succeed later.
 fn is_transient(error: &IngestError) -> bool {
-    matches!(error, IngestError::Overloaded { .. } | IngestError::Unavailable { .. } | IngestError::Internal { .. })
+    matches!(
+        error,
+        IngestError::Overloaded { .. } | IngestError::Unavailable { .. } | IngestError::Internal { .. }
+    )
 }
 
 /// Row `row` of a scored batch as an event of source `decisions`.

@@ -32,7 +32,12 @@ impl Definitions {
     pub async fn open(store: Arc<dyn FeatureStore>, file: PathBuf, ready: ReadyHandle) -> Self {
         let known = read_file(&file).await;
         let (current, _) = watch::channel(Arc::new(Snapshot::default()));
-        let definitions = Self { store, current: Arc::new(current), file, ready };
+        let definitions = Self {
+            store,
+            current: Arc::new(current),
+            file,
+            ready,
+        };
         if let Some(snapshot) = known {
             definitions.current.send_replace(Arc::new(snapshot));
             definitions.ready.ready();
@@ -40,7 +45,9 @@ impl Definitions {
         if let Err(error) = definitions.refresh().await {
             tracing::warn!(%error, "definitions can't be read: starting from the last known ones");
             if definitions.current().version == 0 {
-                definitions.ready.not_ready(format!("no definitions are known yet: {error}"));
+                definitions
+                    .ready
+                    .not_ready(format!("no definitions are known yet: {error}"));
             }
         }
         definitions
@@ -53,9 +60,11 @@ impl Definitions {
 
     /// The definitions in force, asked of the store now.
     pub async fn refresh(&self) -> Result<Arc<Snapshot>, FeatureStoreError> {
-        let snapshot = tokio::time::timeout(PATIENCE, self.store.snapshot()).await.map_err(|_| {
-            FeatureStoreError::Unavailable { detail: format!("it did not answer within {} s", PATIENCE.as_secs()) }
-        })??;
+        let snapshot = tokio::time::timeout(PATIENCE, self.store.snapshot())
+            .await
+            .map_err(|_| FeatureStoreError::Unavailable {
+                detail: format!("it did not answer within {} s", PATIENCE.as_secs()),
+            })??;
         // An answer that was overtaken by the follower's does not turn the definitions back.
         if snapshot.version >= self.current().version {
             self.publish(&snapshot).await;
@@ -105,7 +114,11 @@ impl Definitions {
             return;
         }
         metrics::gauge!("ondol_gateway_snapshot_version").set(snapshot.version as f64);
-        tracing::info!(version = snapshot.version, models = snapshot.models.len(), "definitions changed");
+        tracing::info!(
+            version = snapshot.version,
+            models = snapshot.models.len(),
+            "definitions changed"
+        );
         if let Err(error) = write_file(self.file.clone(), Arc::clone(snapshot)).await {
             tracing::error!(%error, file = %self.file.display(), "the definitions can't be kept for the next start");
         }
@@ -132,5 +145,7 @@ async fn read_file(file: &Path) -> Option<Snapshot> {
 
 async fn write_file(file: PathBuf, snapshot: Arc<Snapshot>) -> std::io::Result<()> {
     let write = move || write_durably(&file, &serde_json::to_vec(&*snapshot)?);
-    tokio::task::spawn_blocking(write).await.map_err(std::io::Error::other)?
+    tokio::task::spawn_blocking(write)
+        .await
+        .map_err(std::io::Error::other)?
 }

@@ -11,7 +11,10 @@ pub(crate) struct Column {
 
 impl Column {
     pub(crate) fn new(name: impl Into<String>, data_type: Option<DataType>) -> Self {
-        Self { name: name.into(), data_type }
+        Self {
+            name: name.into(),
+            data_type,
+        }
     }
 
     /// `card.n_1h (i64)`.
@@ -30,7 +33,11 @@ pub(crate) fn differences(expected: &[Column], found: &[Column]) -> Vec<String> 
     // Columns that are in both lists, in each list's own order: only those whose turn differs have moved. Otherwise
     // one missing column at the front would be reported as all the others having moved.
     let common = |columns: &[Column], others: &[Column]| -> Vec<String> {
-        columns.iter().filter(|column| place(others, &column.name).is_some()).map(|column| column.name.clone()).collect()
+        columns
+            .iter()
+            .filter(|column| place(others, &column.name).is_some())
+            .map(|column| column.name.clone())
+            .collect()
     };
     let (expected_turns, found_turns) = (common(expected, found), common(found, expected));
     let mut lines = Vec::new();
@@ -41,7 +48,12 @@ pub(crate) fn differences(expected: &[Column], found: &[Column]) -> Vec<String> 
         };
         let turn = |turns: &[String]| turns.iter().position(|name| *name == column.name);
         if turn(&expected_turns) != turn(&found_turns) {
-            lines.push(format!("~ moved {}: expected at {}, found at {}", column.words(), index + 1, at + 1));
+            lines.push(format!(
+                "~ moved {}: expected at {}, found at {}",
+                column.words(),
+                index + 1,
+                at + 1
+            ));
         }
         if let (Some(wanted), Some(got)) = (column.data_type, other.data_type)
             && wanted != got

@@ -11,18 +11,24 @@ pub(crate) fn invalid(detail: impl Into<String>) -> ModelGatewayError {
 
 /// A fault of the gateway's own.
 pub(crate) fn internal(detail: impl std::fmt::Display) -> ModelGatewayError {
-    ModelGatewayError::Internal { detail: detail.to_string() }
+    ModelGatewayError::Internal {
+        detail: detail.to_string(),
+    }
 }
 
 /// Something the gateway needs can't answer now.
 pub(crate) fn unavailable(detail: impl std::fmt::Display) -> ModelGatewayError {
-    ModelGatewayError::Unavailable { detail: detail.to_string() }
+    ModelGatewayError::Unavailable {
+        detail: detail.to_string(),
+    }
 }
 
 /// A failed feature read.
 pub(crate) fn of_store(error: &FeatureStoreError) -> ModelGatewayError {
     match error {
-        FeatureStoreError::InvalidRequest { .. } | FeatureStoreError::AsOfInThePast { .. } => invalid(error.to_string()),
+        FeatureStoreError::InvalidRequest { .. } | FeatureStoreError::AsOfInThePast { .. } => {
+            invalid(error.to_string())
+        }
         FeatureStoreError::Internal { .. } => internal(format!("features can't be read: {error}")),
         _ => unavailable(format!("features can't be read: {error}")),
     }
@@ -48,5 +54,7 @@ pub(crate) fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a s
 
 /// `: did you mean …?`, or nothing.
 pub(crate) fn did_you_mean<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> String {
-    nearest(name, candidates).map(|near| format!(": did you mean `{near}`?")).unwrap_or_default()
+    nearest(name, candidates)
+        .map(|near| format!(": did you mean `{near}`?"))
+        .unwrap_or_default()
 }

@@ -47,13 +47,19 @@ impl Plan {
     pub fn compile(model: &ModelDefinition, snapshot: &Snapshot) -> Result<Self, ModelGatewayError> {
         let mut views: Vec<&ViewDefinition> = Vec::new();
         for feature in model.view_features() {
-            let (view, _) = snapshot.resolve(&feature).ok_or_else(|| not_served(model, &feature, snapshot))?;
+            let (view, _) = snapshot
+                .resolve(&feature)
+                .ok_or_else(|| not_served(model, &feature, snapshot))?;
             if !views.iter().any(|known| known.name == view.definition.name) {
                 views.push(&view.definition);
             }
         }
-        let engine = VectorEngine::compile(model, &views)
-            .map_err(|error| internal(format!("the vector of model `{}` can't be compiled: {error}", model.name)))?;
+        let engine = VectorEngine::compile(model, &views).map_err(|error| {
+            internal(format!(
+                "the vector of model `{}` can't be compiled: {error}",
+                model.name
+            ))
+        })?;
         let needs = model
             .features
             .iter()
@@ -63,7 +69,12 @@ impl Plan {
             })
             .collect();
         let keys = keys(model, &views)?;
-        Ok(Self { snapshot_version: snapshot.version, engine, keys, needs })
+        Ok(Self {
+            snapshot_version: snapshot.version,
+            engine,
+            keys,
+            needs,
+        })
     }
 
     /// The snapshot it was compiled under.
@@ -105,7 +116,10 @@ impl Plan {
     ) -> Result<(EventTime, Vec<FeatureColumn>), ModelGatewayError> {
         let entity = |place: &usize| {
             let field = self.model().inputs.get(*place)?;
-            Some(EntityColumn { name: field.name.clone(), values: inputs.columns.get(*place)?.clone() })
+            Some(EntityColumn {
+                name: field.name.clone(),
+                values: inputs.columns.get(*place)?.clone(),
+            })
         };
         let request = ReadRequest {
             features: self.engine.needs().to_vec(),
@@ -121,19 +135,28 @@ impl Plan {
                     && [column.values.len(), column.status.len(), column.event_time.len()] == [inputs.rows; 3]
             });
         if !as_asked {
-            return Err(unavailable("the feature store answered outside its contract: other features or rows than asked"));
+            return Err(unavailable(
+                "the feature store answered outside its contract: other features or rows than asked",
+            ));
         }
         Ok((batch.as_of, batch.columns))
     }
 
     /// Row `row` of what was served, by feature name.
     pub fn row(&self, served: &Served, row: usize) -> BTreeMap<String, ServedFeature> {
-        self.entries(served, row).map(|(name, feature)| (name.to_owned(), feature)).collect()
+        self.entries(served, row)
+            .map(|(name, feature)| (name.to_owned(), feature))
+            .collect()
     }
 
     /// Row `row` of what was served, in the vector's order.
     pub fn entries<'a>(&'a self, served: &'a Served, row: usize) -> impl Iterator<Item = (&'a str, ServedFeature)> {
-        let vector = self.model().features.iter().zip(served.vector.columns()).zip(&self.needs);
+        let vector = self
+            .model()
+            .features
+            .iter()
+            .zip(served.vector.columns())
+            .zip(&self.needs);
         vector.map(move |((entry, values), need)| {
             let value = value_at(values, row);
             let feature = match need.and_then(|need| served.columns.get(need)) {
@@ -156,14 +179,26 @@ fn of_view(column: &FeatureColumn, row: usize, value: Value, as_of: EventTime) -
 }
 
 fn of_request(value: Value) -> ServedFeature {
-    let status = if value == Value::Null { FeatureStatus::Null } else { FeatureStatus::Fresh };
-    ServedFeature { value, age_ms: None, status, view: None }
+    let status = if value == Value::Null {
+        FeatureStatus::Null
+    } else {
+        FeatureStatus::Fresh
+    };
+    ServedFeature {
+        value,
+        age_ms: None,
+        status,
+        view: None,
+    }
 }
 
 fn not_served(model: &ModelDefinition, feature: &FeatureRef, snapshot: &Snapshot) -> ModelGatewayError {
     let detail = match snapshot.newest_view(&feature.view) {
         Some(view) if snapshot.active_view(&feature.view).is_none() => {
-            format!("view `{}@{}` is still being provisioned: try again shortly", view.definition.name, view.version)
+            format!(
+                "view `{}@{}` is still being provisioned: try again shortly",
+                view.definition.name, view.version
+            )
         }
         _ => format!(
             "feature `{feature}` of model `{}` is no longer defined: register a version for the new definition",
@@ -176,13 +211,20 @@ fn not_served(model: &ModelDefinition, feature: &FeatureRef, snapshot: &Snapshot
 /// Places among the model's inputs of the join keys of `views`, each once.
 fn keys(model: &ModelDefinition, views: &[&ViewDefinition]) -> Result<Vec<usize>, ModelGatewayError> {
     let mut keys = Vec::new();
-    for (view, key) in views.iter().flat_map(|view| view.key.iter().map(move |key| (view, key))) {
-        let place = model.inputs.iter().position(|input| input.name == key.name).ok_or_else(|| {
-            unavailable(format!(
-                "key `{}` of view `{}` is no input of model `{}`: add it to the model's inputs",
-                key.name, view.name, model.name
-            ))
-        })?;
+    for (view, key) in views
+        .iter()
+        .flat_map(|view| view.key.iter().map(move |key| (view, key)))
+    {
+        let place = model
+            .inputs
+            .iter()
+            .position(|input| input.name == key.name)
+            .ok_or_else(|| {
+                unavailable(format!(
+                    "key `{}` of view `{}` is no input of model `{}`: add it to the model's inputs",
+                    key.name, view.name, model.name
+                ))
+            })?;
         if !keys.contains(&place) {
             keys.push(place);
         }
@@ -202,9 +244,9 @@ pub fn value_at(column: &ArrayRef, row: usize) -> Value {
         ArrowType::Int64 => Value::I64(column.as_primitive::<Int64Type>().value(row)),
         ArrowType::Float32 => Value::F64(f64::from(column.as_primitive::<Float32Type>().value(row))),
         ArrowType::Float64 => Value::F64(column.as_primitive::<Float64Type>().value(row)),
-        ArrowType::Timestamp(TimeUnit::Microsecond, _) => {
-            Value::Timestamp(EventTime::from_micros(column.as_primitive::<TimestampMicrosecondType>().value(row)))
-        }
+        ArrowType::Timestamp(TimeUnit::Microsecond, _) => Value::Timestamp(EventTime::from_micros(
+            column.as_primitive::<TimestampMicrosecondType>().value(row),
+        )),
         // The engine's columns have the types of the vocabulary; another would be a bug, and its value unknown.
         _ => Value::Null,
     }

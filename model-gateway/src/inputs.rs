@@ -28,20 +28,32 @@ pub fn parse(fields: &[Field], instances: Vec<BTreeMap<String, Value>>) -> Resul
     let rows = instances.len();
     let mut columns: Vec<Vec<Value>> = fields.iter().map(|_| Vec::with_capacity(rows)).collect();
     for (row, mut instance) in instances.into_iter().enumerate() {
-        let at = if rows == 1 { String::new() } else { format!("instance {row}: ") };
+        let at = if rows == 1 {
+            String::new()
+        } else {
+            format!("instance {row}: ")
+        };
         for (field, column) in fields.iter().zip(&mut columns) {
             let value = instance.remove(&field.name).ok_or_else(|| {
                 let near = did_you_mean(&field.name, instance.keys().map(String::as_str));
-                let near = near.strip_prefix(": did you mean ").map(|near| near.trim_end_matches('?').to_owned());
+                let near = near
+                    .strip_prefix(": did you mean ")
+                    .map(|near| near.trim_end_matches('?').to_owned());
                 let hint = near.map(|near| format!(" in the place of {near}")).unwrap_or_default();
-                invalid(format!("{at}input `{}` ({}) is missing: add it to `inputs`{hint}", field.name, field.data_type))
+                invalid(format!(
+                    "{at}input `{}` ({}) is missing: add it to `inputs`{hint}",
+                    field.name, field.data_type
+                ))
             })?;
             column.push(conform(field, value).map_err(|detail| invalid(format!("{at}{detail}")))?);
         }
         if let Some((unknown, _)) = instance.pop_first() {
             let near = did_you_mean(&unknown, fields.iter().map(|field| field.name.as_str()));
             let known: Vec<&str> = fields.iter().map(|field| field.name.as_str()).collect();
-            return Err(invalid(format!("{at}unknown input `{unknown}`{near} (the model takes: {})", known.join(", "))));
+            return Err(invalid(format!(
+                "{at}unknown input `{unknown}`{near} (the model takes: {})",
+                known.join(", ")
+            )));
         }
     }
     let batch = to_batch(fields, &columns, rows)?;
@@ -51,7 +63,12 @@ pub fn parse(fields: &[Field], instances: Vec<BTreeMap<String, Value>>) -> Resul
 /// `value` as the input's type, or why it is not.
 fn conform(field: &Field, value: Value) -> Result<Value, String> {
     let wrong = |value: &Value, remedy: &str| {
-        Err(format!("input `{}` is {}, expected {}: {remedy}", field.name, words(value), field.data_type))
+        Err(format!(
+            "input `{}` is {}, expected {}: {remedy}",
+            field.name,
+            words(value),
+            field.data_type
+        ))
     };
     match (field.data_type, value) {
         (_, Value::Null) => Ok(Value::Null),
@@ -80,9 +97,10 @@ fn conform(field: &Field, value: Value) -> Result<Value, String> {
             .map_err(|error| format!("input `{}` (timestamp): {error}", field.name)),
         (DataType::Timestamp, Value::I64(micros)) => Ok(Value::Timestamp(EventTime::from_micros(micros))),
         (DataType::Timestamp, value @ Value::Timestamp(_)) => Ok(value),
-        (DataType::Timestamp, value) => {
-            wrong(&value, "send RFC 3339 text such as `2013-01-01T05:17:00Z`, or microseconds since the epoch")
-        }
+        (DataType::Timestamp, value) => wrong(
+            &value,
+            "send RFC 3339 text such as `2013-01-01T05:17:00Z`, or microseconds since the epoch",
+        ),
     }
 }
 
@@ -120,9 +138,15 @@ fn float(value: &Value) -> Option<f64> {
 }
 
 fn to_batch(fields: &[Field], columns: &[Vec<Value>], rows: usize) -> Result<RecordBatch, ModelGatewayError> {
-    let arrow_fields: Vec<ArrowField> =
-        fields.iter().map(|field| ArrowField::new(&field.name, field.data_type.arrow(), true)).collect();
-    let arrays = fields.iter().zip(columns).map(|(field, values)| to_array(field.data_type, values)).collect();
+    let arrow_fields: Vec<ArrowField> = fields
+        .iter()
+        .map(|field| ArrowField::new(&field.name, field.data_type.arrow(), true))
+        .collect();
+    let arrays = fields
+        .iter()
+        .zip(columns)
+        .map(|(field, values)| to_array(field.data_type, values))
+        .collect();
     let options = RecordBatchOptions::new().with_row_count(Some(rows));
     RecordBatch::try_new_with_options(Arc::new(Schema::new(arrow_fields)), arrays, &options).map_err(internal)
 }
@@ -154,7 +178,9 @@ fn to_array(data_type: DataType, values: &[Value]) -> ArrayRef {
             integers().map(|number| number.and_then(|number| i32::try_from(number).ok())),
         )),
         DataType::I64 => Arc::new(Int64Array::from_iter(integers())),
-        DataType::F32 => Arc::new(Float32Array::from_iter(floats().map(|number| number.map(|number| number as f32)))),
+        DataType::F32 => Arc::new(Float32Array::from_iter(
+            floats().map(|number| number.map(|number| number as f32)),
+        )),
         DataType::F64 => Arc::new(Float64Array::from_iter(floats())),
         DataType::Timestamp => {
             let micros = values.iter().map(|value| match value {
@@ -171,7 +197,10 @@ mod tests {
     use super::*;
 
     fn fields() -> Vec<Field> {
-        let field = |name: &str, data_type| Field { name: name.to_owned(), data_type };
+        let field = |name: &str, data_type| Field {
+            name: name.to_owned(),
+            data_type,
+        };
         vec![
             field("card_id", DataType::String),
             field("amount", DataType::F64),
@@ -199,9 +228,24 @@ mod tests {
         )
         .unwrap();
         assert_eq!(inputs.rows, 2);
-        let types: Vec<_> = inputs.batch.schema().fields().iter().map(|field| field.data_type().clone()).collect();
-        assert_eq!(types, fields().iter().map(|field| field.data_type.arrow()).collect::<Vec<_>>());
-        let values = |row: usize| inputs.columns.iter().map(|column| column[row].clone()).collect::<Vec<_>>();
+        let types: Vec<_> = inputs
+            .batch
+            .schema()
+            .fields()
+            .iter()
+            .map(|field| field.data_type().clone())
+            .collect();
+        assert_eq!(
+            types,
+            fields().iter().map(|field| field.data_type.arrow()).collect::<Vec<_>>()
+        );
+        let values = |row: usize| {
+            inputs
+                .columns
+                .iter()
+                .map(|column| column[row].clone())
+                .collect::<Vec<_>>()
+        };
         assert_eq!(values(0)[1..3], [Value::F64(120.0), Value::I64(3)]);
         assert_eq!(values(1)[0], Value::Null);
         assert_eq!(values(1)[3], Value::Timestamp(EventTime::from_micros(5)));
@@ -210,13 +254,19 @@ mod tests {
     #[test]
     fn a_missing_input_is_named_with_its_type_and_the_near_one_that_was_sent() {
         let error = refused(r#"{"card":"c1","amount":1,"count":1,"at":1}"#);
-        assert_eq!(error, "input `card_id` (string) is missing: add it to `inputs` in the place of `card`");
+        assert_eq!(
+            error,
+            "input `card_id` (string) is missing: add it to `inputs` in the place of `card`"
+        );
     }
 
     #[test]
     fn an_unknown_input_is_named_with_those_that_exist() {
         let error = refused(r#"{"card_id":"c1","amount":1,"count":1,"at":1,"amuont":2}"#);
-        assert!(error.starts_with("unknown input `amuont`: did you mean `amount`?"), "{error}");
+        assert!(
+            error.starts_with("unknown input `amuont`: did you mean `amount`?"),
+            "{error}"
+        );
     }
 
     #[test]

@@ -15,9 +15,7 @@ use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
 use arrow::datatypes::{DataType as ArrowType, Float32Type, Float64Type, Int32Type, Int64Type};
 use ondol_model_gateway_api::ModelGatewayError;
 use ondol_pipelines_api::wire::ManifestFeature;
-use ondol_vocabulary::{
-    Aggregation, DataType, FeatureKind, FeatureOrigin, ModelDefinition, ModelFeature, Snapshot,
-};
+use ondol_vocabulary::{Aggregation, DataType, FeatureKind, FeatureOrigin, ModelDefinition, ModelFeature, Snapshot};
 
 /// How a feature vector becomes a model's inputs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,10 +62,20 @@ impl Layout {
 
     /// Entries that may be null where their input has no null, a line each with the remedy. `trained` is the training
     /// set's features, where there is a manifest.
-    pub fn nulls(&self, model: &ModelDefinition, snapshot: &Snapshot, trained: Option<&[ManifestFeature]>) -> Vec<String> {
+    pub fn nulls(
+        &self,
+        model: &ModelDefinition,
+        snapshot: &Snapshot,
+        trained: Option<&[ManifestFeature]>,
+    ) -> Vec<String> {
         let Self::Columns(inputs) = self else { return Vec::new() };
         let mut lines = Vec::new();
-        for (feature, input) in model.features.iter().zip(inputs).filter(|(_, input)| !input.element.is_float()) {
+        for (feature, input) in model
+            .features
+            .iter()
+            .zip(inputs)
+            .filter(|(_, input)| !input.element.is_float())
+        {
             let remedy = format!(
                 "input `{}` ({}) has no null: wrap it in `derived.{} = \"coalesce({}, …)\"`, or take it as a float",
                 input.input,
@@ -77,9 +85,15 @@ impl Layout {
             );
             let nulls = trained.and_then(|trained| trained.iter().find(|column| column.name == feature.name));
             if let Some(column) = nulls.filter(|column| column.nulls > 0) {
-                lines.push(format!("- {} is null in {} rows of the training set, and {remedy}", feature.name, column.nulls));
+                lines.push(format!(
+                    "- {} is null in {} rows of the training set, and {remedy}",
+                    feature.name, column.nulls
+                ));
             } else if can_be_missing(feature, snapshot) {
-                lines.push(format!("- {} is null for an entity whose row is missing or expired, and {remedy}", feature.name));
+                lines.push(format!(
+                    "- {} is null for an entity whose row is missing or expired, and {remedy}",
+                    feature.name
+                ));
             }
         }
         lines
@@ -101,7 +115,11 @@ impl Layout {
                     TensorData::F32(cells)
                 };
                 let shape = vec![dimension(rows), dimension(width)];
-                Ok(vec![NamedTensor { name: input.clone(), shape, data }])
+                Ok(vec![NamedTensor {
+                    name: input.clone(),
+                    shape,
+                    data,
+                }])
             }
             Self::Columns(inputs) => vector
                 .schema_ref()
@@ -120,7 +138,11 @@ impl Layout {
             Self::Matrix { input, double } => {
                 let element = if *double { ElementType::F64 } else { ElementType::F32 };
                 let data = TensorData::blank(element, width);
-                vec![NamedTensor { name: input.clone(), shape: vec![1, dimension(width)], data }]
+                vec![NamedTensor {
+                    name: input.clone(),
+                    shape: vec![1, dimension(width)],
+                    data,
+                }]
             }
             Self::Columns(inputs) => inputs
                 .iter()
@@ -136,7 +158,11 @@ impl Layout {
 
 impl ColumnInput {
     fn shape(&self, rows: usize) -> Vec<i64> {
-        if self.has_axis { vec![dimension(rows), 1] } else { vec![dimension(rows)] }
+        if self.has_axis {
+            vec![dimension(rows), 1]
+        } else {
+            vec![dimension(rows)]
+        }
     }
 
     fn tensor(&self, feature: &str, column: &ArrayRef) -> Result<NamedTensor, ModelGatewayError> {
@@ -162,12 +188,20 @@ impl ColumnInput {
             ElementType::I64 => TensorData::I64(integers(column)?),
             ElementType::I32 => TensorData::I32(column.as_primitive::<Int32Type>().values().to_vec()),
             ElementType::Bool => TensorData::Bool(column.as_boolean().values().iter().collect()),
-            ElementType::String => {
-                TensorData::String(column.as_string::<i32>().iter().map(|text| text.unwrap_or_default().to_owned()).collect())
-            }
+            ElementType::String => TensorData::String(
+                column
+                    .as_string::<i32>()
+                    .iter()
+                    .map(|text| text.unwrap_or_default().to_owned())
+                    .collect(),
+            ),
             other => return Err(internal(format!("no column becomes {other}"))),
         };
-        Ok(NamedTensor { name: self.input.clone(), shape: self.shape(rows), data })
+        Ok(NamedTensor {
+            name: self.input.clone(),
+            shape: self.shape(rows),
+            data,
+        })
     }
 }
 
@@ -185,17 +219,29 @@ fn feeds(data_type: DataType, element: ElementType) -> bool {
 
 /// Whether the entry is null for an entity that has no row, or whose row has expired.
 fn can_be_missing(feature: &ModelFeature, snapshot: &Snapshot) -> bool {
-    let FeatureOrigin::View { feature } = &feature.origin else { return false };
-    let Some((view, index)) = snapshot.resolve(feature) else { return true };
+    let FeatureOrigin::View { feature } = &feature.origin else {
+        return false;
+    };
+    let Some((view, index)) = snapshot.resolve(feature) else {
+        return true;
+    };
     let counts = view.definition.features.get(index).is_some_and(|feature| {
-        matches!(feature.kind, FeatureKind::Aggregate { function: Aggregation::Count, .. })
+        matches!(
+            feature.kind,
+            FeatureKind::Aggregate {
+                function: Aggregation::Count,
+                ..
+            }
+        )
     });
     !counts || view.definition.ttl_us.is_some()
 }
 
 /// `card.n_1h` as an identifier: `card_n_1h`.
 fn plain(name: &str) -> String {
-    name.chars().map(|letter| if letter.is_ascii_alphanumeric() { letter } else { '_' }).collect()
+    name.chars()
+        .map(|letter| if letter.is_ascii_alphanumeric() { letter } else { '_' })
+        .collect()
 }
 
 fn names(input: &Slot, feature: &str) -> bool {
@@ -230,12 +276,18 @@ fn fit_matrix(model: &ModelDefinition, input: &Slot, named: Option<&[String]>) -
     let (element, shape) = match &input.kind {
         SlotKind::Tensor { element, shape } => (*element, shape.as_slice()),
         SlotKind::Unsupported(kind) => {
-            return Err(vec![format!("- input `{}` is a {kind}: export it as a float tensor [N, F]", input.name)]);
+            return Err(vec![format!(
+                "- input `{}` is a {kind}: export it as a float tensor [N, F]",
+                input.name
+            )]);
         }
     };
     let mut lines = Vec::new();
     if !element.is_float() {
-        lines.push(format!("- input `{}` is {element}: a matrix of features must be FP32 or FP64", input.name));
+        lines.push(format!(
+            "- input `{}` is {element}: a matrix of features must be FP32 or FP64",
+            input.name
+        ));
     }
     let width = model.features.len();
     match shape {
@@ -251,11 +303,18 @@ fn fit_matrix(model: &ModelDefinition, input: &Slot, named: Option<&[String]>) -
                 lines.push(format!("+ found {columns} columns in input `{}`", input.name));
             }
         }
-        other => lines.push(format!("- input `{}` has {} dimensions: a matrix has 2", input.name, other.len())),
+        other => lines.push(format!(
+            "- input `{}` has {} dimensions: a matrix has 2",
+            input.name,
+            other.len()
+        )),
     }
     if let Some(named) = named {
-        let expected: Vec<Column> =
-            model.features.iter().map(|feature| Column::new(&feature.name, Some(feature.data_type))).collect();
+        let expected: Vec<Column> = model
+            .features
+            .iter()
+            .map(|feature| Column::new(&feature.name, Some(feature.data_type)))
+            .collect();
         let found: Vec<Column> = named.iter().map(|name| Column::new(name, None)).collect();
         let differing = differences(&expected, &found);
         if !differing.is_empty() {
@@ -265,7 +324,10 @@ fn fit_matrix(model: &ModelDefinition, input: &Slot, named: Option<&[String]>) -
             && *columns >= 0
             && *columns != dimension(width)
         {
-            lines.push(format!("- input `{}` has {columns} columns, its property names {width}", input.name));
+            lines.push(format!(
+                "- input `{}` has {columns} columns, its property names {width}",
+                input.name
+            ));
         }
     }
     for (index, feature) in model.features.iter().enumerate() {
@@ -279,15 +341,21 @@ fn fit_matrix(model: &ModelDefinition, input: &Slot, named: Option<&[String]>) -
         }
     }
     if lines.is_empty() {
-        Ok(Layout::Matrix { input: input.name.clone(), double: element == ElementType::F64 })
+        Ok(Layout::Matrix {
+            input: input.name.clone(),
+            double: element == ElementType::F64,
+        })
     } else {
         Err(lines)
     }
 }
 
 fn vector_words(model: &ModelDefinition) -> String {
-    let words: Vec<String> =
-        model.features.iter().map(|feature| format!("{} ({})", feature.name, feature.data_type)).collect();
+    let words: Vec<String> = model
+        .features
+        .iter()
+        .map(|feature| format!("{} ({})", feature.name, feature.data_type))
+        .collect();
     words.join(", ")
 }
 
@@ -301,11 +369,19 @@ fn fit_columns(model: &ModelDefinition, inputs: &[Slot]) -> Result<Layout, Vec<S
             .position(|input| input.name == feature.name)
             .or_else(|| inputs.iter().position(|input| names(input, &feature.name)));
         let Some((place, input)) = place.and_then(|place| inputs.get(place).map(|input| (place, input))) else {
-            lines.push(format!("- expected {}: {} ({})", index + 1, feature.name, feature.data_type));
+            lines.push(format!(
+                "- expected {}: {} ({})",
+                index + 1,
+                feature.name,
+                feature.data_type
+            ));
             continue;
         };
         if std::mem::replace(&mut used[place], true) {
-            lines.push(format!("- input `{}` stands for two features, {} among them", input.name, feature.name));
+            lines.push(format!(
+                "- input `{}` stands for two features, {} among them",
+                input.name, feature.name
+            ));
         }
         match fit_column(feature, input) {
             Ok(column) => columns.push(column),
@@ -313,14 +389,31 @@ fn fit_columns(model: &ModelDefinition, inputs: &[Slot]) -> Result<Layout, Vec<S
         }
     }
     for (input, _) in inputs.iter().zip(&used).filter(|(_, used)| !**used) {
-        lines.push(format!("+ found input `{}` ({}), which is no feature of the model", input.name, kind_words(input)));
+        lines.push(format!(
+            "+ found input `{}` ({}), which is no feature of the model",
+            input.name,
+            kind_words(input)
+        ));
     }
-    if lines.is_empty() { Ok(Layout::Columns(columns)) } else { Err(lines) }
+    if lines.is_empty() {
+        Ok(Layout::Columns(columns))
+    } else {
+        Err(lines)
+    }
 }
 
 fn fit_column(feature: &ModelFeature, input: &Slot) -> Result<ColumnInput, String> {
-    let retyped = || format!("~ retyped {}: expected {}, found {}", feature.name, feature.data_type, kind_words(input));
-    let SlotKind::Tensor { element, shape } = &input.kind else { return Err(retyped()) };
+    let retyped = || {
+        format!(
+            "~ retyped {}: expected {}, found {}",
+            feature.name,
+            feature.data_type,
+            kind_words(input)
+        )
+    };
+    let SlotKind::Tensor { element, shape } = &input.kind else {
+        return Err(retyped());
+    };
     if !feeds(feature.data_type, *element) {
         return Err(retyped());
     }
@@ -334,7 +427,11 @@ fn fit_column(feature: &ModelFeature, input: &Slot) -> Result<ColumnInput, Strin
             ));
         }
     };
-    Ok(ColumnInput { input: input.name.clone(), element: *element, has_axis })
+    Ok(ColumnInput {
+        input: input.name.clone(),
+        element: *element,
+        has_axis,
+    })
 }
 
 fn kind_words(input: &Slot) -> String {
@@ -377,7 +474,11 @@ cell!(f64);
 
 fn fill_columns<T: Cell>(vector: &RecordBatch, cells: &mut [T]) -> Result<(), ModelGatewayError> {
     let width = vector.num_columns();
-    vector.columns().iter().enumerate().try_for_each(|(place, column)| fill(column, cells, width, place))
+    vector
+        .columns()
+        .iter()
+        .enumerate()
+        .try_for_each(|(place, column)| fill(column, cells, width, place))
 }
 
 /// Writes `column` into every `width`th cell from `place` on. Nulls leave their cell as it is (NaN).
@@ -406,7 +507,12 @@ fn fill<T: Cell>(column: &ArrayRef, cells: &mut [T], width: usize, place: usize)
 fn integers(column: &ArrayRef) -> Result<Vec<i64>, ModelGatewayError> {
     match column.data_type() {
         ArrowType::Int64 => Ok(column.as_primitive::<Int64Type>().values().to_vec()),
-        ArrowType::Int32 => Ok(column.as_primitive::<Int32Type>().values().iter().map(|value| i64::from(*value)).collect()),
+        ArrowType::Int32 => Ok(column
+            .as_primitive::<Int32Type>()
+            .values()
+            .iter()
+            .map(|value| i64::from(*value))
+            .collect()),
         ArrowType::Boolean => Ok(column.as_boolean().values().iter().map(i64::from).collect()),
         other => Err(internal(format!("a {other} column can't become an integer tensor"))),
     }

@@ -13,7 +13,9 @@ const FORMAT: u32 = 1;
 /// Parses a manifest.
 pub fn parse(value: serde_json::Value) -> Result<Manifest, ModelGatewayError> {
     let manifest: Manifest = serde_json::from_value(value).map_err(|error| {
-        invalid(format!("the manifest is not one of a training set: {error}: pass the file written beside its output"))
+        invalid(format!(
+            "the manifest is not one of a training set: {error}: pass the file written beside its output"
+        ))
     })?;
     if manifest.format != FORMAT {
         return Err(invalid(format!(
@@ -47,7 +49,10 @@ pub fn check(manifest: &Manifest, model: &ModelVersion, snapshot: &Snapshot) -> 
     let mut lines = differences(&expected, &found);
     if manifest.model.version != model.version {
         lines.push(format!("- expected definition {name}@{}", model.version));
-        lines.push(format!("+ found definition {}: build the training set again", manifest.model));
+        lines.push(format!(
+            "+ found definition {}: build the training set again",
+            manifest.model
+        ));
     }
     for view in &manifest.views {
         match snapshot.active_view(&view.name) {

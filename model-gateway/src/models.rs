@@ -45,16 +45,20 @@ pub struct Scorer {
 
 impl Models {
     /// Reads the catalog. Loads no artifact: see [`Self::warm_up`].
-    pub async fn open(
-        catalog: Catalog,
-        artifacts: ArtifactFolder,
-        options: OnnxOptions,
-    ) -> Result<Self, CatalogError> {
+    pub async fn open(catalog: Catalog, artifacts: ArtifactFolder, options: OnnxOptions) -> Result<Self, CatalogError> {
         let mut by_name: BTreeMap<String, Vec<Arc<Version>>> = BTreeMap::new();
         for record in catalog.versions().await? {
-            by_name.entry(record.registered.model.name.clone()).or_default().push(Arc::new(Version::new(record)));
+            by_name
+                .entry(record.registered.model.name.clone())
+                .or_default()
+                .push(Arc::new(Version::new(record)));
         }
-        Ok(Self { catalog, artifacts, options, by_name: RwLock::new(by_name) })
+        Ok(Self {
+            catalog,
+            artifacts,
+            options,
+            by_name: RwLock::new(by_name),
+        })
     }
 
     /// How artifacts are loaded.
@@ -64,7 +68,12 @@ impl Models {
 
     /// The versions of `name`, oldest first.
     pub fn versions(&self, name: &str) -> Vec<Arc<Version>> {
-        self.by_name.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned().unwrap_or_default()
+        self.by_name
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(name)
+            .cloned()
+            .unwrap_or_default()
     }
 
     /// The version that scores `model`: `fraud` is the newest, `fraud@3` the third.
@@ -75,12 +84,21 @@ impl Models {
         };
         if snapshot.model(name).is_none() {
             let known = snapshot.models.iter().map(|model| model.definition.name.as_str());
-            return Err(ModelGatewayError::UnknownModel { name: model.to_owned(), suggestion: nearest(name, known) });
+            return Err(ModelGatewayError::UnknownModel {
+                name: model.to_owned(),
+                suggestion: nearest(name, known),
+            });
         }
-        let versions = self.versions(name);
+        let by_name = self.by_name.read().unwrap_or_else(PoisonError::into_inner);
+        let versions = by_name.get(name).map(Vec::as_slice).unwrap_or_default();
         let found = match pinned {
             None => versions.last(),
-            Some(pinned) => versions.iter().find(|version| version.record.registered.model.version.to_string() == pinned),
+            // A version that is no number is found nowhere.
+            Some(pinned) => pinned.parse().ok().and_then(|pinned: u32| {
+                versions
+                    .iter()
+                    .find(|version| version.record.registered.model.version == pinned)
+            }),
         };
         found.cloned().ok_or_else(|| match versions.last() {
             None => ModelGatewayError::NothingRegistered { name: name.to_owned() },
@@ -111,7 +129,11 @@ impl Models {
             .await
             .map_err(internal)?
             .map_err(|error| unavailable(format!("the artifact can't be kept: {error}")))?;
-        let record = self.catalog.add(record).await.map_err(|error| unavailable(chain(&error)))?;
+        let record = self
+            .catalog
+            .add(record)
+            .await
+            .map_err(|error| unavailable(chain(&error)))?;
         let version = Version::new(record.clone());
         // The cell is new, so this can't fail.
         let _ = version.scorer.set(scorer);
@@ -131,8 +153,9 @@ impl Models {
                 let sha256 = version.record.registered.sha256.clone();
                 let definition = version.record.definition.clone();
                 let load = move || {
-                    let artifact =
-                        artifacts.read(&sha256).map_err(|error| unavailable(format!("the artifact is gone: {error}")))?;
+                    let artifact = artifacts
+                        .read(&sha256)
+                        .map_err(|error| unavailable(format!("the artifact is gone: {error}")))?;
                     Scorer::load(artifact, &definition, &options)
                 };
                 tokio::task::spawn_blocking(load).await.map_err(internal)?.map(Arc::new)
@@ -145,7 +168,10 @@ impl Models {
     pub async fn warm_up(&self) {
         let newest: Vec<Arc<Version>> = {
             let by_name = self.by_name.read().unwrap_or_else(PoisonError::into_inner);
-            by_name.values().filter_map(|versions| versions.last().cloned()).collect()
+            by_name
+                .values()
+                .filter_map(|versions| versions.last().cloned())
+                .collect()
         };
         for version in newest {
             if let Err(error) = self.scorer(&version).await {
@@ -162,7 +188,11 @@ impl Models {
 
 impl Version {
     fn new(record: VersionRecord) -> Self {
-        Self { record, scorer: OnceCell::new(), plan: RwLock::new(None) }
+        Self {
+            record,
+            scorer: OnceCell::new(),
+            plan: RwLock::new(None),
+        }
     }
 
     /// The plan by which the version's vector is looked up under `snapshot`; compiled once a snapshot.
@@ -185,11 +215,17 @@ impl Scorer {
         options: &OnnxOptions,
     ) -> Result<Self, ModelGatewayError> {
         let onnx = OnnxModel::load(artifact, options).map_err(|error| of_runtime(&error))?;
-        let mismatch =
-            |differences| ModelGatewayError::Mismatch { model: definition.name.clone(), differences };
+        let mismatch = |differences| ModelGatewayError::Mismatch {
+            model: definition.name.clone(),
+            differences,
+        };
         let layout = Layout::fit(definition, onnx.info()).map_err(mismatch)?;
         let score = Score::choose(&onnx.info().outputs).ok_or_else(|| internal("the artifact has no output"))?;
-        Ok(Self { onnx: Arc::new(onnx), layout, score })
+        Ok(Self {
+            onnx: Arc::new(onnx),
+            layout,
+            score,
+        })
     }
 }
 

@@ -100,17 +100,29 @@ impl Bounds {
         })
     }
 
+    /// Whether no request is under way.
+    pub fn is_idle(&self) -> bool {
+        self.in_flight.available_permits() >= self.max_in_flight
+    }
+
     /// The deadline of a request that asks for `deadline_ms`.
     pub fn deadline(&self, deadline_ms: Option<u64>) -> Deadline {
-        let whole = deadline_ms.map_or(self.deadline, Duration::from_millis).min(LONGEST_DEADLINE);
-        Deadline { start: Instant::now(), whole }
+        let whole = deadline_ms
+            .map_or(self.deadline, Duration::from_millis)
+            .min(LONGEST_DEADLINE);
+        Deadline {
+            start: Instant::now(),
+            whole,
+        }
     }
 
     /// Refuses a batch that is too large.
     pub fn check_rows(&self, rows: usize) -> Result<(), ModelGatewayError> {
         if rows > self.max_batch_rows {
             let most = self.max_batch_rows;
-            return Err(invalid(format!("the batch has {rows} rows, at most {most} are taken: send it in parts")));
+            return Err(invalid(format!(
+                "the batch has {rows} rows, at most {most} are taken: send it in parts"
+            )));
         }
         Ok(())
     }
@@ -130,13 +142,19 @@ impl Deadline {
     }
 
     /// Waits for the features, at most until the model's share begins.
-    pub async fn features<T>(&self, work: impl Future<Output = Result<T, ModelGatewayError>>) -> Result<T, ModelGatewayError> {
+    pub async fn features<T>(
+        &self,
+        work: impl Future<Output = Result<T, ModelGatewayError>>,
+    ) -> Result<T, ModelGatewayError> {
         let share = (self.whole / 10).min(MODEL_SHARE);
         self.within(self.whole.saturating_sub(share), "features", work).await
     }
 
     /// Waits for the model, at most until the end.
-    pub async fn model<T>(&self, work: impl Future<Output = Result<T, ModelGatewayError>>) -> Result<T, ModelGatewayError> {
+    pub async fn model<T>(
+        &self,
+        work: impl Future<Output = Result<T, ModelGatewayError>>,
+    ) -> Result<T, ModelGatewayError> {
         self.within(self.whole, "model", work).await
     }
 
@@ -146,13 +164,15 @@ impl Deadline {
         stage: &'static str,
         work: impl Future<Output = Result<T, ModelGatewayError>>,
     ) -> Result<T, ModelGatewayError> {
-        tokio::time::timeout_at(self.start + limit, work).await.unwrap_or_else(|_| {
-            metrics::counter!("ondol_gateway_deadline_exceeded_total", "stage" => stage).increment(1);
-            Err(ModelGatewayError::DeadlineExceeded {
-                deadline_ms: u64::try_from(self.whole.as_millis()).unwrap_or(u64::MAX),
-                stage: stage.to_owned(),
+        tokio::time::timeout_at(self.start + limit, work)
+            .await
+            .unwrap_or_else(|_| {
+                metrics::counter!("ondol_gateway_deadline_exceeded_total", "stage" => stage).increment(1);
+                Err(ModelGatewayError::DeadlineExceeded {
+                    deadline_ms: u64::try_from(self.whole.as_millis()).unwrap_or(u64::MAX),
+                    stage: stage.to_owned(),
+                })
             })
-        })
     }
 }
 
@@ -163,7 +183,11 @@ impl Predictor {
         match self.models.resolve(model, &self.definitions.current()) {
             Err(ModelGatewayError::UnknownModel { .. }) => {
                 // A store that can't be asked leaves the answer as it was.
-                let snapshot = self.definitions.refresh().await.unwrap_or_else(|_| self.definitions.current());
+                let snapshot = self
+                    .definitions
+                    .refresh()
+                    .await
+                    .unwrap_or_else(|_| self.definitions.current());
                 self.models.resolve(model, &snapshot)
             }
             found => found,
@@ -193,7 +217,9 @@ impl Predictor {
         let at = EventTime::from_micros(self.clock.now_micros());
 
         let lookup = Instant::now();
-        let served = deadline.features(plan.serve(self.store.as_ref(), &inputs, batch.as_of, at)).await?;
+        let served = deadline
+            .features(plan.serve(self.store.as_ref(), &inputs, batch.as_of, at))
+            .await?;
         let features = lookup.elapsed();
 
         let run = Instant::now();
@@ -282,7 +308,9 @@ impl Scored {
     /// The inputs of request `row`.
     pub fn inputs(&self, row: usize) -> BTreeMap<&str, &Value> {
         let fields = self.version.record.definition.inputs.iter().zip(&self.inputs.columns);
-        fields.filter_map(|(field, values)| Some((field.name.as_str(), values.get(row)?))).collect()
+        fields
+            .filter_map(|(field, values)| Some((field.name.as_str(), values.get(row)?)))
+            .collect()
     }
 
     /// The vector of request `row`, in order.

@@ -27,14 +27,21 @@ pub async fn register(
     now: EventTime,
 ) -> Result<RegisteredModel, ModelGatewayError> {
     if name.contains('@') {
-        return Err(invalid(format!("`{name}` names a version: register by the model's name, the next version is given")));
+        return Err(invalid(format!(
+            "`{name}` names a version: register by the model's name, the next version is given"
+        )));
     }
     // Asked anew: the definition may have been applied a moment ago.
-    let snapshot =
-        definitions.refresh().await.map_err(|error| unavailable(format!("definitions can't be read: {error}")))?;
+    let snapshot = definitions
+        .refresh()
+        .await
+        .map_err(|error| unavailable(format!("definitions can't be read: {error}")))?;
     let model = snapshot.model(name).cloned().ok_or_else(|| {
         let known = snapshot.models.iter().map(|model| model.definition.name.as_str());
-        ModelGatewayError::UnknownModel { name: name.to_owned(), suggestion: nearest(name, known) }
+        ModelGatewayError::UnknownModel {
+            name: name.to_owned(),
+            suggestion: nearest(name, known),
+        }
     })?;
     let manifest = request.manifest.map(manifest::parse).transpose()?;
     let artifact = request.artifact;
@@ -98,7 +105,10 @@ fn check(
     if differences.is_empty() {
         Ok(())
     } else {
-        Err(ModelGatewayError::Mismatch { model: model.definition.name.clone(), differences })
+        Err(ModelGatewayError::Mismatch {
+            model: model.definition.name.clone(),
+            differences,
+        })
     }
 }
 
@@ -109,8 +119,15 @@ fn trial(scorer: &Scorer, model: &ModelVersion) -> Result<(), ModelGatewayError>
         differences: vec![format!("- a trial run on one row of missing values failed: {detail}")],
     };
     let blank = scorer.layout.blank(model.definition.features.len());
-    let outputs = scorer.onnx.run_here(blank).map_err(|error| mismatch(error.to_string()))?;
-    scorer.score.predictions(&outputs, 1).map(drop).map_err(|error| mismatch(error.to_string()))
+    let outputs = scorer
+        .onnx
+        .run_here(blank)
+        .map_err(|error| mismatch(error.to_string()))?;
+    scorer
+        .score
+        .predictions(&outputs, 1)
+        .map(drop)
+        .map_err(|error| mismatch(error.to_string()))
 }
 
 fn spec(slot: &Slot) -> TensorSpec {
@@ -118,5 +135,9 @@ fn spec(slot: &Slot) -> TensorSpec {
         SlotKind::Tensor { element, shape } => (element.name().to_owned(), shape.clone()),
         SlotKind::Unsupported(kind) => (kind.clone(), Vec::new()),
     };
-    TensorSpec { name: slot.name.clone(), datatype, shape }
+    TensorSpec {
+        name: slot.name.clone(),
+        datatype,
+        shape,
+    }
 }

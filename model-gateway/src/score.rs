@@ -23,10 +23,16 @@ impl Score {
         let is_float = |slot: &&Slot| matches!(&slot.kind, SlotKind::Tensor { element, .. } if element.is_float());
         let is_probability = |slot: &&Slot| slot.name.to_lowercase().contains("prob");
         if let Some(slot) = outputs.iter().filter(is_float).find(is_probability) {
-            return Some(Self { output: slot.name.clone(), is_probability: true });
+            return Some(Self {
+                output: slot.name.clone(),
+                is_probability: true,
+            });
         }
         let slot = outputs.iter().find(is_float).or_else(|| outputs.first())?;
-        Some(Self { output: slot.name.clone(), is_probability: false })
+        Some(Self {
+            output: slot.name.clone(),
+            is_probability: false,
+        })
     }
 
     /// One prediction a row.
@@ -36,7 +42,12 @@ impl Score {
             .find(|tensor| tensor.name == self.output)
             .ok_or_else(|| internal(format!("the model gave no output `{}`", self.output)))?;
         let width = tensor.data.len() / rows.max(1);
-        if tensor.shape.first().is_none_or(|first| usize::try_from(*first) != Ok(rows)) || width * rows != tensor.data.len() {
+        if tensor
+            .shape
+            .first()
+            .is_none_or(|first| usize::try_from(*first) != Ok(rows))
+            || width * rows != tensor.data.len()
+        {
             return Err(internal(format!(
                 "output `{}` has shape {:?} for {rows} rows: its first dimension must be the rows",
                 self.output, tensor.shape
@@ -45,7 +56,11 @@ impl Score {
         let row = |row: usize| match width {
             1 => tensor.data.json(row),
             2 if self.is_probability && tensor.shape.len() == 2 => tensor.data.json(row * 2 + 1),
-            _ => Value::Array((row * width..(row + 1) * width).map(|index| tensor.data.json(index)).collect()),
+            _ => Value::Array(
+                (row * width..(row + 1) * width)
+                    .map(|index| tensor.data.json(index))
+                    .collect(),
+            ),
         };
         Ok((0..rows).map(row).collect())
     }
@@ -58,48 +73,96 @@ mod tests {
     use serde_json::json;
 
     fn slot(name: &str, element: ElementType) -> Slot {
-        Slot { name: name.to_owned(), kind: SlotKind::Tensor { element, shape: vec![-1] } }
+        Slot {
+            name: name.to_owned(),
+            kind: SlotKind::Tensor {
+                element,
+                shape: vec![-1],
+            },
+        }
     }
 
     fn check(name: &str, shape: &[i64], data: TensorData, rows: usize, expected: &Value) {
         let score = Score::choose(&[slot("label", ElementType::I64), slot(name, data.element())]).unwrap();
-        let tensor = NamedTensor { name: score.output.clone(), shape: shape.to_vec(), data };
+        let tensor = NamedTensor {
+            name: score.output.clone(),
+            shape: shape.to_vec(),
+            data,
+        };
         assert_eq!(Value::Array(score.predictions(&[tensor], rows).unwrap()), *expected);
     }
 
     #[test]
     fn two_probabilities_are_the_probability_of_class_1() {
-        check("probabilities", &[2, 2], TensorData::F32(vec![0.25, 0.75, 1.0, 0.0]), 2, &json!([0.75, 0.0]));
+        check(
+            "probabilities",
+            &[2, 2],
+            TensorData::F32(vec![0.25, 0.75, 1.0, 0.0]),
+            2,
+            &json!([0.75, 0.0]),
+        );
     }
 
     #[test]
     fn two_floats_of_another_name_stay_a_list() {
-        check("mean_and_variance", &[1, 2], TensorData::F64(vec![3.0, 4.0]), 1, &json!([[3.0, 4.0]]));
+        check(
+            "mean_and_variance",
+            &[1, 2],
+            TensorData::F64(vec![3.0, 4.0]),
+            1,
+            &json!([[3.0, 4.0]]),
+        );
     }
 
     #[test]
     fn one_float_a_row_is_a_number_with_and_without_an_axis() {
-        check("variable", &[2, 1], TensorData::F32(vec![1.5, 2.5]), 2, &json!([1.5, 2.5]));
-        check("variable", &[2], TensorData::F64(vec![1.5, f64::NAN]), 2, &json!([1.5, null]));
+        check(
+            "variable",
+            &[2, 1],
+            TensorData::F32(vec![1.5, 2.5]),
+            2,
+            &json!([1.5, 2.5]),
+        );
+        check(
+            "variable",
+            &[2],
+            TensorData::F64(vec![1.5, f64::NAN]),
+            2,
+            &json!([1.5, null]),
+        );
     }
 
     #[test]
     fn several_classes_are_a_list() {
-        check("probabilities", &[1, 3], TensorData::F32(vec![0.5, 0.25, 0.25]), 1, &json!([[0.5, 0.25, 0.25]]));
+        check(
+            "probabilities",
+            &[1, 3],
+            TensorData::F32(vec![0.5, 0.25, 0.25]),
+            1,
+            &json!([[0.5, 0.25, 0.25]]),
+        );
     }
 
     #[test]
     fn a_model_of_labels_alone_predicts_the_label() {
         let score = Score::choose(&[slot("label", ElementType::String)]).unwrap();
         let data = TensorData::String(vec!["fraud".to_owned()]);
-        let tensor = NamedTensor { name: "label".to_owned(), shape: vec![1], data };
+        let tensor = NamedTensor {
+            name: "label".to_owned(),
+            shape: vec![1],
+            data,
+        };
         assert_eq!(score.predictions(&[tensor], 1).unwrap(), [json!("fraud")]);
     }
 
     #[test]
     fn an_output_that_does_not_have_the_rows_first_is_refused() {
         let score = Score::choose(&[slot("score", ElementType::F32)]).unwrap();
-        let tensor = NamedTensor { name: "score".to_owned(), shape: vec![1], data: TensorData::F32(vec![1.0]) };
+        let tensor = NamedTensor {
+            name: "score".to_owned(),
+            shape: vec![1],
+            data: TensorData::F32(vec![1.0]),
+        };
         assert!(score.predictions(&[tensor], 2).is_err());
     }
 }

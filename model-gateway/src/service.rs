@@ -61,7 +61,10 @@ impl ModelGatewayService {
         shutdown: &Shutdown,
         health: &Health,
     ) -> Result<Arc<Self>, OpenError> {
-        let folder = |source| OpenError::Folder { path: config.data_dir.clone(), source };
+        let folder = |source| OpenError::Folder {
+            path: config.data_dir.clone(),
+            source,
+        };
         std::fs::create_dir_all(&config.data_dir).map_err(folder)?;
         let artifacts = ArtifactFolder::open(config.data_dir.join("artifacts")).map_err(folder)?;
         let catalog = Catalog::open(&config.database_url()).await?;
@@ -72,27 +75,35 @@ impl ModelGatewayService {
         let definitions = Definitions::open(Arc::clone(&feature_store), file, ready).await;
         definitions.follow(shutdown);
 
-        let log = DecisionLog::start(&config.decision_log, ingest, shutdown);
         let max_in_flight = config.max_in_flight.clamp(1, Semaphore::MAX_PERMITS);
+        let bounds = Bounds {
+            deadline: Duration::from_millis(config.deadline_ms),
+            in_flight: Arc::new(Semaphore::new(max_in_flight)),
+            max_in_flight,
+            max_batch_rows: config.max_batch_rows,
+        };
+        let log = DecisionLog::start(&config.decision_log, ingest, bounds.clone(), shutdown);
         let predictor = Predictor {
             store: feature_store,
             definitions: definitions.clone(),
             models: Arc::clone(&models),
             log,
             clock: Arc::clone(&clock),
-            bounds: Bounds {
-                deadline: Duration::from_millis(config.deadline_ms),
-                in_flight: Arc::new(Semaphore::new(max_in_flight)),
-                max_in_flight,
-                max_batch_rows: config.max_batch_rows,
-            },
+            bounds,
         };
         let (warm, token) = (Arc::clone(&models), shutdown.token());
         shutdown.spawn("gateway-warm-up", async move {
             token.run_until_cancelled(warm.warm_up()).await;
         });
         let (max_artifact_bytes, max_request_bytes) = (config.max_artifact_bytes, config.max_request_bytes);
-        Ok(Arc::new(Self { predictor, models, definitions, clock, max_artifact_bytes, max_request_bytes }))
+        Ok(Arc::new(Self {
+            predictor,
+            models,
+            definitions,
+            clock,
+            max_artifact_bytes,
+            max_request_bytes,
+        }))
     }
 
     /// The routes of the contract and of the Open Inference Protocol V2.
@@ -115,8 +126,22 @@ impl ModelGatewayService {
 #[async_trait]
 impl ModelGateway for ModelGatewayService {
     async fn predict(&self, model: &str, request: PredictRequest) -> Result<Prediction, ModelGatewayError> {
-        let PredictRequest { inputs, as_of, deadline_ms } = request;
-        let scored = self.predictor.score(model, Batch { instances: vec![inputs], as_of, deadline_ms }).await?;
+        let PredictRequest {
+            inputs,
+            as_of,
+            deadline_ms,
+        } = request;
+        let scored = self
+            .predictor
+            .score(
+                model,
+                Batch {
+                    instances: vec![inputs],
+                    as_of,
+                    deadline_ms,
+                },
+            )
+            .await?;
         Ok(scored.answer(0))
     }
 
@@ -125,12 +150,28 @@ impl ModelGateway for ModelGatewayService {
         model: &str,
         request: BatchPredictRequest,
     ) -> Result<BatchPrediction, ModelGatewayError> {
-        let BatchPredictRequest { instances, as_of, deadline_ms } = request;
+        let BatchPredictRequest {
+            instances,
+            as_of,
+            deadline_ms,
+        } = request;
         if instances.is_empty() {
             return Err(invalid("`instances` is empty: send at least one"));
         }
-        let scored = self.predictor.score(model, Batch { instances, as_of, deadline_ms }).await?;
-        Ok(BatchPrediction { predictions: (0..scored.rows()).map(|row| scored.answer(row)).collect() })
+        let scored = self
+            .predictor
+            .score(
+                model,
+                Batch {
+                    instances,
+                    as_of,
+                    deadline_ms,
+                },
+            )
+            .await?;
+        Ok(BatchPrediction {
+            predictions: (0..scored.rows()).map(|row| scored.answer(row)).collect(),
+        })
     }
 
     async fn register(&self, model: &str, request: RegisterRequest) -> Result<RegisteredModel, ModelGatewayError> {
@@ -146,16 +187,27 @@ impl ModelGateway for ModelGatewayService {
     }
 
     async fn models(&self) -> Result<Vec<ModelSummary>, ModelGatewayError> {
-        let snapshot = self.definitions.refresh().await.unwrap_or_else(|_| self.definitions.current());
+        let snapshot = self
+            .definitions
+            .refresh()
+            .await
+            .unwrap_or_else(|_| self.definitions.current());
         let summary = |model: &ondol_vocabulary::ModelVersion| {
             let definition = &model.definition;
             let mut versions = self.models.versions(&definition.name);
             versions.reverse();
             ModelSummary {
                 name: definition.name.clone(),
-                inputs: definition.inputs.iter().map(|input| (input.name.clone(), input.data_type)).collect(),
+                inputs: definition
+                    .inputs
+                    .iter()
+                    .map(|input| (input.name.clone(), input.data_type))
+                    .collect(),
                 features: definition.features.iter().map(|feature| feature.name.clone()).collect(),
-                versions: versions.iter().map(|version| version.record.registered.clone()).collect(),
+                versions: versions
+                    .iter()
+                    .map(|version| version.record.registered.clone())
+                    .collect(),
             }
         };
         Ok(snapshot.models.iter().map(summary).collect())

@@ -1,6 +1,12 @@
 //! What outlives the process: registered versions, the definitions last known, and the decisions.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "tests")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    missing_docs,
+    reason = "tests"
+)]
 
 mod support;
 
@@ -76,12 +82,20 @@ async fn an_artifact_that_was_changed_on_disk_is_not_run() {
     let bench = Bench::with_model().await;
     let (folder, store) = (Arc::clone(&bench.folder), Arc::clone(&bench.store));
     bench.stop().await;
-    let file = std::fs::read_dir(folder.path().join("artifacts")).unwrap().next().unwrap().unwrap().path();
+    let file = std::fs::read_dir(folder.path().join("artifacts"))
+        .unwrap()
+        .next()
+        .unwrap()
+        .unwrap()
+        .path();
     std::fs::write(file, support::artifact("columns")).unwrap();
 
     let bench = Bench::open_in(folder, store, |_| {}).await;
     let error = bench.predict(C1).await.unwrap_err();
-    assert!(error.to_string().contains("has changed since it was registered"), "{error}");
+    assert!(
+        error.to_string().contains("has changed since it was registered"),
+        "{error}"
+    );
 }
 
 #[tokio::test]
@@ -90,7 +104,10 @@ async fn every_decision_is_logged_with_what_was_served() {
     // A float whose shortest decimal form has 17 digits: it must come back to the bit.
     let spend = 0.1 + 0.2;
     bench.store.set("card.spend_24h", "c1", Value::F64(spend), 60);
-    let answer = bench.predict(r#"{"card_id":"c1","merchant_id":"m9","amount":"Infinity"}"#).await.unwrap();
+    let answer = bench
+        .predict(r#"{"card_id":"c1","merchant_id":"m9","amount":"Infinity"}"#)
+        .await
+        .unwrap();
     let mut decision = bench.ingest.wait_for(1).await.remove(0);
     for timing in ["latency_us", "features_us", "model_us"] {
         assert!(decision.as_object_mut().unwrap().remove(timing).unwrap().is_i64());
@@ -102,12 +119,18 @@ async fn every_decision_is_logged_with_what_was_served() {
         vector,
         json!({"amount": "Infinity", "card.n_1h": 2, "card.spend_24h": spend, "derived.ratio": "Infinity", "merchant.risk": null})
     );
-    assert_eq!(parse(&decision["inputs"]), json!({"amount": "Infinity", "card_id": "c1", "merchant_id": "m9"}));
+    assert_eq!(
+        parse(&decision["inputs"]),
+        json!({"amount": "Infinity", "card_id": "c1", "merchant_id": "m9"})
+    );
     assert_eq!(
         parse(&decision["statuses"]),
         json!({"amount": "fresh", "card.n_1h": "fresh", "card.spend_24h": "fresh", "derived.ratio": "fresh", "merchant.risk": "missing"})
     );
-    assert_eq!(parse(&decision["ages_ms"]), json!({"card.n_1h": 60_000, "card.spend_24h": 60_000}));
+    assert_eq!(
+        parse(&decision["ages_ms"]),
+        json!({"card.n_1h": 60_000, "card.spend_24h": 60_000})
+    );
     assert_eq!(parse(&decision["views"]), json!({"card": 1, "merchant": 1}));
     assert_eq!(parse(&decision["prediction"]), answer.prediction);
     for text in ["vector", "inputs", "statuses", "ages_ms", "views", "prediction"] {
@@ -137,10 +160,10 @@ async fn decisions_wait_while_ingest_is_down_and_are_pushed_when_it_is_back() {
     let second = bench.predict(C1).await.unwrap();
     bench.ingest.down.store(false, Ordering::SeqCst);
     let logged = bench.ingest.wait_for(2).await;
-    assert_eq!([logged[0]["request_id"].as_str(), logged[1]["request_id"].as_str()], [
-        Some(first.request_id.as_str()),
-        Some(second.request_id.as_str())
-    ]);
+    assert_eq!(
+        [logged[0]["request_id"].as_str(), logged[1]["request_id"].as_str()],
+        [Some(first.request_id.as_str()), Some(second.request_id.as_str())]
+    );
 }
 
 #[tokio::test]
@@ -152,7 +175,11 @@ async fn a_full_queue_drops_decisions_and_requests_go_on() {
     .await;
     bench.register("matrix").await.unwrap();
     bench.ingest.down.store(true, Ordering::SeqCst);
-    let batch = |rows: usize| BatchPredictRequest { instances: vec![inputs(C1); rows], as_of: None, deadline_ms: None };
+    let batch = |rows: usize| BatchPredictRequest {
+        instances: vec![inputs(C1); rows],
+        as_of: None,
+        deadline_ms: None,
+    };
     for rows in [2, 2, 1, 1] {
         assert!(bench.gateway.batch_predict("fraud", batch(rows)).await.is_ok());
     }
@@ -189,7 +216,9 @@ async fn the_catalog_is_the_same_in_postgres() {
     let bench = Bench::open_with(|config| config.database = url.clone()).await;
     // The database is shared by tests that run side by side: the model's name is this test's own.
     let name = services::unique_name("fraud");
-    bench.store.apply(|snapshot| snapshot.models[0].definition.name = name.clone());
+    bench
+        .store
+        .apply(|snapshot| snapshot.models[0].definition.name = name.clone());
     let request = |fixture| ondol_model_gateway_api::wire::RegisterRequest {
         artifact: support::artifact(fixture),
         manifest: None,

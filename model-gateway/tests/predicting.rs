@@ -1,6 +1,12 @@
 //! A request by key: one lookup, one run, and an answer that says what it stands on.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "tests")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    missing_docs,
+    reason = "tests"
+)]
 
 mod support;
 
@@ -40,7 +46,12 @@ async fn a_prediction_says_what_it_stands_on() {
     assert_eq!(feature("amount").value, Value::F64(8.0));
     assert_eq!((feature("amount").age_ms, feature("amount").view), (None, None));
     assert_eq!(feature("derived.ratio").value, Value::F64(-2.0));
-    assert!(prediction.features.values().all(|feature| feature.status == FeatureStatus::Fresh));
+    assert!(
+        prediction
+            .features
+            .values()
+            .all(|feature| feature.status == FeatureStatus::Fresh)
+    );
 }
 
 #[tokio::test]
@@ -48,7 +59,12 @@ async fn a_stranger_is_scored_on_missing_values() {
     let bench = Bench::with_model().await;
     let prediction = bench.predict(STRANGER).await.unwrap();
     assert_near(&prediction.prediction, sigmoid(8.0));
-    let feature = |name: &str| (prediction.features[name].value.clone(), prediction.features[name].status);
+    let feature = |name: &str| {
+        (
+            prediction.features[name].value.clone(),
+            prediction.features[name].status,
+        )
+    };
     assert_eq!(feature("card.n_1h"), (Value::I64(0), FeatureStatus::Missing));
     assert_eq!(feature("merchant.risk"), (Value::Null, FeatureStatus::Missing));
     assert_eq!(feature("derived.ratio"), (Value::Null, FeatureStatus::Null));
@@ -58,7 +74,11 @@ async fn a_stranger_is_scored_on_missing_values() {
 async fn a_batch_is_one_read_of_the_store() {
     let bench = Bench::with_model().await;
     let instances = vec![inputs(C1), inputs(STRANGER), inputs(C1)];
-    let request = BatchPredictRequest { instances, as_of: None, deadline_ms: None };
+    let request = BatchPredictRequest {
+        instances,
+        as_of: None,
+        deadline_ms: None,
+    };
     let answers = bench.gateway.batch_predict("fraud", request).await.unwrap().predictions;
     assert_near(&answers[0].prediction, sigmoid(4.25));
     assert_near(&answers[1].prediction, sigmoid(8.0));
@@ -66,7 +86,14 @@ async fn a_batch_is_one_read_of_the_store() {
     assert_ne!(answers[0].request_id, answers[2].request_id);
     let reads = bench.store.reads.lock().unwrap();
     assert_eq!(reads.len(), 1);
-    assert_eq!(reads[0].entities.iter().map(|column| column.name.as_str()).collect::<Vec<_>>(), ["card_id", "merchant_id"]);
+    assert_eq!(
+        reads[0]
+            .entities
+            .iter()
+            .map(|column| column.name.as_str())
+            .collect::<Vec<_>>(),
+        ["card_id", "merchant_id"]
+    );
 }
 
 #[tokio::test]
@@ -75,7 +102,11 @@ async fn a_large_batch_is_scored_like_its_rows() {
     let amount = |row: usize| format!(r#"{{"card_id":"c1","merchant_id":"m1","amount":{row}}}"#);
     // Beyond the inline budget, so that the blocking pool runs it.
     let instances = (0..9_000).map(|row| inputs(&amount(row))).collect();
-    let request = BatchPredictRequest { instances, as_of: None, deadline_ms: Some(60_000) };
+    let request = BatchPredictRequest {
+        instances,
+        as_of: None,
+        deadline_ms: Some(60_000),
+    };
     let answers = bench.gateway.batch_predict("fraud", request).await.unwrap().predictions;
     let alone = bench.predict(&amount(3)).await.unwrap();
     assert_eq!(answers[3].prediction, alone.prediction);
@@ -85,7 +116,17 @@ async fn a_large_batch_is_scored_like_its_rows() {
 async fn a_prediction_as_of_a_moment_reads_as_of_it() {
     let bench = Bench::with_model().await;
     let as_of = EventTime::from_micros(NOW - 1);
-    let answer = bench.gateway.predict("fraud", PredictRequest { as_of: Some(as_of), ..request(C1) }).await.unwrap();
+    let answer = bench
+        .gateway
+        .predict(
+            "fraud",
+            PredictRequest {
+                as_of: Some(as_of),
+                ..request(C1)
+            },
+        )
+        .await
+        .unwrap();
     assert_eq!(answer.as_of, as_of);
     assert_eq!(bench.store.reads.lock().unwrap()[0].as_of, Some(as_of));
 }
@@ -100,12 +141,16 @@ async fn a_model_of_inputs_alone_reads_nothing() {
             let name = format!("copy_{place}");
             from_derived(&name, DataType::F64)
         }));
-        definition.derived =
-            (0..4).map(|place| support::derived(&format!("copy_{place}"), "amount", DataType::F64)).collect();
+        definition.derived = (0..4)
+            .map(|place| support::derived(&format!("copy_{place}"), "amount", DataType::F64))
+            .collect();
         definition.derived_needs.clear();
     });
     bench.register("matrix_unnamed").await.unwrap();
-    let answer = bench.predict(r#"{"card_id":"c1","merchant_id":"m1","amount":0.5}"#).await.unwrap();
+    let answer = bench
+        .predict(r#"{"card_id":"c1","merchant_id":"m1","amount":0.5}"#)
+        .await
+        .unwrap();
     assert_near(&answer.prediction, sigmoid(2.5));
     assert_eq!(answer.as_of, EventTime::from_micros(NOW));
     assert!(bench.store.reads.lock().unwrap().is_empty());
@@ -136,12 +181,17 @@ async fn text_reaches_a_text_tensor_and_a_label_comes_back() {
     bench.store.apply(|snapshot| {
         let definition = &mut snapshot.models[0].definition;
         definition.features = vec![from_derived("country", DataType::String)];
-        definition.derived =
-            vec![support::derived("country", "coalesce(merchant.country, 'none')", DataType::String)];
+        definition.derived = vec![support::derived(
+            "country",
+            "coalesce(merchant.country, 'none')",
+            DataType::String,
+        )];
         definition.derived_needs = vec!["merchant.country".parse().unwrap()];
     });
     bench.register("text").await.unwrap();
-    bench.store.set("merchant.country", "m1", Value::String("대한민국".to_owned()), 1);
+    bench
+        .store
+        .set("merchant.country", "m1", Value::String("대한민국".to_owned()), 1);
     assert_eq!(bench.predict(C1).await.unwrap().prediction, "대한민국");
     assert_eq!(bench.predict(STRANGER).await.unwrap().prediction, "none");
 }
@@ -149,8 +199,14 @@ async fn text_reaches_a_text_tensor_and_a_label_comes_back() {
 #[tokio::test]
 async fn a_wrong_input_is_named_before_anything_is_read() {
     let bench = Bench::with_model().await;
-    let error = bench.predict(r#"{"card_id":"c1","merchant_id":"m1","amount":"8"}"#).await.unwrap_err();
-    assert_eq!(error.to_string(), "input `amount` is the text `8`, expected f64: send a number");
+    let error = bench
+        .predict(r#"{"card_id":"c1","merchant_id":"m1","amount":"8"}"#)
+        .await
+        .unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "input `amount` is the text `8`, expected f64: send a number"
+    );
     assert!(bench.store.reads.lock().unwrap().is_empty());
 }
 
@@ -162,14 +218,20 @@ async fn unknown_models_and_versions_are_named_with_what_there_is() {
         async move { gateway.predict(model, request(C1)).await.unwrap_err().to_string() }
     };
     assert_eq!(error("frod").await, "unknown model `frod`: did you mean `fraud`?");
-    assert_eq!(error("fraud@9").await, "unknown model `fraud@9`: did you mean `fraud@1`?");
+    assert_eq!(
+        error("fraud@9").await,
+        "unknown model `fraud@9`: did you mean `fraud@1`?"
+    );
 }
 
 #[tokio::test]
 async fn a_model_without_a_version_says_how_to_register_one() {
     let bench = Bench::open().await;
     let error = bench.predict(C1).await.unwrap_err();
-    assert_eq!(error.to_string(), "model `fraud` has no registered version: `ondol model register fraud model.onnx`");
+    assert_eq!(
+        error.to_string(),
+        "model `fraud` has no registered version: `ondol model register fraud model.onnx`"
+    );
 }
 
 #[tokio::test]
@@ -200,7 +262,10 @@ async fn a_promoted_view_is_served_from_the_next_snapshot_on() {
     bench.store.apply(|snapshot| snapshot.views[0].version = 2);
     bench.gateway.models().await.unwrap();
     let answer = bench.predict(C1).await.unwrap();
-    assert_eq!(answer.features["card.n_1h"].view.as_ref().unwrap().to_string(), "card@2");
+    assert_eq!(
+        answer.features["card.n_1h"].view.as_ref().unwrap().to_string(),
+        "card@2"
+    );
 }
 
 #[tokio::test]
@@ -225,8 +290,24 @@ async fn more_requests_than_the_bound_are_refused_at_once() {
 async fn a_slow_store_is_named_when_the_deadline_passes() {
     let bench = Bench::with_model().await;
     let _held = bench.store.gate.acquire_many(1_000).await.unwrap();
-    let error = bench.gateway.predict("fraud", PredictRequest { deadline_ms: Some(20), ..request(C1) }).await.unwrap_err();
-    assert_eq!(error, ModelGatewayError::DeadlineExceeded { deadline_ms: 20, stage: "features".to_owned() });
+    let error = bench
+        .gateway
+        .predict(
+            "fraud",
+            PredictRequest {
+                deadline_ms: Some(20),
+                ..request(C1)
+            },
+        )
+        .await
+        .unwrap_err();
+    assert_eq!(
+        error,
+        ModelGatewayError::DeadlineExceeded {
+            deadline_ms: 20,
+            stage: "features".to_owned()
+        }
+    );
 }
 
 #[tokio::test]
@@ -242,8 +323,17 @@ async fn without_the_store_a_request_is_unavailable_and_says_why() {
 async fn a_batch_beyond_the_bound_or_without_rows_is_refused() {
     let bench = Bench::open_with(|config| config.max_batch_rows = 1).await;
     bench.register("matrix").await.unwrap();
-    let batch = |count: usize| BatchPredictRequest { instances: vec![inputs(C1); count], as_of: None, deadline_ms: None };
-    let error = bench.gateway.batch_predict("fraud", batch(2)).await.unwrap_err().to_string();
+    let batch = |count: usize| BatchPredictRequest {
+        instances: vec![inputs(C1); count],
+        as_of: None,
+        deadline_ms: None,
+    };
+    let error = bench
+        .gateway
+        .batch_predict("fraud", batch(2))
+        .await
+        .unwrap_err()
+        .to_string();
     assert_eq!(error, "the batch has 2 rows, at most 1 are taken: send it in parts");
     assert!(bench.gateway.batch_predict("fraud", batch(0)).await.is_err());
 }

@@ -1,6 +1,12 @@
 //! An artifact is registered only if it takes the model's vector; otherwise the refusal says what differs.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "tests")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    missing_docs,
+    reason = "tests"
+)]
 
 mod support;
 
@@ -18,7 +24,9 @@ async fn refused(bench: &Bench, fixture: &str, manifest: Option<serde_json::Valu
 }
 
 fn set_vector(bench: &Bench, features: Vec<ModelFeature>) {
-    bench.store.apply(|snapshot| snapshot.models[0].definition.features = features);
+    bench
+        .store
+        .apply(|snapshot| snapshot.models[0].definition.features = features);
 }
 
 #[tokio::test]
@@ -28,7 +36,14 @@ async fn a_matrix_that_names_its_columns_is_registered() {
     assert_eq!(registered.model.to_string(), "fraud@1");
     assert_eq!(registered.definition_version, 3);
     assert_eq!(registered.inputs[0].shape, [-1, 5]);
-    assert_eq!(registered.outputs.iter().map(|output| output.datatype.as_str()).collect::<Vec<_>>(), ["INT64", "FP32"]);
+    assert_eq!(
+        registered
+            .outputs
+            .iter()
+            .map(|output| output.datatype.as_str())
+            .collect::<Vec<_>>(),
+        ["INT64", "FP32"]
+    );
 }
 
 #[tokio::test]
@@ -39,7 +54,14 @@ async fn versions_count_up_and_the_same_artifact_is_the_same_version() {
     assert_eq!(bench.register("matrix_double").await.unwrap().model.version, 2);
     assert_eq!(bench.register("matrix").await.unwrap().model.version, 3);
     let models = bench.gateway.models().await.unwrap();
-    assert_eq!(models[0].versions.iter().map(|version| version.model.version).collect::<Vec<_>>(), [3, 2, 1]);
+    assert_eq!(
+        models[0]
+            .versions
+            .iter()
+            .map(|version| version.model.version)
+            .collect::<Vec<_>>(),
+        [3, 2, 1]
+    );
 }
 
 #[tokio::test]
@@ -123,9 +145,15 @@ async fn a_manifest_of_another_model_is_refused() {
 #[tokio::test]
 async fn a_manifest_that_is_none_is_named() {
     let bench = Bench::open().await;
-    let error = bench.register_with("matrix", Some(json!({ "rows": 1 }))).await.unwrap_err();
+    let error = bench
+        .register_with("matrix", Some(json!({ "rows": 1 })))
+        .await
+        .unwrap_err();
     assert!(matches!(&error, ModelGatewayError::InvalidRequest { .. }), "{error}");
-    assert!(error.to_string().contains("pass the file written beside its output"), "{error}");
+    assert!(
+        error.to_string().contains("pass the file written beside its output"),
+        "{error}"
+    );
 }
 
 #[tokio::test]
@@ -149,7 +177,9 @@ async fn tensors_of_another_vector_are_refused_with_a_diff() {
 async fn an_integer_tensor_fed_by_a_feature_that_can_be_missing_is_refused_with_the_remedy() {
     let bench = Bench::open().await;
     // With a time to live, even a count is null when it is stale.
-    bench.store.apply(|snapshot| snapshot.views[0].definition.ttl_us = Some(1));
+    bench
+        .store
+        .apply(|snapshot| snapshot.views[0].definition.ttl_us = Some(1));
     insta::assert_snapshot!(refused(&bench, "columns", None).await);
     assert!(bench.register("columns_float").await.is_ok());
 }
@@ -176,7 +206,10 @@ async fn a_text_tensor_takes_a_derived_feature() {
 #[tokio::test]
 async fn bytes_that_are_no_model_are_the_callers_fault() {
     let bench = Bench::open().await;
-    let request = RegisterRequest { artifact: bytes::Bytes::from_static(b"not a model"), manifest: None };
+    let request = RegisterRequest {
+        artifact: bytes::Bytes::from_static(b"not a model"),
+        manifest: None,
+    };
     let error = bench.gateway.register("fraud", request).await.unwrap_err();
     assert!(matches!(&error, ModelGatewayError::InvalidRequest { .. }), "{error}");
     assert!(error.to_string().contains("send an ONNX file"), "{error}");
@@ -185,7 +218,10 @@ async fn bytes_that_are_no_model_are_the_callers_fault() {
 #[tokio::test]
 async fn an_unknown_model_is_refused_with_the_nearest_name() {
     let bench = Bench::open().await;
-    let request = RegisterRequest { artifact: artifact("matrix"), manifest: None };
+    let request = RegisterRequest {
+        artifact: artifact("matrix"),
+        manifest: None,
+    };
     let error = bench.gateway.register("frod", request).await.unwrap_err();
     assert_eq!(error.to_string(), "unknown model `frod`: did you mean `fraud`?");
 }

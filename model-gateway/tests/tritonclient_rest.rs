@@ -1,6 +1,12 @@
 //! The unmodified tritonclient against the gateway's V2 routes. The client's side is `tests/tritonclient_rest.py`.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "tests")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    missing_docs,
+    reason = "tests"
+)]
 
 mod support;
 
@@ -12,7 +18,11 @@ async fn run_client(bench: &Bench, scene: &str) {
     let address = listener.local_addr().unwrap().to_string();
     let server = tokio::spawn(axum::serve(listener, bench.gateway.router()).into_future());
     let output = tokio::process::Command::new(services::python())
-        .args([&format!("{}/tests/tritonclient_rest.py", env!("CARGO_MANIFEST_DIR")), &address, scene])
+        .args([
+            &format!("{}/tests/tritonclient_rest.py", env!("CARGO_MANIFEST_DIR")),
+            &address,
+            scene,
+        ])
         .output()
         .await
         .unwrap();

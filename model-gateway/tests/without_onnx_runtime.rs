@@ -1,7 +1,13 @@
 //! On a machine without ONNX Runtime the gateway starts, and says what is missing. A process of its own: once loaded,
 //! the library stays.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "tests")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    missing_docs,
+    reason = "tests"
+)]
 
 mod support;
 

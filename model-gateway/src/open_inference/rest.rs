@@ -73,7 +73,9 @@ impl From<ModelGatewayError> for Refusal {
     fn from(error: ModelGatewayError) -> Self {
         let status = match &error {
             ModelGatewayError::InvalidRequest { .. } => StatusCode::BAD_REQUEST,
-            ModelGatewayError::UnknownModel { .. } | ModelGatewayError::NothingRegistered { .. } => StatusCode::NOT_FOUND,
+            ModelGatewayError::UnknownModel { .. } | ModelGatewayError::NothingRegistered { .. } => {
+                StatusCode::NOT_FOUND
+            }
             ModelGatewayError::Mismatch { .. } => StatusCode::UNPROCESSABLE_ENTITY,
             ModelGatewayError::Overloaded { .. } => StatusCode::TOO_MANY_REQUESTS,
             ModelGatewayError::DeadlineExceeded { .. } => StatusCode::GATEWAY_TIMEOUT,
@@ -131,9 +133,18 @@ async fn model_metadata(
     parameters.insert("raw_inputs".to_owned(), json!(registered.inputs));
     Ok(Json(ModelMetadata {
         name: registered.model.name.clone(),
-        versions: versions.iter().map(|version| version.record.registered.model.version.to_string()).collect(),
+        versions: versions
+            .iter()
+            .map(|version| version.record.registered.model.version.to_string())
+            .collect(),
         platform: "onnx_onnxv1",
-        inputs: version.record.definition.inputs.iter().map(|input| input_spec(&input.name, input.data_type)).collect(),
+        inputs: version
+            .record
+            .definition
+            .inputs
+            .iter()
+            .map(|input| input_spec(&input.name, input.data_type))
+            .collect(),
         outputs: registered.outputs.clone(),
         parameters,
     }))
@@ -151,7 +162,10 @@ async fn model_ready(
     };
     match ready.await {
         Ok(()) => Ok(Json(json!({ "name": path.model, "live": true, "ready": true }))),
-        Err(error) => Err(Refusal(StatusCode::BAD_REQUEST, format!("model `{}` is not ready: {error}", path.name()))),
+        Err(error) => Err(Refusal(
+            StatusCode::BAD_REQUEST,
+            format!("model `{}` is not ready: {error}", path.name()),
+        )),
     }
 }
 
@@ -174,18 +188,31 @@ async fn infer(
     if headers.contains_key(BINARY_HEADER) {
         return Err(binary_data().into());
     }
-    if let Some(encoding) = headers.get(header::CONTENT_ENCODING).filter(|encoding| *encoding != "identity") {
+    if let Some(encoding) = headers
+        .get(header::CONTENT_ENCODING)
+        .filter(|encoding| *encoding != "identity")
+    {
         let encoding = String::from_utf8_lossy(encoding.as_bytes());
         let error = format!("content encoding `{encoding}` is not supported: send the request uncompressed");
         return Err(Refusal(StatusCode::UNSUPPORTED_MEDIA_TYPE, error));
     }
     let request: InferRequest = serde_json::from_slice(&body).map_err(|error| {
-        invalid(format!("the request is not valid: {error} (JSON has no NaN: send null for a missing number)"))
+        invalid(format!(
+            "the request is not valid: {error} (JSON has no NaN: send null for a missing number)"
+        ))
     })?;
     let version = predictor.version(&path.name()).await?;
-    let InferRequest { id, parameters, inputs, outputs } = request;
+    let InferRequest {
+        id,
+        parameters,
+        inputs,
+        outputs,
+    } = request;
     // Clients give their timeout in microseconds.
-    let deadline_ms = parameters.get("timeout").and_then(serde_json::Value::as_u64).map(|micros| micros.div_ceil(1_000));
+    let deadline_ms = parameters
+        .get("timeout")
+        .and_then(serde_json::Value::as_u64)
+        .map(|micros| micros.div_ceil(1_000));
     let model = version.record.registered.model.clone();
     let (tensors, request_ids) = match kind_of(&version, &inputs)? {
         InputKind::Definition => infer_by_key(&predictor, &model.to_string(), inputs, deadline_ms).await?,
@@ -209,8 +236,20 @@ enum InputKind {
 }
 
 fn kind_of(version: &Version, inputs: &[InputTensor]) -> Result<InputKind, ModelGatewayError> {
-    let keys: Vec<&str> = version.record.definition.inputs.iter().map(|input| input.name.as_str()).collect();
-    let raw: Vec<&str> = version.record.registered.inputs.iter().map(|input| input.name.as_str()).collect();
+    let keys: Vec<&str> = version
+        .record
+        .definition
+        .inputs
+        .iter()
+        .map(|input| input.name.as_str())
+        .collect();
+    let raw: Vec<&str> = version
+        .record
+        .registered
+        .inputs
+        .iter()
+        .map(|input| input.name.as_str())
+        .collect();
     let all_of = |names: &[&str]| inputs.iter().all(|input| names.contains(&input.name.as_str()));
     // A model whose own tensors are named as its inputs is asked by its inputs: the same values, and they are logged.
     if all_of(&keys) {
@@ -244,7 +283,16 @@ async fn infer_by_key(
     deadline_ms: Option<u64>,
 ) -> Result<(Vec<NamedTensor>, Map<String, serde_json::Value>), ModelGatewayError> {
     let instances = instances(inputs)?;
-    let scored = predictor.score(model, Batch { instances, as_of: None, deadline_ms }).await?;
+    let scored = predictor
+        .score(
+            model,
+            Batch {
+                instances,
+                as_of: None,
+                deadline_ms,
+            },
+        )
+        .await?;
     let ids: Vec<&str> = (0..scored.rows()).map(|row| scored.request_id(row)).collect();
     let mut parameters = Map::new();
     // The protocol's parameters are scalars, so the ids are one text.
@@ -287,7 +335,10 @@ async fn infer_raw(
 ) -> Result<Vec<NamedTensor>, ModelGatewayError> {
     let _permit = predictor.bounds.admit()?;
     let deadline = predictor.bounds.deadline(deadline_ms);
-    let tensors = inputs.into_iter().map(InputTensor::into_tensor).collect::<Result<Vec<_>, _>>()?;
+    let tensors = inputs
+        .into_iter()
+        .map(InputTensor::into_tensor)
+        .collect::<Result<Vec<_>, _>>()?;
     let rows = check_raw(version, &tensors)?;
     predictor.bounds.check_rows(rows)?;
     let run = async {
@@ -301,24 +352,42 @@ async fn infer_raw(
 fn check_raw(version: &Version, tensors: &[NamedTensor]) -> Result<usize, ModelGatewayError> {
     for spec in &version.record.registered.inputs {
         let mut named = tensors.iter().filter(|tensor| tensor.name == spec.name);
-        let tensor = named.next().ok_or_else(|| invalid(format!("input `{}` ({}) is missing", spec.name, spec.datatype)))?;
+        let tensor = named
+            .next()
+            .ok_or_else(|| invalid(format!("input `{}` ({}) is missing", spec.name, spec.datatype)))?;
         if named.next().is_some() {
             return Err(invalid(format!("input `{}` was sent twice", spec.name)));
         }
         if tensor.data.element().name() != spec.datatype {
             let sent = tensor.data.element();
-            return Err(invalid(format!("input `{}` is {sent}, expected {}", spec.name, spec.datatype)));
+            return Err(invalid(format!(
+                "input `{}` is {sent}, expected {}",
+                spec.name, spec.datatype
+            )));
         }
         let fits = tensor.shape.len() == spec.shape.len()
-            && tensor.shape.iter().zip(&spec.shape).all(|(size, wanted)| *wanted < 0 || size == wanted);
+            && tensor
+                .shape
+                .iter()
+                .zip(&spec.shape)
+                .all(|(size, wanted)| *wanted < 0 || size == wanted);
         if !fits {
-            return Err(invalid(format!("input `{}` has shape {:?}, expected {:?}", spec.name, tensor.shape, spec.shape)));
+            return Err(invalid(format!(
+                "input `{}` has shape {:?}, expected {:?}",
+                spec.name, tensor.shape, spec.shape
+            )));
         }
     }
-    let rows = tensors.first().and_then(|tensor| tensor.shape.first()).copied().unwrap_or(0);
+    let rows = tensors
+        .first()
+        .and_then(|tensor| tensor.shape.first())
+        .copied()
+        .unwrap_or(0);
     match usize::try_from(rows) {
         Ok(rows) if rows > 0 => Ok(rows),
-        _ => Err(invalid("the request has no rows: the first dimension must be at least 1")),
+        _ => Err(invalid(
+            "the request has no rows: the first dimension must be at least 1",
+        )),
     }
 }
 
@@ -328,11 +397,19 @@ fn wanted(tensors: &[NamedTensor], outputs: &[RequestedOutput]) -> Result<Vec<Ou
         return Ok(tensors.iter().map(OutputTensor::from).collect());
     }
     let find = |output: &RequestedOutput| {
-        tensors.iter().find(|tensor| tensor.name == output.name).map(OutputTensor::from).ok_or_else(|| {
-            let known: Vec<&str> = tensors.iter().map(|tensor| tensor.name.as_str()).collect();
-            let near = did_you_mean(&output.name, known.iter().copied());
-            invalid(format!("unknown output `{}`{near} (the model has {})", output.name, known.join(", ")))
-        })
+        tensors
+            .iter()
+            .find(|tensor| tensor.name == output.name)
+            .map(OutputTensor::from)
+            .ok_or_else(|| {
+                let known: Vec<&str> = tensors.iter().map(|tensor| tensor.name.as_str()).collect();
+                let near = did_you_mean(&output.name, known.iter().copied());
+                invalid(format!(
+                    "unknown output `{}`{near} (the model has {})",
+                    output.name,
+                    known.join(", ")
+                ))
+            })
     };
     outputs.iter().map(find).collect()
 }

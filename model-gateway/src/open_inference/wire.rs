@@ -111,7 +111,11 @@ pub fn input_spec(name: &str, data_type: DataType) -> TensorSpec {
         DataType::F32 => ElementType::F32,
         DataType::F64 => ElementType::F64,
     };
-    TensorSpec { name: name.to_owned(), datatype: element.name().to_owned(), shape: vec![-1] }
+    TensorSpec {
+        name: name.to_owned(),
+        datatype: element.name().to_owned(),
+        shape: vec![-1],
+    }
 }
 
 impl From<&NamedTensor> for OutputTensor {
@@ -128,7 +132,13 @@ impl From<&NamedTensor> for OutputTensor {
 impl InputTensor {
     /// The elements, flat, as many as the shape says.
     fn elements(self) -> Result<(String, Vec<i64>, ElementType, Vec<Value>), ModelGatewayError> {
-        let Self { name, shape, datatype, parameters, data } = self;
+        let Self {
+            name,
+            shape,
+            datatype,
+            parameters,
+            data,
+        } = self;
         if parameters.contains_key("binary_data_size") {
             return Err(binary_data());
         }
@@ -137,7 +147,8 @@ impl InputTensor {
         let expected = shape.iter().try_fold(1usize, |product, size| {
             usize::try_from(*size).ok().and_then(|size| product.checked_mul(size))
         });
-        let expected = expected.ok_or_else(|| invalid(format!("input `{name}`: shape {shape:?} is no shape of data")))?;
+        let expected =
+            expected.ok_or_else(|| invalid(format!("input `{name}`: shape {shape:?} is no shape of data")))?;
         let data = data.ok_or_else(|| invalid(format!("input `{name}` has no `data`")))?;
         let mut elements = Vec::new();
         flatten(&name, data, MAX_DIMENSIONS, &mut elements)?;
@@ -161,11 +172,12 @@ impl InputTensor {
     pub fn into_scalars(self) -> Result<(String, Vec<Scalar>), ModelGatewayError> {
         let (name, shape, element, elements) = self.elements()?;
         if !matches!(shape.as_slice(), [_] | [_, 1]) {
-            return Err(invalid(format!("input `{name}`: shape {shape:?} must be [N] or [N, 1], a value per request")));
+            return Err(invalid(format!(
+                "input `{name}`: shape {shape:?} must be [N] or [N, 1], a value per request"
+            )));
         }
         let scalar = |value: Value| {
-            serde_json::from_value(value)
-                .map_err(|error| invalid(format!("input `{name}` ({element}): {error}")))
+            serde_json::from_value(value).map_err(|error| invalid(format!("input `{name}` ({element}): {error}")))
         };
         let scalars = elements.into_iter().map(scalar).collect::<Result<_, _>>()?;
         Ok((name, scalars))
@@ -179,11 +191,15 @@ pub fn binary_data() -> ModelGatewayError {
 
 fn flatten(name: &str, data: Value, depth: usize, elements: &mut Vec<Value>) -> Result<(), ModelGatewayError> {
     match data {
-        Value::Array(items) if depth > 0 => {
-            items.into_iter().try_for_each(|item| flatten(name, item, depth - 1, elements))
-        }
-        Value::Array(_) => Err(invalid(format!("input `{name}`: `data` is nested deeper than {MAX_DIMENSIONS} levels"))),
-        Value::Object(_) => Err(invalid(format!("input `{name}`: `data` holds an object, expected a list of values"))),
+        Value::Array(items) if depth > 0 => items
+            .into_iter()
+            .try_for_each(|item| flatten(name, item, depth - 1, elements)),
+        Value::Array(_) => Err(invalid(format!(
+            "input `{name}`: `data` is nested deeper than {MAX_DIMENSIONS} levels"
+        ))),
+        Value::Object(_) => Err(invalid(format!(
+            "input `{name}`: `data` holds an object, expected a list of values"
+        ))),
         scalar => {
             elements.push(scalar);
             Ok(())
@@ -229,9 +245,9 @@ fn tensor_data(name: &str, element: ElementType, elements: Vec<Value>) -> Result
         ElementType::U64 => unsigned!(U64, u64),
         ElementType::F32 => TensorData::F32(each(name, element, elements, |value| float(value).map(|f| f as f32))?),
         ElementType::F64 => TensorData::F64(each(name, element, elements, float)?),
-        ElementType::String => {
-            TensorData::String(each(name, element, elements, |value| value.as_str().map(ToOwned::to_owned))?)
-        }
+        ElementType::String => TensorData::String(each(name, element, elements, |value| {
+            value.as_str().map(ToOwned::to_owned)
+        })?),
     })
 }
 
@@ -261,9 +277,12 @@ mod tests {
     #[test]
     fn nested_and_flat_data_are_the_same_tensor() {
         let flat = tensor(json!({"name": "x", "shape": [2, 2], "datatype": "FP32", "data": [1, 2.5, null, "NaN"]}));
-        let nested = tensor(json!({"name": "x", "shape": [2, 2], "datatype": "FP32", "data": [[1, 2.5], [null, "NaN"]]}));
+        let nested =
+            tensor(json!({"name": "x", "shape": [2, 2], "datatype": "FP32", "data": [[1, 2.5], [null, "NaN"]]}));
         for tensor in [flat, nested] {
-            let TensorData::F32(cells) = tensor.into_tensor().unwrap().data else { panic!("no floats") };
+            let TensorData::F32(cells) = tensor.into_tensor().unwrap().data else {
+                panic!("no floats")
+            };
             assert_eq!(cells[..2], [1.0, 2.5]);
             assert!(cells[2..].iter().all(|cell| cell.is_nan()));
         }
@@ -272,7 +291,10 @@ mod tests {
     #[test]
     fn data_that_does_not_fill_the_shape_is_refused() {
         let error = tensor(json!({"name": "x", "shape": [3], "datatype": "INT64", "data": [1, 2]})).into_tensor();
-        assert_eq!(error.unwrap_err().to_string(), "input `x`: shape [3] means 3 elements, `data` has 2");
+        assert_eq!(
+            error.unwrap_err().to_string(),
+            "input `x`: shape [3] means 3 elements, `data` has 2"
+        );
         let error = tensor(json!({"name": "x", "shape": [-1], "datatype": "INT64", "data": [1]})).into_tensor();
         assert!(error.unwrap_err().to_string().contains("no shape of data"));
     }
@@ -285,15 +307,27 @@ mod tests {
 
     #[test]
     fn a_binary_tensor_is_refused_with_the_remedy() {
-        let error = tensor(json!({"name": "x", "shape": [1], "datatype": "FP32", "parameters": {"binary_data_size": 4}}));
-        assert!(error.into_tensor().unwrap_err().to_string().contains("set binary_data=False"));
+        let error =
+            tensor(json!({"name": "x", "shape": [1], "datatype": "FP32", "parameters": {"binary_data_size": 4}}));
+        assert!(
+            error
+                .into_tensor()
+                .unwrap_err()
+                .to_string()
+                .contains("set binary_data=False")
+        );
     }
 
     #[test]
     fn entity_keys_are_one_value_a_request() {
         let (name, scalars) =
-            tensor(json!({"name": "card_id", "shape": [2, 1], "datatype": "BYTES", "data": ["a", "b"]})).into_scalars().unwrap();
-        assert_eq!((name.as_str(), scalars), ("card_id", vec![Scalar::String("a".into()), Scalar::String("b".into())]));
+            tensor(json!({"name": "card_id", "shape": [2, 1], "datatype": "BYTES", "data": ["a", "b"]}))
+                .into_scalars()
+                .unwrap();
+        assert_eq!(
+            (name.as_str(), scalars),
+            ("card_id", vec![Scalar::String("a".into()), Scalar::String("b".into())])
+        );
         let wide = tensor(json!({"name": "card_id", "shape": [1, 2], "datatype": "BYTES", "data": ["a", "b"]}));
         assert!(wide.into_scalars().unwrap_err().to_string().contains("[N] or [N, 1]"));
     }

@@ -33,15 +33,17 @@ impl LibrarySearch {
                 ))
             });
         }
-        library_at(&self.managed).or_else(|| library_of_python(&self.python)).ok_or_else(|| {
-            RuntimeError::Library(format!(
-                "ONNX Runtime was not found in `{}` nor in the Python environment of `{}`: run `scripts/start`, or \
+        library_at(&self.managed)
+            .or_else(|| library_of_python(&self.python))
+            .ok_or_else(|| {
+                RuntimeError::Library(format!(
+                    "ONNX Runtime was not found in `{}` nor in the Python environment of `{}`: run `scripts/start`, or \
                  `{} -m pip install onnxruntime`, or set {VARIABLE} to libonnxruntime.so.*",
-                self.managed.display(),
-                self.python.display(),
-                self.python.display(),
-            ))
-        })
+                    self.managed.display(),
+                    self.python.display(),
+                    self.python.display(),
+                ))
+            })
     }
 }
 
@@ -69,8 +71,12 @@ fn is_library(name: &str) -> bool {
 fn library_of_python(python: &Path) -> Option<PathBuf> {
     const LOCATE: &str = "import importlib.util as u; s = u.find_spec('onnxruntime'); \
                           print(s.submodule_search_locations[0] if s else '')";
-    let output =
-        Command::new(python).args(["-c", LOCATE]).stdin(Stdio::null()).stderr(Stdio::null()).output().ok()?;
+    let output = Command::new(python)
+        .args(["-c", LOCATE])
+        .stdin(Stdio::null())
+        .stderr(Stdio::null())
+        .output()
+        .ok()?;
     let package = String::from_utf8(output.stdout).ok()?;
     match package.trim() {
         "" => None,
@@ -85,20 +91,34 @@ mod tests {
     #[test]
     fn the_newest_library_of_the_managed_folder_is_taken_and_providers_are_not() {
         let folder = tempfile::tempdir().unwrap();
-        for name in ["libonnxruntime.so.1.22.0", "libonnxruntime.so.1.23.1", "libonnxruntime_providers_shared.so", "x.txt"] {
+        for name in [
+            "libonnxruntime.so.1.22.0",
+            "libonnxruntime.so.1.23.1",
+            "libonnxruntime_providers_shared.so",
+            "x.txt",
+        ] {
             std::fs::write(folder.path().join(name), "").unwrap();
         }
-        let search =
-            LibrarySearch { named: None, managed: folder.path().to_owned(), python: PathBuf::from("/nonexistent") };
+        let search = LibrarySearch {
+            named: None,
+            managed: folder.path().to_owned(),
+            python: PathBuf::from("/nonexistent"),
+        };
         assert_eq!(search.find(), Ok(folder.path().join("libonnxruntime.so.1.23.1")));
     }
 
     #[test]
     fn a_missing_library_is_told_with_the_remedy() {
-        let search =
-            LibrarySearch { named: None, managed: PathBuf::from("/none"), python: PathBuf::from("/nonexistent/python3") };
+        let search = LibrarySearch {
+            named: None,
+            managed: PathBuf::from("/none"),
+            python: PathBuf::from("/nonexistent/python3"),
+        };
         let error = search.find().unwrap_err().to_string();
-        assert!(error.contains("pip install onnxruntime") && error.contains("scripts/start"), "{error}");
+        assert!(
+            error.contains("pip install onnxruntime") && error.contains("scripts/start"),
+            "{error}"
+        );
     }
 
     #[test]
@@ -110,6 +130,12 @@ mod tests {
             managed: folder.path().to_owned(),
             python: PathBuf::from("/nonexistent"),
         };
-        assert!(search.find().unwrap_err().to_string().contains("/none/libonnxruntime.so"));
+        assert!(
+            search
+                .find()
+                .unwrap_err()
+                .to_string()
+                .contains("/none/libonnxruntime.so")
+        );
     }
 }

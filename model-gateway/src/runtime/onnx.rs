@@ -105,7 +105,11 @@ impl OnnxModel {
 
     /// Runs the model on `rows` rows. Waits for a free session; dropping the future abandons the wait, a run under way
     /// ends on its own and gives its session back.
-    pub async fn run(self: &Arc<Self>, rows: usize, inputs: Vec<NamedTensor>) -> Result<Vec<NamedTensor>, RuntimeError> {
+    pub async fn run(
+        self: &Arc<Self>,
+        rows: usize,
+        inputs: Vec<NamedTensor>,
+    ) -> Result<Vec<NamedTensor>, RuntimeError> {
         let permit = Arc::clone(&self.permits)
             .acquire_owned()
             .await
@@ -121,7 +125,9 @@ impl OnnxModel {
                     let session = session.map_or_else(|| model.another_session(), Ok)?;
                     model.run_on(session, inputs)
                 };
-                tokio::task::spawn_blocking(run).await.map_err(|error| RuntimeError::Run(error.to_string()))?
+                tokio::task::spawn_blocking(run)
+                    .await
+                    .map_err(|error| RuntimeError::Run(error.to_string()))?
             }
         }
     }
@@ -166,18 +172,24 @@ fn environment(library: &LibrarySearch) -> Result<Environment, RuntimeError> {
 
 fn open_session(environment: &Environment, artifact: &[u8], threads: usize) -> Result<Session, RuntimeError> {
     let open = || -> Result<Session, ort::Error> {
-        let mut builder = Session::builder(environment)?.with_intra_threads(threads)?.with_inter_threads(1)?;
+        let mut builder = Session::builder(environment)?
+            .with_intra_threads(threads)?
+            .with_inter_threads(1)?;
         builder.commit_from_memory(artifact)
     };
     open().map_err(|error| RuntimeError::Artifact(error.to_string()))
 }
 
 fn introspect(session: &Session) -> Result<ArtifactInfo, RuntimeError> {
-    let metadata = session.metadata().map_err(|error| RuntimeError::Artifact(error.to_string()))?;
+    let metadata = session
+        .metadata()
+        .map_err(|error| RuntimeError::Artifact(error.to_string()))?;
     let features = match metadata.custom(FEATURES_PROPERTY) {
         None => None,
         Some(text) => Some(serde_json::from_str(&text).map_err(|error| {
-            RuntimeError::Artifact(format!("its property `{FEATURES_PROPERTY}` is not a JSON list of names: {error}"))
+            RuntimeError::Artifact(format!(
+                "its property `{FEATURES_PROPERTY}` is not a JSON list of names: {error}"
+            ))
         })?),
     };
     Ok(ArtifactInfo {
@@ -190,7 +202,10 @@ fn introspect(session: &Session) -> Result<ArtifactInfo, RuntimeError> {
 fn slot(outlet: &Outlet) -> Slot {
     let kind = match outlet.dtype() {
         ValueType::Tensor { ty, shape, .. } => match ElementType::from_ort(*ty) {
-            Some(element) => SlotKind::Tensor { element, shape: shape.to_vec() },
+            Some(element) => SlotKind::Tensor {
+                element,
+                shape: shape.to_vec(),
+            },
             None => SlotKind::Unsupported(format!("{ty:?} tensor")),
         },
         ValueType::Sequence(inner) if matches!(**inner, ValueType::Map { .. }) => {
@@ -200,7 +215,10 @@ fn slot(outlet: &Outlet) -> Slot {
         ValueType::Map { .. } => SlotKind::Unsupported("map".to_owned()),
         ValueType::Optional(_) => SlotKind::Unsupported("optional".to_owned()),
     };
-    Slot { name: outlet.name().to_owned(), kind }
+    Slot {
+        name: outlet.name().to_owned(),
+        kind,
+    }
 }
 
 fn run_session(session: &mut Session, inputs: Vec<NamedTensor>) -> Result<Vec<NamedTensor>, RuntimeError> {
@@ -256,7 +274,15 @@ fn from_value(name: &str, value: &DynValue) -> Result<NamedTensor, ort::Error> {
             let (shape, values) = value.try_extract_strings()?;
             (shape.to_vec(), TensorData::String(values))
         }
-        None => return Err(ort::Error::new(format!("output `{name}` is no tensor the gateway can read"))),
+        None => {
+            return Err(ort::Error::new(format!(
+                "output `{name}` is no tensor the gateway can read"
+            )));
+        }
     };
-    Ok(NamedTensor { name: name.to_owned(), shape, data })
+    Ok(NamedTensor {
+        name: name.to_owned(),
+        shape,
+        data,
+    })
 }

@@ -181,7 +181,10 @@ impl TensorData {
         where
             serde_json::Value: From<T>,
         {
-            values.get(index).cloned().map_or(serde_json::Value::Null, serde_json::Value::from)
+            values
+                .get(index)
+                .cloned()
+                .map_or(serde_json::Value::Null, serde_json::Value::from)
         }
         each_type!(self, values => at(values, index))
     }

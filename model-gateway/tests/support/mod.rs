@@ -34,12 +34,22 @@ use tokio::sync::Semaphore;
 pub const NOW: i64 = 1_795_219_200_000_000;
 
 pub fn field(name: &str, data_type: DataType) -> Field {
-    Field { name: name.to_owned(), data_type }
+    Field {
+        name: name.to_owned(),
+        data_type,
+    }
 }
 
 fn latest(name: &str, data_type: DataType) -> FeatureDefinition {
-    let kind = FeatureKind::LatestRow { expression: name.to_owned() };
-    FeatureDefinition { name: name.to_owned(), expression: name.to_owned(), kind, data_type }
+    let kind = FeatureKind::LatestRow {
+        expression: name.to_owned(),
+    };
+    FeatureDefinition {
+        name: name.to_owned(),
+        expression: name.to_owned(),
+        kind,
+        data_type,
+    }
 }
 
 fn aggregate(name: &str, function: Aggregation, argument: Option<&str>, data_type: DataType) -> FeatureDefinition {
@@ -47,16 +57,27 @@ fn aggregate(name: &str, function: Aggregation, argument: Option<&str>, data_typ
         function,
         argument: argument.map(ToOwned::to_owned),
         filter: None,
-        window: Some(Window { width_us: 3_600_000_000, hop_us: 300_000_000 }),
+        window: Some(Window {
+            width_us: 3_600_000_000,
+            hop_us: 300_000_000,
+        }),
     };
     let expression = format!("{}({}) over 1h", function.name(), argument.unwrap_or_default());
-    FeatureDefinition { name: name.to_owned(), expression, kind, data_type }
+    FeatureDefinition {
+        name: name.to_owned(),
+        expression,
+        kind,
+        data_type,
+    }
 }
 
 fn source(name: &str, schema: Vec<Field>) -> SourceVersion {
     let definition = SourceDefinition {
         name: name.to_owned(),
-        origin: SourceOrigin::Stream { topic: name.to_owned(), format: StreamFormat::Json },
+        origin: SourceOrigin::Stream {
+            topic: name.to_owned(),
+            format: StreamFormat::Json,
+        },
         time: "ts".to_owned(),
         late_us: 0,
         arrival: Arrival::Ingest,
@@ -74,26 +95,50 @@ fn view(id: u32, name: &str, source: &str, key: &str, features: Vec<FeatureDefin
         ttl_us: None,
         features,
     };
-    ViewVersion { id, version: 1, state: ViewState::Active, definition }
+    ViewVersion {
+        id,
+        version: 1,
+        state: ViewState::Active,
+        definition,
+    }
 }
 
 pub fn from_view(name: &str, data_type: DataType) -> ModelFeature {
     let feature: FeatureRef = name.parse().unwrap();
-    ModelFeature { name: name.to_owned(), data_type, origin: FeatureOrigin::View { feature } }
+    ModelFeature {
+        name: name.to_owned(),
+        data_type,
+        origin: FeatureOrigin::View { feature },
+    }
 }
 
 pub fn from_input(name: &str, data_type: DataType) -> ModelFeature {
-    ModelFeature { name: name.to_owned(), data_type, origin: FeatureOrigin::Input { name: name.to_owned() } }
+    ModelFeature {
+        name: name.to_owned(),
+        data_type,
+        origin: FeatureOrigin::Input { name: name.to_owned() },
+    }
 }
 
 pub fn from_derived(name: &str, data_type: DataType) -> ModelFeature {
     let origin = FeatureOrigin::Derived { name: name.to_owned() };
-    ModelFeature { name: format!("derived.{name}"), data_type, origin }
+    ModelFeature {
+        name: format!("derived.{name}"),
+        data_type,
+        origin,
+    }
 }
 
 pub fn derived(name: &str, expression: &str, data_type: DataType) -> FeatureDefinition {
-    let kind = FeatureKind::LatestRow { expression: expression.to_owned() };
-    FeatureDefinition { name: name.to_owned(), expression: expression.to_owned(), kind, data_type }
+    let kind = FeatureKind::LatestRow {
+        expression: expression.to_owned(),
+    };
+    FeatureDefinition {
+        name: name.to_owned(),
+        expression: expression.to_owned(),
+        kind,
+        data_type,
+    }
 }
 
 /// `fraud`: card.n_1h, card.spend_24h, merchant.risk, amount, derived.ratio.
@@ -159,7 +204,10 @@ pub fn snapshot() -> Snapshot {
                 vec![latest("risk", DataType::F64), latest("country", DataType::String)],
             ),
         ],
-        models: vec![ModelVersion { version: 3, definition: fraud() }],
+        models: vec![ModelVersion {
+            version: 3,
+            definition: fraud(),
+        }],
     }
 }
 
@@ -187,7 +235,10 @@ impl FakeStore {
     /// Sets the value of `feature` for `entity`, from an event `age_s` seconds ago.
     pub fn set(&self, feature: &str, entity: &str, value: Value, age_s: i64) {
         let event_time = NOW - age_s * 1_000_000;
-        self.values.lock().unwrap().insert((feature.to_owned(), entity.to_owned()), (value, event_time));
+        self.values
+            .lock()
+            .unwrap()
+            .insert((feature.to_owned(), entity.to_owned()), (value, event_time));
     }
 
     pub fn apply(&self, change: impl FnOnce(&mut Snapshot)) {
@@ -200,7 +251,9 @@ impl FakeStore {
 
     fn check_up(&self) -> Result<(), FeatureStoreError> {
         if self.down.load(Ordering::SeqCst) {
-            return Err(FeatureStoreError::Unavailable { detail: "it is down".to_owned() });
+            return Err(FeatureStoreError::Unavailable {
+                detail: "it is down".to_owned(),
+            });
         }
         Ok(())
     }
@@ -209,14 +262,25 @@ impl FakeStore {
         let (view, index) = snapshot.resolve(feature).unwrap();
         let definition = &view.definition.features[index];
         let key = &view.definition.key[0].name;
-        let entities = &request.entities.iter().find(|column| column.name == *key).unwrap().values;
+        let entities = &request
+            .entities
+            .iter()
+            .find(|column| column.name == *key)
+            .unwrap()
+            .values;
         let values = self.values.lock().unwrap();
         let found: Vec<Option<(Value, i64)>> = entities
             .iter()
             .map(|entity| values.get(&(feature.to_string(), entity.to_string())).cloned())
             .filter(|found| found.as_ref().is_none_or(|(_, time)| *time < now))
             .collect();
-        let counts = matches!(definition.kind, FeatureKind::Aggregate { function: Aggregation::Count, .. });
+        let counts = matches!(
+            definition.kind,
+            FeatureKind::Aggregate {
+                function: Aggregation::Count,
+                ..
+            }
+        );
         let scalars = found.iter().map(|found| match found {
             Some((value, _)) => value.clone(),
             None if counts => Value::I64(0),
@@ -225,7 +289,7 @@ impl FakeStore {
         FeatureColumn {
             feature: feature.clone(),
             view_version: view.version,
-            values: array(definition.data_type, scalars.collect()),
+            values: array(definition.data_type, &scalars.collect::<Vec<_>>()),
             status: found
                 .iter()
                 .map(|found| match found {
@@ -234,12 +298,15 @@ impl FakeStore {
                     Some(_) => FeatureStatus::Fresh,
                 })
                 .collect(),
-            event_time: found.iter().map(|found| found.as_ref().map(|(_, time)| EventTime::from_micros(*time))).collect(),
+            event_time: found
+                .iter()
+                .map(|found| found.as_ref().map(|(_, time)| EventTime::from_micros(*time)))
+                .collect(),
         }
     }
 }
 
-fn array(data_type: DataType, values: Vec<Value>) -> ArrayRef {
+fn array(data_type: DataType, values: &[Value]) -> ArrayRef {
     match data_type {
         DataType::I64 => Arc::new(Int64Array::from_iter(values.iter().map(|value| match value {
             Value::I64(number) => Some(*number),
@@ -311,9 +378,16 @@ impl FeatureStore for FakeStore {
         self.check_up()?;
         let snapshot = Arc::clone(&self.snapshot.lock().unwrap());
         let as_of = request.as_of.unwrap_or(EventTime::from_micros(NOW));
-        let columns =
-            request.features.iter().map(|feature| self.column(&snapshot, &request, feature, as_of.micros())).collect();
-        Ok(FeatureBatch { as_of, rows: request.entities[0].values.len(), columns })
+        let columns = request
+            .features
+            .iter()
+            .map(|feature| self.column(&snapshot, &request, feature, as_of.micros()))
+            .collect();
+        Ok(FeatureBatch {
+            as_of,
+            rows: request.entities[0].values.len(),
+            columns,
+        })
     }
 
     async fn tables(&self) -> Result<Vec<OfflineTable>, FeatureStoreError> {
@@ -335,7 +409,10 @@ impl FakeIngest {
         loop {
             let events = self.events.lock().unwrap().clone();
             if events.len() >= count {
-                return events.iter().map(|event| serde_json::from_str(event).unwrap()).collect();
+                return events
+                    .iter()
+                    .map(|event| serde_json::from_str(event).unwrap())
+                    .collect();
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
@@ -348,9 +425,14 @@ impl Ingest for FakeIngest {
         assert_eq!(source, "decisions");
         if self.down.load(Ordering::SeqCst) {
             self.refused.fetch_add(1, Ordering::SeqCst);
-            return Err(IngestError::Unavailable { detail: "it is down".to_owned() });
+            return Err(IngestError::Unavailable {
+                detail: "it is down".to_owned(),
+            });
         }
-        self.events.lock().unwrap().extend(request.events.iter().map(|event| event.get().to_owned()));
+        self.events
+            .lock()
+            .unwrap()
+            .extend(request.events.iter().map(|event| event.get().to_owned()));
         Ok(PushReceipt { positions: Vec::new() })
     }
 
@@ -374,7 +456,11 @@ pub struct Bench {
 }
 
 pub fn config(folder: &Path) -> ModelGatewayConfig {
-    ModelGatewayConfig { data_dir: folder.to_owned(), python: services::python(), ..ModelGatewayConfig::default() }
+    ModelGatewayConfig {
+        data_dir: folder.to_owned(),
+        python: services::python(),
+        ..ModelGatewayConfig::default()
+    }
 }
 
 impl Bench {
@@ -397,9 +483,17 @@ impl Bench {
         let ingest = Arc::new(FakeIngest::default());
         let (shutdown, health) = (Shutdown::new(), Health::new());
         let clock = Arc::new(ManualClock::at(NOW));
-        let gateway =
-            ModelGatewayService::open(config, store.clone(), ingest.clone(), clock, &shutdown, &health).await.unwrap();
-        Self { store, ingest, folder, shutdown, health, gateway }
+        let gateway = ModelGatewayService::open(config, store.clone(), ingest.clone(), clock, &shutdown, &health)
+            .await
+            .unwrap();
+        Self {
+            store,
+            ingest,
+            folder,
+            shutdown,
+            health,
+            gateway,
+        }
     }
 
     /// With `matrix.onnx` registered and the values of card `c1` and merchant `m1` known.
@@ -425,7 +519,15 @@ impl Bench {
         fixture: &str,
         manifest: Option<serde_json::Value>,
     ) -> Result<RegisteredModel, ModelGatewayError> {
-        self.gateway.register("fraud", RegisterRequest { artifact: artifact(fixture), manifest }).await
+        self.gateway
+            .register(
+                "fraud",
+                RegisterRequest {
+                    artifact: artifact(fixture),
+                    manifest,
+                },
+            )
+            .await
     }
 
     pub async fn predict(&self, json: &str) -> Result<Prediction, ModelGatewayError> {
@@ -440,7 +542,11 @@ impl Bench {
 }
 
 pub fn request(json: &str) -> PredictRequest {
-    PredictRequest { inputs: inputs(json), as_of: None, deadline_ms: None }
+    PredictRequest {
+        inputs: inputs(json),
+        as_of: None,
+        deadline_ms: None,
+    }
 }
 
 pub fn inputs(json: &str) -> BTreeMap<String, Value> {
