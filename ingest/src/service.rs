@@ -384,13 +384,16 @@ impl Ingest for IngestService {
 }
 
 fn ingest_error(error: StreamError) -> IngestError {
-    let detail = error.to_string();
     match error {
-        StreamError::TooLarge { .. } | StreamError::TopicName(_) => IngestError::InvalidRequest { detail },
-        StreamError::Overloaded(_) => IngestError::Overloaded { detail },
-        StreamError::Unavailable(_) => IngestError::Unavailable { detail },
-        StreamError::Config(_) | StreamError::Recreated { .. } | StreamError::Corrupt { .. } => {
-            IngestError::Internal { detail }
+        StreamError::Overloaded(detail) => IngestError::Overloaded { detail },
+        StreamError::Unavailable(detail) => IngestError::Unavailable { detail },
+        error @ (StreamError::TooLarge { .. } | StreamError::TopicName(_)) => IngestError::InvalidRequest {
+            detail: error.to_string(),
+        },
+        error @ (StreamError::Config(_) | StreamError::Recreated { .. } | StreamError::Corrupt { .. }) => {
+            IngestError::Internal {
+                detail: error.to_string(),
+            }
         }
     }
 }

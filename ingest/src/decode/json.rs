@@ -254,7 +254,7 @@ fn convert<'a>(scalar: Scalar<'a>, field: &Field) -> Result<Cell<'a>, Rejection>
         (DataType::I64, scalar) => whole(scalar, i64::MIN, i64::MAX),
         (DataType::F64, scalar) => float(scalar, f64::MAX),
         (DataType::F32, scalar) => float(scalar, f64::from(f32::MAX)),
-        (DataType::Timestamp, scalar) => return timestamp(scalar, field),
+        (DataType::Timestamp, scalar) => return timestamp(&scalar, field),
         (_, scalar) => Err(scalar),
     };
     converted.map_err(|scalar| wrong_type(field, &scalar.shown(), remedy(field.data_type)))
@@ -293,8 +293,8 @@ fn float<'a>(scalar: Scalar<'a>, greatest: f64) -> Result<Cell<'a>, Scalar<'a>> 
     }
 }
 
-fn timestamp<'a>(scalar: Scalar<'a>, field: &Field) -> Result<Cell<'a>, Rejection> {
-    let micros = match &scalar {
+fn timestamp<'a>(scalar: &Scalar<'_>, field: &Field) -> Result<Cell<'a>, Rejection> {
+    let micros = match scalar {
         Scalar::I64(micros) => *micros,
         Scalar::Text(text) => match EventTime::parse(text) {
             Ok(time) => time.micros(),

@@ -51,8 +51,9 @@ async fn first_start_reads_kafka_from_the_beginning_and_committed_offsets_follow
             .create()
             .unwrap();
         let mut list = TopicPartitionList::new();
-        ends.iter()
-            .for_each(|end| drop(list.add_partition(&topic, end.partition)));
+        for end in &ends {
+            list.add_partition(&topic, end.partition);
+        }
         let committed = consumer.committed_offsets(list, Duration::from_secs(30)).unwrap();
         ends.iter().all(|end| {
             committed.find_partition(&topic, end.partition).unwrap().offset() == Offset::Offset(end.next_offset)

@@ -240,26 +240,26 @@ impl FeatureStore for FakeStore {
     }
 
     async fn plan(&self, _: DefinitionFiles) -> Result<Plan, FeatureStoreError> {
-        unimplemented!("ingest never calls it")
+        panic!("ingest never calls it")
     }
 
     async fn apply(&self, _: DefinitionFiles) -> Result<Applied, FeatureStoreError> {
-        unimplemented!("ingest never calls it")
+        panic!("ingest never calls it")
     }
 
     async fn history(&self, _: &str) -> Result<DefinitionHistory, FeatureStoreError> {
-        unimplemented!("ingest never calls it")
+        panic!("ingest never calls it")
     }
 
     async fn activate(&self, _: u32) -> Result<(), FeatureStoreError> {
-        unimplemented!("ingest never calls it")
+        panic!("ingest never calls it")
     }
 
     async fn read(&self, _: ReadRequest) -> Result<FeatureBatch, FeatureStoreError> {
-        unimplemented!("ingest never calls it")
+        panic!("ingest never calls it")
     }
 
     async fn tables(&self) -> Result<Vec<OfflineTable>, FeatureStoreError> {
-        unimplemented!("ingest never calls it")
+        panic!("ingest never calls it")
     }
 }

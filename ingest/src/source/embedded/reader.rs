@@ -98,7 +98,7 @@ fn read(
     };
     let mut records = Records::of_epoch(index as i32, from, epoch);
     cursor.read(partition, i64::MAX, &mut |offset, frame| {
-        records.push(offset, frame.timestamp, Some(frame.value))
+        records.push(offset, frame.timestamp, Some(frame.value));
     })?;
     Ok(Read { index, cursor, records })
 }

@@ -264,15 +264,22 @@ fn partitions<C: rdkafka::consumer::ConsumerContext>(
     }))
 }
 
-/// First offset kept and first offset not written.
+/// First offset kept and first offset not written. Tried again for a while: a partition that was just created, or that
+/// changes its leader, can't tell at once.
 fn watermarks<C: rdkafka::consumer::ConsumerContext>(
     client: &BaseConsumer<C>,
     topic: &str,
     partition: i32,
 ) -> Result<(i64, i64), StreamError> {
-    client
-        .fetch_watermarks(topic, partition, REQUEST)
-        .map_err(|error| failed(&error))
+    let deadline = Instant::now() + REQUEST;
+    loop {
+        match client.fetch_watermarks(topic, partition, REQUEST) {
+            Ok(watermarks) => return Ok(watermarks),
+            Err(error) if Instant::now() >= deadline => return Err(failed(&error)),
+            Err(error) => tracing::debug!(topic, partition, %error, "a partition does not tell its ends yet"),
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
 }
 
 fn failed(error: &KafkaError) -> StreamError {
