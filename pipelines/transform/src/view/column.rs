@@ -2,8 +2,9 @@
 
 use crate::row::scalar::{ScalarRef, narrowed};
 use arrow::array::{
-    Array, ArrayRef, AsArray, BooleanArray, Float32Array, Float64Array, Int32Array, Int64Array, StringArray,
-    TimestampMicrosecondArray,
+    Array, ArrayRef, AsArray, BooleanArray, BooleanBuilder, Float32Array, Float32Builder, Float64Array, Float64Builder,
+    Int32Array, Int32Builder, Int64Array, Int64Builder, StringArray, StringBuilder, TimestampMicrosecondArray,
+    TimestampMicrosecondBuilder,
 };
 use arrow::datatypes::{
     DataType as ArrowType, Float32Type, Float64Type, Int32Type, Int64Type, TimeUnit, TimestampMicrosecondType,
@@ -57,66 +58,64 @@ impl Column {
     }
 }
 
-/// The column of `values`, all of type `data_type`.
-pub(super) fn array(data_type: DataType, values: &[Option<ScalarRef<'_>>]) -> ArrayRef {
-    match data_type {
-        DataType::Bool => Arc::new(values.iter().map(|value| boolean((*value)?)).collect::<BooleanArray>()),
-        DataType::I32 => {
+/// Finished values of one of the vocabulary's types on their way to an array.
+#[derive(Debug)]
+pub(super) enum ColumnBuilder {
+    Bool(BooleanBuilder),
+    I32(Int32Builder),
+    I64(Int64Builder),
+    F32(Float32Builder),
+    F64(Float64Builder),
+    Timestamp(TimestampMicrosecondBuilder),
+    String(StringBuilder),
+}
+
+impl ColumnBuilder {
+    /// With room for `rows` values.
+    pub(super) fn new(data_type: DataType, rows: usize) -> Self {
+        match data_type {
+            DataType::Bool => Self::Bool(BooleanBuilder::with_capacity(rows)),
+            DataType::I32 => Self::I32(Int32Builder::with_capacity(rows)),
+            DataType::I64 => Self::I64(Int64Builder::with_capacity(rows)),
+            DataType::F32 => Self::F32(Float32Builder::with_capacity(rows)),
+            DataType::F64 => Self::F64(Float64Builder::with_capacity(rows)),
+            DataType::Timestamp => {
+                Self::Timestamp(TimestampMicrosecondBuilder::with_capacity(rows).with_data_type(data_type.arrow()))
+            }
+            DataType::String => Self::String(StringBuilder::with_capacity(rows, rows * 8)),
+        }
+    }
+
+    /// Appends a value of the builder's type; any other is null.
+    pub(super) fn push(&mut self, value: Option<ScalarRef<'_>>) {
+        match (self, value) {
+            (Self::Bool(values), Some(ScalarRef::Bool(value))) => values.append_value(value),
             // Narrowing is exact: the value was widened from an i32.
-            Arc::new(
-                values
-                    .iter()
-                    .map(|value| integer((*value)?).map(|value| value as i32))
-                    .collect::<Int32Array>(),
-            )
+            (Self::I32(values), Some(ScalarRef::Int(value))) => values.append_value(value as i32),
+            (Self::I64(values), Some(ScalarRef::Int(value))) => values.append_value(value),
+            (Self::F32(values), Some(ScalarRef::Float(value))) => values.append_value(narrowed(value)),
+            (Self::F64(values), Some(ScalarRef::Float(value))) => values.append_value(value),
+            (Self::Timestamp(values), Some(ScalarRef::Int(value))) => values.append_value(value),
+            (Self::String(values), Some(ScalarRef::Text(value))) => values.append_value(value),
+            (Self::Bool(values), _) => values.append_null(),
+            (Self::I32(values), _) => values.append_null(),
+            (Self::I64(values), _) => values.append_null(),
+            (Self::F32(values), _) => values.append_null(),
+            (Self::F64(values), _) => values.append_null(),
+            (Self::Timestamp(values), _) => values.append_null(),
+            (Self::String(values), _) => values.append_null(),
         }
-        DataType::I64 => Arc::new(values.iter().map(|value| integer((*value)?)).collect::<Int64Array>()),
-        DataType::F32 => Arc::new(
-            values
-                .iter()
-                .map(|value| float((*value)?).map(narrowed))
-                .collect::<Float32Array>(),
-        ),
-        DataType::F64 => Arc::new(values.iter().map(|value| float((*value)?)).collect::<Float64Array>()),
-        DataType::Timestamp => {
-            let moments = values
-                .iter()
-                .map(|value| integer((*value)?))
-                .collect::<TimestampMicrosecondArray>();
-            Arc::new(moments.with_timezone("UTC"))
+    }
+
+    pub(super) fn finish(self) -> ArrayRef {
+        match self {
+            Self::Bool(mut values) => Arc::new(values.finish()),
+            Self::I32(mut values) => Arc::new(values.finish()),
+            Self::I64(mut values) => Arc::new(values.finish()),
+            Self::F32(mut values) => Arc::new(values.finish()),
+            Self::F64(mut values) => Arc::new(values.finish()),
+            Self::Timestamp(mut values) => Arc::new(values.finish()),
+            Self::String(mut values) => Arc::new(values.finish()),
         }
-        DataType::String => Arc::new(values.iter().map(|value| text((*value)?)).collect::<StringArray>()),
-    }
-}
-
-fn boolean(value: ScalarRef<'_>) -> Option<bool> {
-    if let ScalarRef::Bool(value) = value {
-        Some(value)
-    } else {
-        None
-    }
-}
-
-fn integer(value: ScalarRef<'_>) -> Option<i64> {
-    if let ScalarRef::Int(value) = value {
-        Some(value)
-    } else {
-        None
-    }
-}
-
-fn float(value: ScalarRef<'_>) -> Option<f64> {
-    if let ScalarRef::Float(value) = value {
-        Some(value)
-    } else {
-        None
-    }
-}
-
-fn text(value: ScalarRef<'_>) -> Option<&str> {
-    if let ScalarRef::Text(value) = value {
-        Some(value)
-    } else {
-        None
     }
 }

@@ -1,6 +1,6 @@
 //! From rows to feature values: a column per feature, a sight per row.
 
-use super::column::array;
+use super::column::ColumnBuilder;
 use super::compile::{Answer, Reading};
 use super::{FinishedFeature, ViewEngine};
 use crate::row::Row;
@@ -8,6 +8,26 @@ use crate::row::layout::RowLayout;
 use crate::row::scalar::ScalarRef;
 use crate::row::sight::{Reach, Sight};
 use ondol_vocabulary::{Aggregation, EventTime, FeatureDefinition, FeatureKind, FeatureStatus};
+
+/// Finishes features of one row after another into columns.
+///
+/// For readers whose rows do not stand still side by side: history finishes a row, lets it absorb more events, and
+/// finishes it again, and pays for no column but the last.
+#[derive(Debug)]
+pub struct Finisher<'e> {
+    engine: &'e ViewEngine,
+    features: Vec<UnfinishedFeature>,
+    event_time: Vec<Option<EventTime>>,
+}
+
+#[derive(Debug)]
+struct UnfinishedFeature {
+    reading: Reading,
+    /// Its value where nothing has happened: there were 0 events, and no values.
+    missing: Option<ScalarRef<'static>>,
+    values: ColumnBuilder,
+    status: Vec<FeatureStatus>,
+}
 
 /// What a row is worth at its moment.
 enum Standing<'a> {
@@ -18,33 +38,50 @@ enum Standing<'a> {
     Live(Sight<'a>),
 }
 
-pub(super) fn finish(
-    engine: &ViewEngine,
-    rows: &[Option<&Row>],
-    as_of: &[EventTime],
-    features: &[usize],
-) -> Vec<FinishedFeature> {
-    debug_assert_eq!(rows.len(), as_of.len(), "a moment per row");
-    let ttl_us = engine.definition.ttl_us;
-    let standings: Vec<Standing<'_>> = rows
-        .iter()
-        .zip(as_of)
-        .map(|(row, moment)| standing(*row, *moment, ttl_us))
-        .collect();
-    let event_time: Vec<Option<EventTime>> = standings.iter().map(Standing::newest).collect();
-    let mut values = Vec::with_capacity(rows.len());
-    let mut finished = Vec::with_capacity(features.len());
-    for feature in features {
-        let definition = &engine.definition.features[*feature];
-        let reading = engine.readings[*feature];
-        values.clear();
-        let mut status = Vec::with_capacity(rows.len());
-        for standing in &standings {
-            let (value, worth) = match standing {
-                Standing::Missing => (missing(definition), FeatureStatus::Missing),
+impl<'e> Finisher<'e> {
+    /// For the features of these indexes, with room for `rows` values of each.
+    pub(super) fn new(engine: &'e ViewEngine, features: &[usize], rows: usize) -> Self {
+        let unfinished = |feature: &usize| {
+            let definition: &FeatureDefinition = &engine.definition.features[*feature];
+            let counts = matches!(
+                definition.kind,
+                FeatureKind::Aggregate {
+                    function: Aggregation::Count,
+                    ..
+                }
+            );
+            UnfinishedFeature {
+                reading: engine.readings[*feature],
+                missing: counts.then_some(ScalarRef::Int(0)),
+                values: ColumnBuilder::new(definition.data_type, rows),
+                status: Vec::with_capacity(rows),
+            }
+        };
+        let features = features.iter().map(unfinished).collect();
+        Self {
+            engine,
+            features,
+            event_time: Vec::with_capacity(rows),
+        }
+    }
+
+    /// Appends a value of each feature: that of `row` (None: the entity has no row) as of `moment`, under the rules of
+    /// [`ViewEngine::finish`].
+    pub fn push(&mut self, row: Option<&Row>, moment: EventTime) {
+        let standing = standing(row, moment, self.engine.definition.ttl_us);
+        self.event_time.push(standing.newest());
+        for UnfinishedFeature {
+            reading,
+            missing,
+            values,
+            status,
+        } in &mut self.features
+        {
+            let (value, worth) = match &standing {
+                Standing::Missing => (*missing, FeatureStatus::Missing),
                 Standing::Stale(_) => (None, FeatureStatus::Stale),
                 Standing::Live(sight) => {
-                    let value = read(sight, &engine.layout, reading);
+                    let value = read(sight, &self.engine.layout, *reading);
                     (
                         value,
                         if value.is_some() {
@@ -58,14 +95,18 @@ pub(super) fn finish(
             values.push(value);
             status.push(worth);
         }
-        let values = array(definition.data_type, &values);
-        finished.push(FinishedFeature {
-            values,
-            status,
+    }
+
+    /// The features, in the order in which they were asked for, with a value for each row pushed.
+    pub fn finish(self) -> Vec<FinishedFeature> {
+        let event_time = self.event_time;
+        let finished = self.features.into_iter().map(|feature| FinishedFeature {
+            values: feature.values.finish(),
+            status: feature.status,
             event_time: event_time.clone(),
         });
+        finished.collect()
     }
-    finished
 }
 
 fn standing<'a>(row: Option<&'a Row>, moment: EventTime, ttl_us: Option<i64>) -> Standing<'a> {
@@ -86,18 +127,6 @@ impl Standing<'_> {
             Self::Live(sight) => Some(EventTime::from_micros(sight.newest())),
         }
     }
-}
-
-/// What a feature is worth of an entity that nothing has happened to: there were 0 events, and no values.
-fn missing(feature: &FeatureDefinition) -> Option<ScalarRef<'static>> {
-    let counts = matches!(
-        feature.kind,
-        FeatureKind::Aggregate {
-            function: Aggregation::Count,
-            ..
-        }
-    );
-    counts.then_some(ScalarRef::Int(0))
 }
 
 fn read<'a>(sight: &Sight<'a>, layout: &'a RowLayout, reading: Reading) -> Option<ScalarRef<'a>> {

@@ -17,6 +17,7 @@ mod compile;
 mod finish;
 mod projection;
 
+pub use finish::Finisher;
 pub use projection::{Projection, columns};
 
 use crate::expression::{Expression, ExpressionError};
@@ -53,8 +54,6 @@ pub struct ViewEngine {
 pub enum Absorbed {
     /// The row took it in.
     Applied,
-    /// The row's fence has passed it: a replay, or a second delivery.
-    Duplicate,
     /// Its tiles are no longer retained and it is no newer latest row: it counts offline only.
     TooLate,
 }
@@ -145,7 +144,7 @@ impl ViewEngine {
             *next = (*next).max(position.offset.saturating_add(1));
             match self.absorb(row, projection, index) {
                 Absorbed::TooLate => delivered.too_late += 1,
-                Absorbed::Applied | Absorbed::Duplicate => delivered.applied += 1,
+                Absorbed::Applied => delivered.applied += 1,
             }
         }
         for (partition, _, next) in reached.into_iter().filter(|(_, _, next)| *next > i64::MIN) {
@@ -161,7 +160,18 @@ impl ViewEngine {
     /// what a read of the present means to a row whose newest event is ahead of the reader's clock. Callers refuse
     /// such a moment where a user asked for it.
     pub fn finish(&self, rows: &[Option<&Row>], as_of: &[EventTime], features: &[usize]) -> Vec<FinishedFeature> {
-        finish::finish(self, rows, as_of, features)
+        debug_assert_eq!(rows.len(), as_of.len(), "a moment per row");
+        let mut finisher = self.finisher(features, rows.len());
+        for (row, moment) in rows.iter().zip(as_of) {
+            finisher.push(*row, *moment);
+        }
+        finisher.finish()
+    }
+
+    /// As [`Self::finish`], one row after another: for readers whose rows change in between. `rows` is how many to
+    /// make room for.
+    pub fn finisher(&self, features: &[usize], rows: usize) -> Finisher<'_> {
+        Finisher::new(self, features, rows)
     }
 
     /// Decodes a stored row.
