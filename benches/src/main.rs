@@ -1,2 +1,83 @@
-//! Benchmarks, each with its floor in the same run.
-fn main() {}
+//! Benchmarks, each with its floor in the same run: the least work that could do the job, measured on the same machine,
+//! over the same bytes, minutes or microseconds apart. So ratios mean something on a shared machine, where times don't.
+//!
+//! - [`online_read`]: features of entities, against a raw multi-get of the same rows;
+//! - [`ingest`]: events from Kafka into both stores, against a consumer that only decodes them;
+//! - [`training_set`]: windows as of each spine row, against DuckDB on the same files;
+//! - [`gateway`]: what a prediction costs beside its feature read and its model;
+//! - [`process`]: what the `ondol` binary weighs, and how fast it is ready.
+//!
+//! [`measure`] takes samples, [`report`] prints them and writes `results/<name>.json`, [`store`] and [`payments`] set up
+//! what is measured.
+
+#![allow(clippy::print_stdout, reason = "a benchmark's table is its output")]
+
+mod gateway;
+mod http;
+mod ingest;
+mod measure;
+mod metered;
+mod online_read;
+mod payments;
+mod process;
+mod report;
+mod store;
+mod topic;
+mod training_set;
+
+use anyhow::{Context as _, Result};
+use clap::{Parser, Subcommand};
+use std::path::PathBuf;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Ondol's benchmarks, each with its floor in the same run.
+#[derive(Debug, Parser)]
+#[command(name = "ondol-bench")]
+struct Cli {
+    /// Where results are written.
+    #[arg(long, global = true, default_value = "benches/results")]
+    results: PathBuf,
+    #[command(subcommand)]
+    benchmark: Benchmark,
+}
+
+#[derive(Debug, Subcommand)]
+enum Benchmark {
+    /// 1, 10 and 100 entities × 50 features, embedded and Redis, against a raw multi-get of the same rows.
+    OnlineRead(online_read::Args),
+    /// Events per second from Kafka through both stores, against a consumer that only decodes them.
+    Ingest(ingest::Args),
+    /// Windows over an event log as of each spine row, against DuckDB on the same files.
+    TrainingSet(training_set::Args),
+    /// What a prediction costs beside its feature read and its model.
+    Gateway(gateway::Args),
+    /// Size, start time and idle memory of the `ondol` binary.
+    Process(process::Args),
+    /// The part of `training-set` that runs in a process of its own.
+    #[command(hide = true)]
+    TrainingSetJob(training_set::JobArgs),
+}
+
+fn main() -> Result<()> {
+    let cli = Cli::parse();
+    ondol_runtime::telemetry::init(ondol_runtime::LogFormat::Text, "error").context("logs can't be set up")?;
+    ondol_runtime::metrics::install().context("metrics can't be set up")?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    // On a worker, as a request in a server is: the main thread would pay a hop for every wake.
+    runtime.block_on(async { tokio::spawn(run(cli)).await? })
+}
+
+async fn run(cli: Cli) -> Result<()> {
+    let report = match cli.benchmark {
+        Benchmark::OnlineRead(args) => online_read::run(&args).await?,
+        Benchmark::Ingest(args) => ingest::run(&args).await?,
+        Benchmark::TrainingSet(args) => training_set::run(&args).await?,
+        Benchmark::Gateway(args) => gateway::run(&args).await?,
+        Benchmark::Process(args) => process::run(&args).await?,
+        Benchmark::TrainingSetJob(args) => return training_set::job(&args).await,
+    };
+    report.print();
+    report.write(&cli.results)
+}
