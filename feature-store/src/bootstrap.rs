@@ -59,8 +59,14 @@ pub async fn run(registry: Registry, log: EventLog, sink: Arc<dyn RowSink>) {
     loop {
         let snapshot = snapshots.borrow_and_update().clone();
         let mut failed = false;
-        for view in snapshot.views.iter().filter(|view| view.state == ViewState::Provisioning) {
-            let Some(source) = snapshot.source(&view.definition.source) else { continue };
+        for view in snapshot
+            .views
+            .iter()
+            .filter(|view| view.state == ViewState::Provisioning)
+        {
+            let Some(source) = snapshot.source(&view.definition.source) else {
+                continue;
+            };
             // A table's view is built by deliveries of the table's rows, and activated by whoever delivers them.
             if !source.definition.is_stream() {
                 continue;
@@ -97,7 +103,12 @@ pub async fn provision(
     let started = Instant::now();
     let mut bootstrap = Bootstrap::new(registry, sink, source, view)?;
     let mut scan = log.scan(name).await?;
-    tracing::info!(feature_view = view.definition.name, version = view.version, rows = scan.rows(), "bootstrap begins");
+    tracing::info!(
+        feature_view = view.definition.name,
+        version = view.version,
+        rows = scan.rows(),
+        "bootstrap begins"
+    );
     if !bootstrap.absorb(&scan).await? {
         return Ok(());
     }
@@ -148,11 +159,13 @@ impl<'a> Bootstrap<'a> {
         source: &'a SourceVersion,
         view: &'a ViewVersion,
     ) -> Result<Self, FeatureStoreError> {
-        let engine = ViewEngine::compile(&view.definition, &source.definition).map_err(|error| {
-            FeatureStoreError::Internal {
-                detail: format!("view `{}@{}` does not compile: {error}", view.definition.name, view.version),
-            }
-        })?;
+        let engine =
+            ViewEngine::compile(&view.definition, &source.definition).map_err(|error| FeatureStoreError::Internal {
+                detail: format!(
+                    "view `{}@{}` does not compile: {error}",
+                    view.definition.name, view.version
+                ),
+            })?;
         let own = engine.columns().iter().filter_map(|name| source.definition.field(name));
         let own = own.map(|field| ArrowField::new(&field.name, field.data_type.arrow(), true));
         let added = [
@@ -161,7 +174,14 @@ impl<'a> Bootstrap<'a> {
             ArrowField::new(columns::INGESTED_AT, DataType::Timestamp.arrow(), false),
         ];
         let schema = Arc::new(Schema::new(own.chain(added).collect::<Vec<_>>()));
-        Ok(Self { registry, sink, source, view, schema, rows: 0 })
+        Ok(Self {
+            registry,
+            sink,
+            source,
+            view,
+            schema,
+            rows: 0,
+        })
     }
 
     /// Absorbs every commit of `scan`; false when the view has been retired meanwhile.
@@ -171,7 +191,10 @@ impl<'a> Bootstrap<'a> {
         for (index, generation) in generations.iter().enumerate() {
             for commit in scan.commits(Some(generation)) {
                 if !self.wanted() {
-                    tracing::info!(feature_view = self.view.definition.name, "bootstrap given up: no longer wanted");
+                    tracing::info!(
+                        feature_view = self.view.definition.name,
+                        "bootstrap given up: no longer wanted"
+                    );
                     return Ok(false);
                 }
                 let names = self.schema.fields().iter().map(|field| field.name());
@@ -189,7 +212,10 @@ impl<'a> Bootstrap<'a> {
 
     fn wanted(&self) -> bool {
         let snapshot = self.registry.snapshot();
-        snapshot.views.iter().any(|view| view.id == self.view.id && view.state == ViewState::Provisioning)
+        snapshot
+            .views
+            .iter()
+            .any(|view| view.id == self.view.id && view.state == ViewState::Provisioning)
     }
 
     async fn deliver(&mut self, generation: &str, events: &RecordBatch) -> Result<(), FeatureStoreError> {
@@ -223,14 +249,19 @@ impl<'a> Bootstrap<'a> {
 
     fn broken(&self, why: &str) -> FeatureStoreError {
         FeatureStoreError::Internal {
-            detail: format!("the event log of `{}` can't be absorbed: {why}", self.source.definition.name),
+            detail: format!(
+                "the event log of `{}` can't be absorbed: {why}",
+                self.source.definition.name
+            ),
         }
     }
 }
 
 /// What rows in order of (partition, offset) cover: from each partition's first offset past its last.
 fn ranges(rows: &RecordBatch) -> Result<Vec<PartitionRange>, FeatureStoreError> {
-    let missing = |name: &str| FeatureStoreError::Internal { detail: format!("the event log lacks column `{name}`") };
+    let missing = |name: &str| FeatureStoreError::Internal {
+        detail: format!("the event log lacks column `{name}`"),
+    };
     let partitions = rows
         .column_by_name(columns::PARTITION)
         .and_then(|column| column.as_primitive_opt::<Int32Type>())
@@ -243,7 +274,11 @@ fn ranges(rows: &RecordBatch) -> Result<Vec<PartitionRange>, FeatureStoreError> 
     for (&partition, &offset) in partitions.values().iter().zip(offsets.values()) {
         match ranges.last_mut() {
             Some(range) if range.partition == partition => range.to = offset + 1,
-            Some(_) | None => ranges.push(PartitionRange { partition, from: offset, to: offset + 1 }),
+            Some(_) | None => ranges.push(PartitionRange {
+                partition,
+                from: offset,
+                to: offset + 1,
+            }),
         }
     }
     Ok(ranges)

@@ -1,6 +1,12 @@
 //! Bootstrap against its promise: every logged event reaches a new view's rows once, whatever is killed or delivered
 //! meanwhile.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "tests")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    missing_docs,
+    reason = "tests"
+)]
 
 use arrow::array::{ArrayRef, AsArray, Int32Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray};
 use arrow::datatypes::{Int32Type, Int64Type};
@@ -29,7 +35,12 @@ features.n_1d = "count() over 1d"
 "#;
 
 fn files(text: &str) -> DefinitionFiles {
-    DefinitionFiles { files: vec![DefinitionFile { path: "features.toml".to_owned(), text: text.to_owned() }] }
+    DefinitionFiles {
+        files: vec![DefinitionFile {
+            path: "features.toml".to_owned(),
+            text: text.to_owned(),
+        }],
+    }
 }
 
 /// Rows as the online store keeps them, reduced to what matters here: for each user the generation and fences, and
@@ -89,11 +100,18 @@ impl RowSink for Sink {
         header: &DeliveryHeader,
         events: &RecordBatch,
     ) -> Result<(), FeatureStoreError> {
-        let left = self.calls_left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
+        let left = self
+            .calls_left
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
         // Killed in the middle of a chunk: its first half stands.
         if left.is_err() {
-            self.rows.lock().unwrap().absorb(&header.generation, &events.slice(0, events.num_rows() / 2));
-            return Err(FeatureStoreError::Unavailable { detail: "killed".to_owned() });
+            self.rows
+                .lock()
+                .unwrap()
+                .absorb(&header.generation, &events.slice(0, events.num_rows() / 2));
+            return Err(FeatureStoreError::Unavailable {
+                detail: "killed".to_owned(),
+            });
         }
         self.rows.lock().unwrap().absorb(&header.generation, events);
         let next = self.meanwhile.lock().unwrap().pop();
@@ -117,10 +135,21 @@ impl RowSink for Sink {
 async fn deliver(log: &EventLog, generation: &str, partition: i32, from: i64, to: i64) {
     let utc = |values: Vec<i64>| Arc::new(TimestampMicrosecondArray::from(values).with_timezone("UTC")) as ArrayRef;
     let columns: Vec<(&str, ArrayRef)> = vec![
-        ("user", Arc::new(StringArray::from_iter_values((from..to).map(|offset| format!("u{}", offset % 3))))),
+        (
+            "user",
+            Arc::new(StringArray::from_iter_values(
+                (from..to).map(|offset| format!("u{}", offset % 3)),
+            )),
+        ),
         // Out of step with offsets and over several days, so that a commit's files are out of offset order.
-        ("ts", utc((from..to).map(|offset| (offset * 7 % 5) * 86_400_000_000).collect())),
-        ("_partition", Arc::new(Int32Array::from_iter_values((from..to).map(|_| partition)))),
+        (
+            "ts",
+            utc((from..to).map(|offset| (offset * 7 % 5) * 86_400_000_000).collect()),
+        ),
+        (
+            "_partition",
+            Arc::new(Int32Array::from_iter_values((from..to).map(|_| partition))),
+        ),
         ("_offset", Arc::new(Int64Array::from_iter_values(from..to))),
         ("_ingested_at", utc(vec![0; usize::try_from(to - from).unwrap()])),
     ];
@@ -145,10 +174,17 @@ struct Fixture {
 impl Fixture {
     async fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let registry = Registry::open(&format!("sqlite://{}/registry.db", folder.path().display())).await.unwrap();
+        let registry = Registry::open(&format!("sqlite://{}/registry.db", folder.path().display()))
+            .await
+            .unwrap();
         let log = EventLog::open(folder.path().join("log").to_str().unwrap(), EventLogConfig::default()).unwrap();
         registry.apply(&files(DEFINITIONS)).await.unwrap();
-        Self { registry, log, rows: Arc::default(), _folder: folder }
+        Self {
+            registry,
+            log,
+            rows: Arc::default(),
+            _folder: folder,
+        }
     }
 
     fn sink(&self, calls: usize, meanwhile: Vec<(&'static str, i32, i64, i64)>) -> Sink {
@@ -162,7 +198,10 @@ impl Fixture {
 
     fn view(&self) -> (SourceVersion, ViewVersion) {
         let snapshot = self.registry.snapshot();
-        (snapshot.source("clicks").unwrap().clone(), snapshot.newest_view("user").unwrap().clone())
+        (
+            snapshot.source("clicks").unwrap().clone(),
+            snapshot.newest_view("user").unwrap().clone(),
+        )
     }
 
     async fn provision(&self, sink: &Sink) -> Result<(), FeatureStoreError> {
@@ -173,7 +212,9 @@ impl Fixture {
 
 fn all(ranges: &[(&str, i32, i64, i64)]) -> Vec<(String, i32, i64)> {
     let each = |&(generation, partition, from, to): &(&str, i32, i64, i64)| {
-        (from..to).map(move |offset| (generation.to_owned(), partition, offset)).collect::<Vec<_>>()
+        (from..to)
+            .map(move |offset| (generation.to_owned(), partition, offset))
+            .collect::<Vec<_>>()
     };
     let mut events: Vec<_> = ranges.iter().flat_map(each).collect();
     events.sort();
@@ -199,7 +240,10 @@ async fn every_logged_event_is_absorbed_once_and_the_view_activates() {
     deliver(&fixture.log, "g1", 0, 200, 230).await;
     fixture.provision(&fixture.sink(usize::MAX, vec![])).await.unwrap();
     assert_eq!(fixture.view().1.state, ViewState::Active);
-    assert_eq!(fixture.rows.lock().unwrap().events(), all(&[("g1", 0, 0, 230), ("g1", 1, 0, 36)]));
+    assert_eq!(
+        fixture.rows.lock().unwrap().events(),
+        all(&[("g1", 0, 0, 230), ("g1", 1, 0, 36)])
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -237,7 +281,11 @@ async fn killed_at_any_call_and_started_again_it_absorbs_every_event_once() {
             fixture.provision(&fixture.sink(usize::MAX, vec![])).await.unwrap();
         }
         assert_eq!(fixture.view().1.state, ViewState::Active);
-        assert_eq!(fixture.rows.lock().unwrap().events(), all(&expected), "killed after {calls} calls");
+        assert_eq!(
+            fixture.rows.lock().unwrap().events(),
+            all(&expected),
+            "killed after {calls} calls"
+        );
     }
 }
 
@@ -255,7 +303,11 @@ async fn the_task_provisions_what_is_applied_later_and_retries_after_a_failure()
         }
     };
     snapshots.wait_for(active(1)).await.unwrap();
-    fixture.registry.apply(&files(&DEFINITIONS.replace("over 1d", "over 2d"))).await.unwrap();
+    fixture
+        .registry
+        .apply(&files(&DEFINITIONS.replace("over 1d", "over 2d")))
+        .await
+        .unwrap();
     snapshots.wait_for(active(2)).await.unwrap();
     task.abort();
 }

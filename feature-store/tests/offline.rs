@@ -1,6 +1,12 @@
 //! The event log against its promises: positions and rows move together, whatever is redelivered, killed or read by
 //! others.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "tests")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    missing_docs,
+    reason = "tests"
+)]
 
 use arrow::array::{
     ArrayRef, AsArray, Float64Array, Int32Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray,
@@ -21,10 +27,16 @@ use std::time::Duration;
 const DAY_US: i64 = 86_400_000_000;
 
 fn clicks() -> SourceDefinition {
-    let field = |name: &str, data_type| Field { name: name.to_owned(), data_type };
+    let field = |name: &str, data_type| Field {
+        name: name.to_owned(),
+        data_type,
+    };
     SourceDefinition {
         name: "clicks".to_owned(),
-        origin: SourceOrigin::Stream { topic: "clicks".to_owned(), format: StreamFormat::Json },
+        origin: SourceOrigin::Stream {
+            topic: "clicks".to_owned(),
+            format: StreamFormat::Json,
+        },
         time: "ts".to_owned(),
         late_us: 0,
         arrival: Arrival::Ingest,
@@ -41,25 +53,53 @@ fn header(generation: &str, ranges: &[(i32, i64, i64)]) -> DeliveryHeader {
         source: "clicks".to_owned(),
         source_version: 1,
         generation: generation.to_owned(),
-        ranges: ranges.iter().map(|&(partition, from, to)| PartitionRange { partition, from, to }).collect(),
+        ranges: ranges
+            .iter()
+            .map(|&(partition, from, to)| PartitionRange { partition, from, to })
+            .collect(),
     }
 }
 
 /// One event at each offset of the ranges; event times walk over several days, out of step with offsets.
 fn events(ranges: &[(i32, i64, i64)]) -> RecordBatch {
-    let positions: Vec<(i32, i64)> =
-        ranges.iter().flat_map(|&(partition, from, to)| (from..to).map(move |offset| (partition, offset))).collect();
+    let positions: Vec<(i32, i64)> = ranges
+        .iter()
+        .flat_map(|&(partition, from, to)| (from..to).map(move |offset| (partition, offset)))
+        .collect();
     let utc = |values: Vec<i64>| Arc::new(TimestampMicrosecondArray::from(values).with_timezone("UTC")) as ArrayRef;
     let time = |&(partition, offset): &(i32, i64)| {
         1_357_000_000_000_000 + (offset * 7 % 3) * DAY_US + offset * 1_000_003 + i64::from(partition)
     };
     let columns: Vec<(&str, ArrayRef)> = vec![
-        ("user", Arc::new(StringArray::from_iter_values(positions.iter().map(|(_, offset)| format!("u{}", offset % 10))))),
-        ("amount", Arc::new(Float64Array::from_iter(positions.iter().map(|(_, o)| (o % 5 != 0).then(|| *o as f64 / 3.0))))),
+        (
+            "user",
+            Arc::new(StringArray::from_iter_values(
+                positions.iter().map(|(_, offset)| format!("u{}", offset % 10)),
+            )),
+        ),
+        (
+            "amount",
+            Arc::new(Float64Array::from_iter(
+                positions.iter().map(|(_, o)| (o % 5 != 0).then(|| *o as f64 / 3.0)),
+            )),
+        ),
         ("ts", utc(positions.iter().map(time).collect())),
-        ("_partition", Arc::new(Int32Array::from_iter_values(positions.iter().map(|(partition, _)| *partition)))),
-        ("_offset", Arc::new(Int64Array::from_iter_values(positions.iter().map(|(_, offset)| *offset)))),
-        ("_ingested_at", utc(positions.iter().map(|position| time(position) + 5).collect())),
+        (
+            "_partition",
+            Arc::new(Int32Array::from_iter_values(
+                positions.iter().map(|(partition, _)| *partition),
+            )),
+        ),
+        (
+            "_offset",
+            Arc::new(Int64Array::from_iter_values(
+                positions.iter().map(|(_, offset)| *offset),
+            )),
+        ),
+        (
+            "_ingested_at",
+            utc(positions.iter().map(|position| time(position) + 5).collect()),
+        ),
     ];
     RecordBatch::try_from_iter_with_nullable(columns.into_iter().map(|(name, array)| (name, array, true))).unwrap()
 }
@@ -77,13 +117,19 @@ async fn positions_read(log: &EventLog) -> Vec<(i32, i64)> {
     let batches: Vec<RecordBatch> = log.read("clicks", &columns).await.unwrap().try_collect().await.unwrap();
     let pairs = |batch: &RecordBatch| -> Vec<(i32, i64)> {
         let partitions = batch.column(0).as_primitive::<Int32Type>().values().to_vec();
-        partitions.into_iter().zip(batch.column(1).as_primitive::<Int64Type>().values().to_vec()).collect()
+        partitions
+            .into_iter()
+            .zip(batch.column(1).as_primitive::<Int64Type>().values().to_vec())
+            .collect()
     };
     batches.iter().flat_map(pairs).collect()
 }
 
 fn all(ranges: &[(i32, i64, i64)]) -> Vec<(i32, i64)> {
-    ranges.iter().flat_map(|&(partition, from, to)| (from..to).map(move |offset| (partition, offset))).collect()
+    ranges
+        .iter()
+        .flat_map(|&(partition, from, to)| (from..to).map(move |offset| (partition, offset)))
+        .collect()
 }
 
 fn at(partition: i32, next_offset: i64) -> PartitionPosition {
@@ -122,7 +168,17 @@ async fn a_redelivery_changes_nothing_and_a_gap_is_refused() {
     deliver(&log, &[(0, 12, 22)]).await.unwrap();
     log.commit("clicks").await.unwrap();
     let gap = deliver(&log, &[(0, 26, 30)]).await.unwrap_err();
-    assert!(matches!(gap, FeatureStoreError::Gap { expected: 25, from: 26, .. }), "{gap}");
+    assert!(
+        matches!(
+            gap,
+            FeatureStoreError::Gap {
+                expected: 25,
+                from: 26,
+                ..
+            }
+        ),
+        "{gap}"
+    );
     assert_eq!(positions_read(&log).await, all(&[(0, 10, 25)]));
 }
 
@@ -131,7 +187,9 @@ async fn positions_move_over_dead_letters_without_rows() {
     let folder = tempfile::tempdir().unwrap();
     let log = open(folder.path());
     let nothing = events(&[]);
-    log.append(&clicks(), &header("g1", &[(0, 0, 7)]), &nothing).await.unwrap();
+    log.append(&clicks(), &header("g1", &[(0, 0, 7)]), &nothing)
+        .await
+        .unwrap();
     log.commit("clicks").await.unwrap();
     drop(log);
     assert_eq!(open(folder.path()).positions("clicks", "g1").await.unwrap(), [at(0, 7)]);
@@ -142,7 +200,9 @@ async fn each_commit_reads_back_in_offset_order_although_its_files_split_by_date
     let folder = tempfile::tempdir().unwrap();
     let log = open(folder.path());
     for step in 0..3 {
-        deliver(&log, &[(0, step * 40, step * 40 + 40), (1, step * 10, step * 10 + 10)]).await.unwrap();
+        deliver(&log, &[(0, step * 40, step * 40 + 40), (1, step * 10, step * 10 + 10)])
+            .await
+            .unwrap();
         log.commit("clicks").await.unwrap();
     }
     let rows = positions_read(&log).await;
@@ -166,7 +226,13 @@ async fn positions_survive_checkpoints() {
     }
     let logged = std::fs::read_dir(folder.path().join("clicks/_delta_log")).unwrap();
     let checkpoints = logged.filter(|entry| {
-        entry.as_ref().unwrap().file_name().to_str().unwrap().ends_with(".checkpoint.parquet")
+        entry
+            .as_ref()
+            .unwrap()
+            .file_name()
+            .to_str()
+            .unwrap()
+            .ends_with(".checkpoint.parquet")
     });
     assert!(checkpoints.count() >= 2);
     let log = open(folder.path());
@@ -179,17 +245,25 @@ async fn a_new_life_of_the_topic_starts_its_offsets_anew() {
     let folder = tempfile::tempdir().unwrap();
     let log = open(folder.path());
     deliver(&log, &[(0, 0, 30)]).await.unwrap();
-    log.append(&clicks(), &header("g2", &[(0, 0, 5)]), &events(&[(0, 0, 5)])).await.unwrap();
+    log.append(&clicks(), &header("g2", &[(0, 0, 5)]), &events(&[(0, 0, 5)]))
+        .await
+        .unwrap();
     log.commit("clicks").await.unwrap();
     tokio::time::sleep(Duration::from_millis(5)).await;
-    log.append(&clicks(), &header("g2", &[(0, 5, 9)]), &events(&[(0, 5, 9)])).await.unwrap();
+    log.append(&clicks(), &header("g2", &[(0, 5, 9)]), &events(&[(0, 5, 9)]))
+        .await
+        .unwrap();
     log.commit("clicks").await.unwrap();
     assert_eq!(log.durable("clicks").await.unwrap(), [at(0, 9)]);
     let scan = open(folder.path()).scan("clicks").await.unwrap();
     assert_eq!(scan.generations(), ["g1", "g2"]);
     let mut rows = 0;
     for commit in scan.commits(Some("g2")) {
-        rows += scan.read(&commit, Some("g2"), &["_offset".to_owned()]).await.unwrap().num_rows();
+        rows += scan
+            .read(&commit, Some("g2"), &["_offset".to_owned()])
+            .await
+            .unwrap()
+            .num_rows();
     }
     assert_eq!(rows, 9);
 }
@@ -202,7 +276,13 @@ async fn a_column_added_to_the_source_is_null_in_older_rows() {
     log.commit("clicks").await.unwrap();
 
     let mut wider = clicks();
-    wider.schema.insert(1, Field { name: "country".to_owned(), data_type: DataType::String });
+    wider.schema.insert(
+        1,
+        Field {
+            name: "country".to_owned(),
+            data_type: DataType::String,
+        },
+    );
     let batch = events(&[(0, 4, 6)]);
     let mut columns = batch.columns().to_vec();
     let mut fields = batch.schema().fields().to_vec();
@@ -216,13 +296,33 @@ async fn a_column_added_to_the_source_is_null_in_older_rows() {
     log.commit("clicks").await.unwrap();
 
     let columns = ["country".to_owned()];
-    let batches: Vec<RecordBatch> =
-        open(folder.path()).read("clicks", &columns).await.unwrap().try_collect().await.unwrap();
+    let batches: Vec<RecordBatch> = open(folder.path())
+        .read("clicks", &columns)
+        .await
+        .unwrap()
+        .try_collect()
+        .await
+        .unwrap();
     let countries: Vec<Option<String>> = batches
         .iter()
-        .flat_map(|batch| batch.column(0).as_string::<i32>().iter().map(|v| v.map(str::to_owned)).collect::<Vec<_>>())
+        .flat_map(|batch| {
+            batch
+                .column(0)
+                .as_string::<i32>()
+                .iter()
+                .map(|v| v.map(str::to_owned))
+                .collect::<Vec<_>>()
+        })
         .collect();
-    let expected = [None, None, None, None, Some("KR".to_owned()), Some("DE".to_owned()), None];
+    let expected = [
+        None,
+        None,
+        None,
+        None,
+        Some("KR".to_owned()),
+        Some("DE".to_owned()),
+        None,
+    ];
     assert_eq!(countries, expected);
 }
 
@@ -246,7 +346,11 @@ async fn a_second_writer_is_refused_and_the_log_stays_whole() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_buffer_refuses_until_it_is_committed() {
     let folder = tempfile::tempdir().unwrap();
-    let config = EventLogConfig { max_buffered_rows: 10, commit_rows: 5, ..EventLogConfig::default() };
+    let config = EventLogConfig {
+        max_buffered_rows: 10,
+        commit_rows: 5,
+        ..EventLogConfig::default()
+    };
     let log = EventLog::open(folder.path().to_str().unwrap(), config).unwrap();
     assert!(log.due().is_empty());
     deliver(&log, &[(0, 0, 12)]).await.unwrap();
@@ -262,7 +366,10 @@ async fn a_full_buffer_refuses_until_it_is_committed() {
 async fn an_old_row_makes_a_commit_due() {
     let folder = tempfile::tempdir().unwrap();
     for (commit_interval, due) in [(Duration::from_secs(3600), vec![]), (Duration::ZERO, vec!["clicks"])] {
-        let config = EventLogConfig { commit_interval, ..EventLogConfig::default() };
+        let config = EventLogConfig {
+            commit_interval,
+            ..EventLogConfig::default()
+        };
         let log = EventLog::open(folder.path().to_str().unwrap(), config).unwrap();
         assert!(log.due().is_empty());
         deliver(&log, &[(0, 0, 1)]).await.unwrap();
@@ -347,28 +454,48 @@ async fn duckdb_polars_and_pandas_read_the_same_rows() {
     let folder = tempfile::tempdir().unwrap();
     let log = open(folder.path());
     for step in 0..13 {
-        deliver(&log, &[(0, step * 20, step * 20 + 20), (1, step * 5, step * 5 + 5)]).await.unwrap();
+        deliver(&log, &[(0, step * 20, step * 20 + 20), (1, step * 5, step * 5 + 5)])
+            .await
+            .unwrap();
         log.commit("clicks").await.unwrap();
     }
     let check = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/readers/check_readers.py");
     let output = Command::new(ondol_testkit::services::python())
         .arg(check)
         .arg(folder.path().join("clicks"))
-        .args(["--rows", "325", "--position", "ondol/clicks/g1/0=260", "--position", "ondol/clicks/g1/1=65"])
+        .args([
+            "--rows",
+            "325",
+            "--position",
+            "ondol/clicks/g1/0=260",
+            "--position",
+            "ondol/clicks/g1/1=65",
+        ])
         .output()
         .unwrap();
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    assert!(output.status.success(), "{}\n{}", text(&output.stdout), text(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{}\n{}",
+        text(&output.stdout),
+        text(&output.stderr)
+    );
 }
 
 /// Not a test of its own: the process that `kill_9_never_separates_rows_from_positions` starts and kills. It appends
 /// and commits from where the log stands, for ever.
 #[tokio::test(flavor = "multi_thread")]
 async fn child_that_appends_for_ever() {
-    let Ok(root) = std::env::var("ONDOL_KILL_TEST_ROOT") else { return };
+    let Ok(root) = std::env::var("ONDOL_KILL_TEST_ROOT") else {
+        return;
+    };
     let log = open(Path::new(&root));
     let held = log.positions("clicks", "g1").await.unwrap();
-    let from = |partition| held.iter().find(|held| held.partition == partition).map_or(0, |held| held.next_offset);
+    let from = |partition| {
+        held.iter()
+            .find(|held| held.partition == partition)
+            .map_or(0, |held| held.next_offset)
+    };
     let (mut a, mut b) = (from(0), from(1));
     println!("ready");
     loop {
@@ -389,7 +516,9 @@ async fn kill_9_never_separates_rows_from_positions() {
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
-        let ready = BufReader::new(child.stdout.take().unwrap()).lines().any(|line| line.unwrap().contains("ready"));
+        let ready = BufReader::new(child.stdout.take().unwrap())
+            .lines()
+            .any(|line| line.unwrap().contains("ready"));
         assert!(ready, "the child ended before it was ready");
         std::thread::sleep(Duration::from_millis(20 + rand::random_range(0..150)));
         // Command::kill sends SIGKILL.
@@ -398,9 +527,16 @@ async fn kill_9_never_separates_rows_from_positions() {
 
         let log = open(folder.path());
         let held = log.positions("clicks", "g1").await.unwrap();
-        let next = |partition| held.iter().find(|held| held.partition == partition).map_or(0, |held| held.next_offset);
+        let next = |partition| {
+            held.iter()
+                .find(|held| held.partition == partition)
+                .map_or(0, |held| held.next_offset)
+        };
         let now = (next(0), next(1));
-        assert!(now.0 >= before.0 && now.1 >= before.1, "round {round}: {before:?} → {now:?}");
+        assert!(
+            now.0 >= before.0 && now.1 >= before.1,
+            "round {round}: {before:?} → {now:?}"
+        );
         before = now;
         let mut rows = positions_read(&log).await;
         rows.sort_unstable();

@@ -1,5 +1,11 @@
 //! The registry's promises, kept alike by SQLite and PostgreSQL.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "tests")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    missing_docs,
+    reason = "tests"
+)]
 
 use ondol_feature_store::registry::Registry;
 use ondol_feature_store_api::FeatureStoreError;
@@ -31,7 +37,12 @@ features = ["card.*", "amount"]
 "#;
 
 fn files(texts: &[&str]) -> DefinitionFiles {
-    DefinitionFiles { files: vec![DefinitionFile { path: "features.toml".to_owned(), text: texts.concat() }] }
+    DefinitionFiles {
+        files: vec![DefinitionFile {
+            path: "features.toml".to_owned(),
+            text: texts.concat(),
+        }],
+    }
 }
 
 /// A database of its own for each test; dropped with the folder, or left to the throw-away server.
@@ -42,7 +53,10 @@ struct Place {
 
 fn sqlite() -> Place {
     let folder = tempfile::tempdir().unwrap();
-    Place { url: format!("sqlite://{}/deep/registry.db", folder.path().display()), _folder: Some(folder) }
+    Place {
+        url: format!("sqlite://{}/deep/registry.db", folder.path().display()),
+        _folder: Some(folder),
+    }
 }
 
 async fn postgres() -> Place {
@@ -50,9 +64,15 @@ async fn postgres() -> Place {
     let name = ondol_testkit::unique_name("registry");
     sqlx::any::install_default_drivers();
     let mut connection = sqlx::AnyConnection::connect(&server).await.unwrap();
-    sqlx::raw_sql(sqlx::AssertSqlSafe(format!("CREATE DATABASE {name}"))).execute(&mut connection).await.unwrap();
+    sqlx::raw_sql(sqlx::AssertSqlSafe(format!("CREATE DATABASE {name}")))
+        .execute(&mut connection)
+        .await
+        .unwrap();
     let (base, _) = server.rsplit_once('/').unwrap();
-    Place { url: format!("{base}/{name}"), _folder: None }
+    Place {
+        url: format!("{base}/{name}"),
+        _folder: None,
+    }
 }
 
 /// Runs one test of the suite on both databases.
@@ -108,17 +128,29 @@ async fn apply(registry: &Registry, texts: &[&str]) -> Vec<Change> {
 }
 
 fn views(snapshot: &Snapshot) -> Vec<(String, u32, ViewState)> {
-    snapshot.views.iter().map(|view| (view.definition.name.clone(), view.version, view.state)).collect()
+    snapshot
+        .views
+        .iter()
+        .map(|view| (view.definition.name.clone(), view.version, view.state))
+        .collect()
 }
 
 async fn activate_all(registry: &Registry) {
-    for view in registry.snapshot().views.iter().filter(|view| view.state == ViewState::Provisioning) {
+    for view in registry
+        .snapshot()
+        .views
+        .iter()
+        .filter(|view| view.state == ViewState::Provisioning)
+    {
         registry.activate(view.id).await.unwrap();
     }
 }
 
 fn summary(changes: &[Change]) -> Vec<(String, String, ChangeAction)> {
-    changes.iter().map(|change| (change.noun.clone(), change.name.to_string(), change.action)).collect()
+    changes
+        .iter()
+        .map(|change| (change.noun.clone(), change.name.to_string(), change.action))
+        .collect()
 }
 
 fn entry(noun: &str, name: &str, action: ChangeAction) -> (String, String, ChangeAction) {
@@ -126,15 +158,26 @@ fn entry(noun: &str, name: &str, action: ChangeAction) -> (String, String, Chang
 }
 
 fn refusal(error: FeatureStoreError, code: &str) -> ondol_feature_store_api::wire::Diagnostic {
-    let FeatureStoreError::InvalidDefinitions { diagnostics } = error else { panic!("{error}") };
+    let FeatureStoreError::InvalidDefinitions { diagnostics } = error else {
+        panic!("{error}")
+    };
     let found = diagnostics.iter().find(|diagnostic| diagnostic.code == code);
-    found.unwrap_or_else(|| panic!("no `{code}` in {diagnostics:?}")).clone()
+    found
+        .unwrap_or_else(|| panic!("no `{code}` in {diagnostics:?}"))
+        .clone()
 }
 
 async fn a_new_registry_holds_only_the_built_in_source(url: &str) {
     let registry = open(url).await;
     let snapshot = registry.snapshot();
-    assert_eq!(snapshot.sources.iter().map(|source| source.definition.name.as_str()).collect::<Vec<_>>(), ["decisions"]);
+    assert_eq!(
+        snapshot
+            .sources
+            .iter()
+            .map(|source| source.definition.name.as_str())
+            .collect::<Vec<_>>(),
+        ["decisions"]
+    );
     assert!(snapshot.views.is_empty() && snapshot.models.is_empty());
     assert_eq!(registry.plan(&files(&[])).await.unwrap().changes, []);
 }
@@ -182,7 +225,10 @@ async fn a_changed_view_serves_its_old_version_until_the_new_one_is_activated(ur
     let snapshot = registry.snapshot();
     assert_eq!(
         views(&snapshot),
-        [("card".to_owned(), 1, ViewState::Active), ("card".to_owned(), 2, ViewState::Provisioning)]
+        [
+            ("card".to_owned(), 1, ViewState::Active),
+            ("card".to_owned(), 2, ViewState::Provisioning)
+        ]
     );
     assert_ne!(snapshot.views[0].id, snapshot.views[1].id);
 }
@@ -202,8 +248,14 @@ async fn activation_retires_the_old_version_at_once_and_is_idempotent(url: &str)
     let version = registry.snapshot().version;
     registry.activate(new).await.unwrap();
     assert_eq!(registry.snapshot().version, version);
-    assert!(matches!(registry.activate(old).await.unwrap_err(), FeatureStoreError::InvalidRequest { .. }));
-    assert!(matches!(registry.activate(99).await.unwrap_err(), FeatureStoreError::Unknown { .. }));
+    assert!(matches!(
+        registry.activate(old).await.unwrap_err(),
+        FeatureStoreError::InvalidRequest { .. }
+    ));
+    assert!(matches!(
+        registry.activate(99).await.unwrap_err(),
+        FeatureStoreError::Unknown { .. }
+    ));
 }
 
 async fn a_changed_source_makes_new_view_versions(url: &str) {
@@ -214,7 +266,10 @@ async fn a_changed_source_makes_new_view_versions(url: &str) {
     let changes = apply(&registry, &[&wider, VIEW, MODEL]).await;
     assert_eq!(
         summary(&changes),
-        [entry("source", "transactions@2", ChangeAction::Update), entry("view", "card@2", ChangeAction::Update)]
+        [
+            entry("source", "transactions@2", ChangeAction::Update),
+            entry("view", "card@2", ChangeAction::Update)
+        ]
     );
     assert_eq!(changes[0].differences, ["column country: added: string"]);
     assert_eq!(changes[0].models_affected, ["fraud"]);
@@ -239,7 +294,10 @@ async fn a_view_that_comes_back_continues_its_versions(url: &str) {
     apply(&registry, &[SOURCE]).await;
     let changes = apply(&registry, &[SOURCE, VIEW]).await;
     assert_eq!(summary(&changes), [entry("view", "card@2", ChangeAction::Create)]);
-    assert!(registry.snapshot().views[0].id > first, "an id in stored rows is never used again");
+    assert!(
+        registry.snapshot().views[0].id > first,
+        "an id in stored rows is never used again"
+    );
 }
 
 async fn what_is_not_in_the_files_is_removed(url: &str) {
@@ -256,29 +314,45 @@ async fn what_is_not_in_the_files_is_removed(url: &str) {
     );
     assert_eq!(changes[1].models_affected, ["fraud"]);
     let snapshot = registry.snapshot();
-    assert_eq!((snapshot.sources.len(), snapshot.views.len(), snapshot.models.len()), (1, 0, 0));
+    assert_eq!(
+        (snapshot.sources.len(), snapshot.views.len(), snapshot.models.len()),
+        (1, 0, 0)
+    );
 }
 
 async fn a_columns_type_cannot_change(url: &str) {
     let registry = open(url).await;
     apply(&registry, &[SOURCE]).await;
     let retyped = SOURCE.replace("merchant_id = \"string\"", "merchant_id = \"i64\"");
-    let diagnostic = refusal(registry.apply(&files(&[&retyped])).await.unwrap_err(), "incompatible-type");
+    let diagnostic = refusal(
+        registry.apply(&files(&[&retyped])).await.unwrap_err(),
+        "incompatible-type",
+    );
     assert_eq!(diagnostic.help.as_deref(), Some("give the new column another name"));
     assert_eq!(diagnostic.line, 6, "{diagnostic}");
     let place = &retyped[diagnostic.start as usize..diagnostic.end as usize];
     assert_eq!(place, "merchant_id");
     // Removing the source does not free the name: the log is still there.
     apply(&registry, &[]).await;
-    refusal(registry.plan(&files(&[&retyped])).await.unwrap_err(), "incompatible-type");
-    apply(&registry, &[&SOURCE.replace("merchant_id = \"string\"", "shop = \"i64\"")]).await;
+    refusal(
+        registry.plan(&files(&[&retyped])).await.unwrap_err(),
+        "incompatible-type",
+    );
+    apply(
+        &registry,
+        &[&SOURCE.replace("merchant_id = \"string\"", "shop = \"i64\"")],
+    )
+    .await;
 }
 
 async fn columns_that_differ_by_case_alone_are_refused(url: &str) {
     let registry = open(url).await;
     apply(&registry, &[SOURCE]).await;
     let again = SOURCE.replace("merchant_id = \"string\"", "Merchant_ID = \"string\"");
-    refusal(registry.plan(&files(&[&again])).await.unwrap_err(), "column-differs-by-case");
+    refusal(
+        registry.plan(&files(&[&again])).await.unwrap_err(),
+        "column-differs-by-case",
+    );
 }
 
 async fn a_column_that_a_serving_view_uses_cannot_go(url: &str) {
@@ -300,7 +374,10 @@ async fn a_source_cannot_go_while_a_view_serves_from_it(url: &str) {
     activate_all(&registry).await;
     let other = SOURCE.replace("source.transactions", "source.payments");
     let moved = VIEW.replace("from = \"transactions\"", "from = \"payments\"");
-    refusal(registry.apply(&files(&[&other, &moved])).await.unwrap_err(), "source-in-use");
+    refusal(
+        registry.apply(&files(&[&other, &moved])).await.unwrap_err(),
+        "source-in-use",
+    );
     apply(&registry, &[SOURCE, &other, &moved]).await;
     activate_all(&registry).await;
     apply(&registry, &[&other, &moved]).await;
@@ -308,8 +385,13 @@ async fn a_source_cannot_go_while_a_view_serves_from_it(url: &str) {
 
 async fn bad_definitions_are_refused_with_their_place(url: &str) {
     let registry = open(url).await;
-    let error = registry.plan(&files(&[SOURCE, &VIEW.replace("sum(amount)", "sum(amuont)")])).await.unwrap_err();
-    let FeatureStoreError::InvalidDefinitions { diagnostics } = error else { panic!("{error}") };
+    let error = registry
+        .plan(&files(&[SOURCE, &VIEW.replace("sum(amount)", "sum(amuont)")]))
+        .await
+        .unwrap_err();
+    let FeatureStoreError::InvalidDefinitions { diagnostics } = error else {
+        panic!("{error}")
+    };
     assert_eq!((diagnostics.len(), diagnostics[0].file.as_str()), (1, "features.toml"));
 }
 
@@ -320,12 +402,19 @@ async fn history_is_newest_first_and_suggests_names(url: &str) {
     apply(&registry, &[SOURCE, &VIEW.replace("over 24h", "over 12h")]).await;
     let history = registry.history("card").await.unwrap();
     assert_eq!(history.noun, "view");
-    let versions: Vec<_> = history.versions.iter().map(|version| (version.version, version.in_force)).collect();
+    let versions: Vec<_> = history
+        .versions
+        .iter()
+        .map(|version| (version.version, version.in_force))
+        .collect();
     assert_eq!(versions, [(2, false), (1, true)]);
     assert_eq!(history.versions[0].definition["name"], "card");
     assert_eq!(registry.history("source.transactions").await.unwrap().versions.len(), 1);
     let error = registry.history("crad").await.unwrap_err();
-    assert!(matches!(&error, FeatureStoreError::Unknown { suggestion: Some(name), .. } if name == "card"), "{error}");
+    assert!(
+        matches!(&error, FeatureStoreError::Unknown { suggestion: Some(name), .. } if name == "card"),
+        "{error}"
+    );
 }
 
 async fn the_registry_survives_a_restart(url: &str) {
@@ -344,7 +433,11 @@ async fn concurrent_applies_happen_one_after_the_other(url: &str) {
         let url = url.to_owned();
         tasks.spawn(async move {
             let registry = open(&url).await;
-            apply(&registry, &[SOURCE, &VIEW.replace("over 24h", &format!("over {window}h"))]).await;
+            apply(
+                &registry,
+                &[SOURCE, &VIEW.replace("over 24h", &format!("over {window}h"))],
+            )
+            .await;
         });
     }
     while let Some(done) = tasks.join_next().await {

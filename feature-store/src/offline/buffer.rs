@@ -47,7 +47,11 @@ pub(super) struct Buffer {
 impl Buffer {
     /// A buffer that continues from committed positions.
     pub(super) fn resuming(committed: &Positions) -> Self {
-        Self { held: committed.clone(), generation: committed.newest(), waiting: Taken::default() }
+        Self {
+            held: committed.clone(),
+            generation: committed.newest(),
+            waiting: Taken::default(),
+        }
     }
 
     /// Refuses a delivery that starts after what is held. A partition never seen may start anywhere: a topic's oldest
@@ -81,14 +85,23 @@ impl Buffer {
         let rows = beyond(events, &self.held.of(&header.generation))?;
         let mut moved = false;
         for range in &header.ranges {
-            if self.held.next(&header.generation, range.partition).is_none_or(|held| range.to > held) {
+            if self
+                .held
+                .next(&header.generation, range.partition)
+                .is_none_or(|held| range.to > held)
+            {
                 self.held.set(&header.generation, range.partition, range.to, now_ms());
-                self.waiting.reached.insert((header.generation.clone(), range.partition), range.to);
+                self.waiting
+                    .reached
+                    .insert((header.generation.clone(), range.partition), range.to);
                 moved = true;
             }
         }
         if rows.num_rows() > 0 {
-            self.waiting.pending.push(Pending { generation: header.generation.clone(), rows });
+            self.waiting.pending.push(Pending {
+                generation: header.generation.clone(),
+                rows,
+            });
         }
         if moved {
             self.waiting.since.get_or_insert_with(Instant::now);
@@ -123,7 +136,9 @@ impl Buffer {
         }
         let waiting = &mut self.waiting;
         waiting.reached.retain(|(generation, partition), next| {
-            committed.next(generation, *partition).is_none_or(|committed| *next > committed)
+            committed
+                .next(generation, *partition)
+                .is_none_or(|committed| *next > committed)
         });
         for pending in &mut waiting.pending {
             pending.rows = beyond(&pending.rows, &committed.of(&pending.generation))?;
@@ -152,7 +167,11 @@ impl Buffer {
 
     /// Memory of the rows that wait. Slices of one delivery count it whole, so this errs on the safe side.
     pub(super) fn bytes(&self) -> usize {
-        self.waiting.pending.iter().map(|pending| pending.rows.get_array_memory_size()).sum()
+        self.waiting
+            .pending
+            .iter()
+            .map(|pending| pending.rows.get_array_memory_size())
+            .sum()
     }
 
     /// When the oldest thing that waits came.
@@ -171,8 +190,7 @@ impl Taken {
 /// Refuses rows that the header's ranges don't cover: their positions would never be committed.
 fn check_covered(header: &DeliveryHeader, events: &RecordBatch) -> Result<(), FeatureStoreError> {
     for (partition, offset) in positions_of(events)? {
-        let covers =
-            |range: &PartitionRange| range.partition == partition && (range.from..range.to).contains(&offset);
+        let covers = |range: &PartitionRange| range.partition == partition && (range.from..range.to).contains(&offset);
         if !header.ranges.iter().any(covers) {
             return Err(FeatureStoreError::InvalidRequest {
                 detail: format!(
@@ -192,8 +210,9 @@ fn beyond(rows: &RecordBatch, next: &Partitions) -> Result<RecordBatch, FeatureS
     if keep.iter().all(|keep| *keep) {
         return Ok(rows.clone());
     }
-    filter_record_batch(rows, &BooleanArray::from(keep))
-        .map_err(|error| FeatureStoreError::Internal { detail: format!("filtering a delivery: {error}") })
+    filter_record_batch(rows, &BooleanArray::from(keep)).map_err(|error| FeatureStoreError::Internal {
+        detail: format!("filtering a delivery: {error}"),
+    })
 }
 
 fn positions_of(rows: &RecordBatch) -> Result<impl Iterator<Item = (i32, i64)> + '_, FeatureStoreError> {
@@ -208,7 +227,11 @@ fn positions_of(rows: &RecordBatch) -> Result<impl Iterator<Item = (i32, i64)> +
         .column_by_name(columns::OFFSET)
         .and_then(|column| column.as_primitive_opt::<Int64Type>())
         .ok_or_else(|| missing(columns::OFFSET))?;
-    Ok(partitions.values().iter().copied().zip(offsets.values().iter().copied()))
+    Ok(partitions
+        .values()
+        .iter()
+        .copied()
+        .zip(offsets.values().iter().copied()))
 }
 
 fn now_ms() -> i64 {

@@ -5,9 +5,7 @@
 
 use super::buffer::Pending;
 use super::layout::{CommitFiles, GENERATION};
-use arrow::array::{
-    Array, ArrayRef, AsArray, Date32Array, PrimitiveArray, RecordBatch, StringArray, new_null_array,
-};
+use arrow::array::{Array, ArrayRef, AsArray, Date32Array, PrimitiveArray, RecordBatch, StringArray, new_null_array};
 use arrow::compute::{SortColumn, concat_batches, lexsort_to_indices, take_record_batch};
 use arrow::datatypes::{Date32Type, Int32Type, Int64Type, SchemaRef, TimestampMicrosecondType};
 use deltalake_core::kernel::Add;
@@ -73,7 +71,10 @@ fn conform(rows: &RecordBatch, schema: &SchemaRef, generation: &str) -> Result<R
         .iter()
         .map(|field| -> Result<ArrayRef, String> {
             if field.name() == GENERATION {
-                return Ok(Arc::new(StringArray::from_iter_values(std::iter::repeat_n(generation, rows.num_rows()))));
+                return Ok(Arc::new(StringArray::from_iter_values(std::iter::repeat_n(
+                    generation,
+                    rows.num_rows(),
+                ))));
             }
             match rows.column_by_name(field.name()) {
                 Some(column) if column.data_type() == field.data_type() => Ok(Arc::clone(column)),
@@ -95,9 +96,17 @@ fn conform(rows: &RecordBatch, schema: &SchemaRef, generation: &str) -> Result<R
 fn by_date(rows: &RecordBatch, time: &str) -> Result<Vec<(String, RecordBatch)>, String> {
     let dates = Arc::new(event_dates(timestamps(rows, time)?)?);
     let sort = |values: ArrayRef| SortColumn { values, options: None };
-    let column = |name: &str| rows.column_by_name(name).cloned().ok_or_else(|| format!("column `{name}` is missing"));
+    let column = |name: &str| {
+        rows.column_by_name(name)
+            .cloned()
+            .ok_or_else(|| format!("column `{name}` is missing"))
+    };
     let order = lexsort_to_indices(
-        &[sort(Arc::clone(&dates) as ArrayRef), sort(column(columns::PARTITION)?), sort(column(columns::OFFSET)?)],
+        &[
+            sort(Arc::clone(&dates) as ArrayRef),
+            sort(column(columns::PARTITION)?),
+            sort(column(columns::OFFSET)?),
+        ],
         None,
     )
     .map_err(text)?;
@@ -148,7 +157,9 @@ fn runs(values: &[i32]) -> Vec<Range<usize>> {
 
 fn encode_day(rows: &RecordBatch, date: &str, time: &str, files: &mut CommitFiles) -> Result<DataFile, String> {
     let level = ZstdLevel::try_new(1).map_err(text)?;
-    let properties = WriterProperties::builder().set_compression(Compression::ZSTD(level)).build();
+    let properties = WriterProperties::builder()
+        .set_compression(Compression::ZSTD(level))
+        .build();
     let mut bytes = Vec::new();
     let mut writer = ArrowWriter::try_new(&mut bytes, rows.schema(), Some(properties)).map_err(text)?;
     writer.write(rows).map_err(text)?;
@@ -196,19 +207,25 @@ fn statistics(rows: &RecordBatch, time: &str) -> Result<Value, String> {
             put(name, moment(*min), moment(*max));
         }
     }
-    let partitions = rows.column_by_name(columns::PARTITION).and_then(|column| column.as_primitive_opt::<Int32Type>());
+    let partitions = rows
+        .column_by_name(columns::PARTITION)
+        .and_then(|column| column.as_primitive_opt::<Int32Type>());
     if let Some(values) = partitions.map(|column| column.values())
         && let (Some(min), Some(max)) = (values.iter().min(), values.iter().max())
     {
         put(columns::PARTITION, json!(min), json!(max));
     }
-    let offsets = rows.column_by_name(columns::OFFSET).and_then(|column| column.as_primitive_opt::<Int64Type>());
+    let offsets = rows
+        .column_by_name(columns::OFFSET)
+        .and_then(|column| column.as_primitive_opt::<Int64Type>());
     if let Some(values) = offsets.map(|column| column.values())
         && let (Some(min), Some(max)) = (values.iter().min(), values.iter().max())
     {
         put(columns::OFFSET, json!(min), json!(max));
     }
-    if let Some(generation) = rows.column_by_name(GENERATION).and_then(|column| column.as_string_opt::<i32>())
+    if let Some(generation) = rows
+        .column_by_name(GENERATION)
+        .and_then(|column| column.as_string_opt::<i32>())
         && !generation.is_empty()
     {
         put(GENERATION, json!(generation.value(0)), json!(generation.value(0)));
@@ -218,7 +235,9 @@ fn statistics(rows: &RecordBatch, time: &str) -> Result<Value, String> {
 
 fn moment(micros: i64) -> Value {
     let time = chrono::DateTime::from_timestamp_micros(micros);
-    time.map_or(Value::Null, |time| json!(time.format("%Y-%m-%dT%H:%M:%S%.6fZ").to_string()))
+    time.map_or(Value::Null, |time| {
+        json!(time.format("%Y-%m-%dT%H:%M:%S%.6fZ").to_string())
+    })
 }
 
 #[cfg(test)]

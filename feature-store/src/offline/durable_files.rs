@@ -31,14 +31,19 @@ pub struct DurableFiles {
 impl DurableFiles {
     /// The whole file system: object paths are absolute file paths.
     pub fn new() -> Self {
-        Self { files: Arc::new(LocalFileSystem::new()) }
+        Self {
+            files: Arc::new(LocalFileSystem::new()),
+        }
     }
 
     async fn write(&self, location: &Path, payload: PutPayload, exclusive: bool) -> Result<PutResult> {
         let path = self.files.path_to_filesystem(location)?;
         let object = location.to_string();
         blocking(move || write_file(&path, &payload, exclusive).map_err(|source| named(&object, source))).await?;
-        Ok(PutResult { e_tag: None, version: None })
+        Ok(PutResult {
+            e_tag: None,
+            version: None,
+        })
     }
 }
 
@@ -72,7 +77,11 @@ impl ObjectStore for DurableFiles {
         location: &Path,
         _opts: PutMultipartOptions,
     ) -> Result<Box<dyn MultipartUpload>> {
-        Ok(Box::new(GatheredUpload { store: self.clone(), location: location.clone(), parts: Vec::new() }))
+        Ok(Box::new(GatheredUpload {
+            store: self.clone(),
+            location: location.clone(),
+            parts: Vec::new(),
+        }))
     }
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
@@ -101,7 +110,9 @@ impl ObjectStore for DurableFiles {
 
     async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
         let bytes = self.get(from).await?.bytes().await?;
-        self.write(to, bytes.into(), matches!(options.mode, CopyMode::Create)).await.map(|_| ())
+        self.write(to, bytes.into(), matches!(options.mode, CopyMode::Create))
+            .await
+            .map(|_| ())
     }
 
     async fn rename_opts(&self, from: &Path, to: &Path, options: RenameOptions) -> Result<()> {
@@ -109,7 +120,15 @@ impl ObjectStore for DurableFiles {
             RenameTargetMode::Overwrite => CopyMode::Overwrite,
             RenameTargetMode::Create => CopyMode::Create,
         };
-        self.copy_opts(from, to, CopyOptions { mode, ..CopyOptions::default() }).await?;
+        self.copy_opts(
+            from,
+            to,
+            CopyOptions {
+                mode,
+                ..CopyOptions::default()
+            },
+        )
+        .await?;
         self.delete(from).await
     }
 }
@@ -142,15 +161,26 @@ impl MultipartUpload for GatheredUpload {
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    tokio::task::spawn_blocking(work).await.map_err(|source| Error::JoinError { source })?
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|source| Error::JoinError { source })?
 }
 
 fn named(object: &str, source: io::Error) -> Error {
     let path = object.to_owned();
     match source.kind() {
-        ErrorKind::AlreadyExists => Error::AlreadyExists { path, source: Box::new(source) },
-        ErrorKind::NotFound => Error::NotFound { path, source: Box::new(source) },
-        _ => Error::Generic { store: "DurableFiles", source: Box::new(source) },
+        ErrorKind::AlreadyExists => Error::AlreadyExists {
+            path,
+            source: Box::new(source),
+        },
+        ErrorKind::NotFound => Error::NotFound {
+            path,
+            source: Box::new(source),
+        },
+        _ => Error::Generic {
+            store: "DurableFiles",
+            source: Box::new(source),
+        },
     }
 }
 
@@ -160,7 +190,11 @@ fn write_file(path: &FilePath, payload: &PutPayload, exclusive: bool) -> io::Res
     create_folders(folder)?;
     let staged = staging_path(path);
     let result = fill(&staged, payload).and_then(|()| {
-        if exclusive { std::fs::hard_link(&staged, path) } else { std::fs::rename(&staged, path) }
+        if exclusive {
+            std::fs::hard_link(&staged, path)
+        } else {
+            std::fs::rename(&staged, path)
+        }
     });
     if exclusive || result.is_err() {
         // Best effort: a staging file that stays behind is hidden from lists and harms nothing.
@@ -221,7 +255,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let store = DurableFiles::new();
         let path = location(&folder, "a/b/commit.json");
-        let create = || PutOptions { mode: PutMode::Create, ..PutOptions::default() };
+        let create = || PutOptions {
+            mode: PutMode::Create,
+            ..PutOptions::default()
+        };
         store.put_opts(&path, "first".into(), create()).await.unwrap();
         let error = store.put_opts(&path, "second".into(), create()).await.unwrap_err();
         assert!(matches!(error, Error::AlreadyExists { .. }), "{error}");
@@ -249,7 +286,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let store = DurableFiles::new();
         let path = location(&folder, "checkpoint.parquet");
-        let mut upload = store.put_multipart_opts(&path, PutMultipartOptions::default()).await.unwrap();
+        let mut upload = store
+            .put_multipart_opts(&path, PutMultipartOptions::default())
+            .await
+            .unwrap();
         upload.put_part("one ".into()).await.unwrap();
         upload.put_part("two".into()).await.unwrap();
         assert!(store.head(&path).await.is_err());

@@ -5,10 +5,14 @@ use std::fmt::Display;
 
 /// Storage did not do its part; trying again may help.
 pub(super) fn unavailable(source: &str, doing: &str, error: impl Display) -> FeatureStoreError {
-    FeatureStoreError::Unavailable { detail: format!("{doing} the offline table of `{source}`: {error}") }
+    FeatureStoreError::Unavailable {
+        detail: format!("{doing} the offline table of `{source}`: {error}"),
+    }
 }
 
 /// The data or the table is not as it must be; trying again won't help.
 pub(super) fn internal(source: &str, detail: impl Display) -> FeatureStoreError {
-    FeatureStoreError::Internal { detail: format!("offline table of `{source}`: {detail}") }
+    FeatureStoreError::Internal {
+        detail: format!("offline table of `{source}`: {detail}"),
+    }
 }

@@ -24,7 +24,10 @@ pub(super) fn added_columns() -> [(&'static str, DataType); 4] {
 
 /// Every column of a source's table in Delta's types: the source's own, nullable, then the added ones.
 pub(super) fn delta_columns(source: &SourceDefinition) -> Vec<StructField> {
-    let own = source.schema.iter().map(|field| StructField::nullable(&field.name, delta_type(field.data_type)));
+    let own = source
+        .schema
+        .iter()
+        .map(|field| StructField::nullable(&field.name, delta_type(field.data_type)));
     let added = added_columns().map(|(name, data_type)| StructField::not_null(name, delta_type(data_type)));
     let date = StructField::nullable(columns::EVENT_DATE, DeltaType::Primitive(PrimitiveType::Date));
     own.chain(added).chain([date]).collect()
@@ -32,11 +35,19 @@ pub(super) fn delta_columns(source: &SourceDefinition) -> Vec<StructField> {
 
 /// The schema of data files of a table with these Delta columns: all but the partition column.
 pub(super) fn file_schema(table: &StructType) -> Result<SchemaRef, String> {
-    let fields = table.fields().filter(|field| field.name() != columns::EVENT_DATE).map(|field| {
-        let data_type = arrow_type(field.data_type())
-            .ok_or_else(|| format!("column `{}` has a type Ondol does not write: {}", field.name(), field.data_type()))?;
-        Ok(ArrowField::new(field.name(), data_type, field.is_nullable()))
-    });
+    let fields = table
+        .fields()
+        .filter(|field| field.name() != columns::EVENT_DATE)
+        .map(|field| {
+            let data_type = arrow_type(field.data_type()).ok_or_else(|| {
+                format!(
+                    "column `{}` has a type Ondol does not write: {}",
+                    field.name(),
+                    field.data_type()
+                )
+            })?;
+            Ok(ArrowField::new(field.name(), data_type, field.is_nullable()))
+        });
     Ok(Arc::new(ArrowSchema::new(fields.collect::<Result<Vec<_>, String>>()?)))
 }
 
@@ -53,7 +64,10 @@ fn delta_type(data_type: DataType) -> DeltaType {
 }
 
 fn arrow_type(delta: &DeltaType) -> Option<ArrowType> {
-    DataType::ALL.into_iter().find(|candidate| delta_type(*candidate) == *delta).map(DataType::arrow)
+    DataType::ALL
+        .into_iter()
+        .find(|candidate| delta_type(*candidate) == *delta)
+        .map(DataType::arrow)
 }
 
 /// The transaction identifier that holds a partition's position: `ondol/{source}/{generation}/{partition}`.
@@ -79,13 +93,21 @@ pub(super) struct CommitFiles {
 impl CommitFiles {
     /// For the commit that is expected to become `version`. The random part keeps a lost race's files apart.
     pub(super) fn new(version: u64) -> Self {
-        Self { name: format!("{version:020}-{}", ulid::Ulid::new()), count: 0 }
+        Self {
+            name: format!("{version:020}-{}", ulid::Ulid::new()),
+            count: 0,
+        }
     }
 
     /// The next file's path within the table.
     pub(super) fn next(&mut self, event_date: &str) -> String {
         self.count += 1;
-        format!("{}={event_date}/part-{}-{:05}.zstd.parquet", columns::EVENT_DATE, self.name, self.count)
+        format!(
+            "{}={event_date}/part-{}-{:05}.zstd.parquet",
+            columns::EVENT_DATE,
+            self.name,
+            self.count
+        )
     }
 }
 

@@ -56,7 +56,11 @@ pub struct EventLogConfig {
 
 impl Default for EventLogConfig {
     fn default() -> Self {
-        Self { commit_rows: 50_000, commit_interval: Duration::from_secs(5), max_buffered_rows: 200_000 }
+        Self {
+            commit_rows: 50_000,
+            commit_interval: Duration::from_secs(5),
+            max_buffered_rows: 200_000,
+        }
     }
 }
 
@@ -92,7 +96,14 @@ impl EventLog {
     pub fn open(root: &str, config: EventLogConfig) -> Result<Self, FeatureStoreError> {
         let root = folder(root)?;
         let store = Arc::new(DurableFiles::new());
-        Ok(Self { shared: Arc::new(Shared { root, store, config, logs: Mutex::default() }) })
+        Ok(Self {
+            shared: Arc::new(Shared {
+                root,
+                store,
+                config,
+                logs: Mutex::default(),
+            }),
+        })
     }
 
     /// Refuses a delivery that would leave a gap after what is held, and any delivery while the buffer is at its bound.
@@ -131,16 +142,15 @@ impl EventLog {
             return Ok(());
         }
         Err(FeatureStoreError::Unavailable {
-            detail: format!("{} events of `{source}` wait to be committed: try again shortly", buffer.rows()),
+            detail: format!(
+                "{} events of `{source}` wait to be committed: try again shortly",
+                buffer.rows()
+            ),
         })
     }
 
     /// Committed positions of one generation.
-    pub async fn positions(
-        &self,
-        source: &str,
-        generation: &str,
-    ) -> Result<Vec<PartitionPosition>, FeatureStoreError> {
+    pub async fn positions(&self, source: &str, generation: &str) -> Result<Vec<PartitionPosition>, FeatureStoreError> {
         Ok(listed(&self.log(source).await?.memory().committed.of(generation)))
     }
 
@@ -171,7 +181,9 @@ impl EventLog {
     pub async fn durable(&self, source: &str) -> Result<Vec<PartitionPosition>, FeatureStoreError> {
         let log = self.log(source).await?;
         let memory = log.memory();
-        Ok(listed(&memory.committed.of(memory.buffer.generation().unwrap_or_default())))
+        Ok(listed(
+            &memory.committed.of(memory.buffer.generation().unwrap_or_default()),
+        ))
     }
 
     /// Sources whose buffers hold enough rows, or old enough ones, to commit.
@@ -179,11 +191,17 @@ impl EventLog {
         let config = &self.shared.config;
         let is_due = |log: &SourceLog| {
             let memory = log.memory();
-            let old = memory.buffer.since().is_some_and(|since| since.elapsed() >= config.commit_interval);
+            let old = memory
+                .buffer
+                .since()
+                .is_some_and(|since| since.elapsed() >= config.commit_interval);
             old || memory.buffer.rows() >= config.commit_rows || memory.buffer.bytes() >= MAX_BUFFERED_BYTES / 2
         };
         let logs = lock(&self.shared.logs);
-        logs.iter().filter(|(_, log)| is_due(log)).map(|(name, _)| name.clone()).collect()
+        logs.iter()
+            .filter(|(_, log)| is_due(log))
+            .map(|(name, _)| name.clone())
+            .collect()
     }
 
     /// Commits what `source` has buffered, and returns [`Self::durable`]. On failure everything stays buffered.
@@ -227,7 +245,12 @@ impl EventLog {
                 .record(started.elapsed().as_secs_f64());
             let rows = taken.committed();
             metrics::counter!("ondol_log_rows_total", "source" => source.to_owned()).increment(rows as u64);
-            tracing::debug!(source, rows, version = table.state().map(|state| state.version()), "offline commit");
+            tracing::debug!(
+                source,
+                rows,
+                version = table.state().map(|state| state.version()),
+                "offline commit"
+            );
             let mut memory = log.memory();
             memory.committed = table.positions().clone();
             memory.rows = memory.rows.map(|held| held + rows as u64);
@@ -274,7 +297,11 @@ impl EventLog {
         columns: &[String],
     ) -> Result<BoxStream<'static, Result<RecordBatch, FeatureStoreError>>, FeatureStoreError> {
         let scan = Arc::new(self.scan(source).await?);
-        let columns = if columns.is_empty() { scan.columns() } else { columns.to_vec() };
+        let columns = if columns.is_empty() {
+            scan.columns()
+        } else {
+            columns.to_vec()
+        };
         let commits = futures::stream::iter(scan.commits(None));
         Ok(commits
             .then(move |commit| {
@@ -295,16 +322,24 @@ impl EventLog {
             });
         }
         let folder = self.shared.root.join(source);
-        let url = Url::from_directory_path(&folder).map_err(|()| {
-            unavailable(source, "opening", format!("`{}` is no absolute path", folder.display()))
-        })?;
+        let url = Url::from_directory_path(&folder)
+            .map_err(|()| unavailable(source, "opening", format!("`{}` is no absolute path", folder.display())))?;
         let table = LogTable::open(source, &url, Arc::clone(&self.shared.store)).await?;
         let committed = table.positions().clone();
         let rows = LogScan::of(source, &table)?.rows();
-        let memory = Memory { buffer: Buffer::resuming(&committed), committed, rows };
-        let log = Arc::new(SourceLog { table: tokio::sync::Mutex::new(table), memory: Mutex::new(memory) });
+        let memory = Memory {
+            buffer: Buffer::resuming(&committed),
+            committed,
+            rows,
+        };
+        let log = Arc::new(SourceLog {
+            table: tokio::sync::Mutex::new(table),
+            memory: Mutex::new(memory),
+        });
         // Two callers may have opened it at once: the first one in stays, the other is dropped unused.
-        Ok(Arc::clone(lock(&self.shared.logs).entry(source.to_owned()).or_insert(log)))
+        Ok(Arc::clone(
+            lock(&self.shared.logs).entry(source.to_owned()).or_insert(log),
+        ))
     }
 
     fn folders(&self) -> Result<Vec<String>, FeatureStoreError> {
@@ -347,7 +382,10 @@ struct TakenOut<'a> {
 
 impl<'a> TakenOut<'a> {
     fn of(log: &'a SourceLog) -> Self {
-        Self { log, events: log.memory().buffer.take() }
+        Self {
+            log,
+            events: log.memory().buffer.take(),
+        }
     }
 
     /// Lets go of the events, and says how many rows they were.
@@ -372,7 +410,10 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 fn listed(partitions: &Partitions) -> Vec<PartitionPosition> {
-    partitions.iter().map(|(&partition, &next_offset)| PartitionPosition { partition, next_offset }).collect()
+    partitions
+        .iter()
+        .map(|(&partition, &next_offset)| PartitionPosition { partition, next_offset })
+        .collect()
 }
 
 fn report_buffer(source: &str, buffer: &Buffer) {

@@ -35,7 +35,10 @@ struct Generation {
 impl Positions {
     /// The positions of one generation.
     pub(super) fn of(&self, generation: &str) -> Partitions {
-        self.generations.get(generation).map(|found| found.partitions.clone()).unwrap_or_default()
+        self.generations
+            .get(generation)
+            .map(|found| found.partitions.clone())
+            .unwrap_or_default()
     }
 
     /// The next offset of one partition.
@@ -52,7 +55,11 @@ impl Positions {
 
     /// Generations in the order in which they were left: a topic's lives don't overlap.
     pub(super) fn generations(&self) -> Vec<String> {
-        let mut names: Vec<_> = self.generations.iter().map(|(name, entry)| (entry.moved_ms, name)).collect();
+        let mut names: Vec<_> = self
+            .generations
+            .iter()
+            .map(|(name, entry)| (entry.moved_ms, name))
+            .collect();
         names.sort();
         names.into_iter().map(|(_, name)| name.clone()).collect()
     }
@@ -66,10 +73,22 @@ impl Positions {
 /// Reads the positions of `source` as of `version` from the log in `store`, whose root is the table.
 pub(super) async fn read(store: &dyn ObjectStore, source: &str, version: u64) -> Result<Positions, String> {
     let log = Path::from("_delta_log");
-    let files: Vec<_> = store.list(Some(&log)).map_ok(|meta| meta.location).try_collect().await.map_err(text)?;
-    let checkpoint = files.iter().filter_map(checkpoint_version).filter(|found| *found <= version).max();
+    let files: Vec<_> = store
+        .list(Some(&log))
+        .map_ok(|meta| meta.location)
+        .try_collect()
+        .await
+        .map_err(text)?;
+    let checkpoint = files
+        .iter()
+        .filter_map(checkpoint_version)
+        .filter(|found| *found <= version)
+        .max();
     let mut positions = Positions::default();
-    for path in files.iter().filter(|path| checkpoint.is_some() && checkpoint_version(path) == checkpoint) {
+    for path in files
+        .iter()
+        .filter(|path| checkpoint.is_some() && checkpoint_version(path) == checkpoint)
+    {
         let bytes = store.get(path).await.map_err(text)?.bytes().await.map_err(text)?;
         from_checkpoint(bytes, source, &mut positions).map_err(|why| format!("checkpoint {path}: {why}"))?;
     }
@@ -100,7 +119,8 @@ fn commit_version(path: &Path) -> Option<u64> {
 fn checkpoint_version(path: &Path) -> Option<u64> {
     let name = path.filename()?;
     let (digits, rest) = name.split_once('.')?;
-    (digits.len() == 20 && rest.starts_with("checkpoint.") && rest.ends_with(".parquet")).then(|| digits.parse().ok())?
+    (digits.len() == 20 && rest.starts_with("checkpoint.") && rest.ends_with(".parquet"))
+        .then(|| digits.parse().ok())?
 }
 
 fn from_commit(bytes: &Bytes, source: &str, positions: &mut Positions) -> Result<(), String> {
@@ -115,7 +135,10 @@ fn from_commit(bytes: &Bytes, source: &str, positions: &mut Positions) -> Result
     struct Line {
         txn: Option<Txn>,
     }
-    for line in bytes.split(|byte| *byte == b'\n').filter(|line| !line.trim_ascii().is_empty()) {
+    for line in bytes
+        .split(|byte| *byte == b'\n')
+        .filter(|line| !line.trim_ascii().is_empty())
+    {
         let line: Line = serde_json::from_slice(line).map_err(text)?;
         let Some(txn) = line.txn else { continue };
         if let Some((generation, partition)) = parse_app_id(&txn.app_id, source) {
@@ -128,7 +151,12 @@ fn from_commit(bytes: &Bytes, source: &str, positions: &mut Positions) -> Result
 fn from_checkpoint(bytes: Bytes, source: &str, positions: &mut Positions) -> Result<(), String> {
     let builder = ParquetRecordBatchReaderBuilder::try_new(bytes).map_err(text)?;
     let schema = builder.parquet_schema();
-    let Some(root) = schema.root_schema().get_fields().iter().position(|field| field.name() == "txn") else {
+    let Some(root) = schema
+        .root_schema()
+        .get_fields()
+        .iter()
+        .position(|field| field.name() == "txn")
+    else {
         return Ok(());
     };
     let mask = ProjectionMask::roots(schema, [root]);
@@ -141,11 +169,18 @@ fn from_checkpoint(bytes: Bytes, source: &str, positions: &mut Positions) -> Res
 }
 
 fn from_txns(txn: &StructArray, source: &str, positions: &mut Positions) -> Result<(), String> {
-    let column = |name: &str| txn.column_by_name(name).ok_or_else(|| format!("its `txn.{name}` is missing"));
-    let long = |name: &str| {
-        column(name)?.as_primitive_opt::<Int64Type>().ok_or_else(|| format!("its `txn.{name}` is no integer"))
+    let column = |name: &str| {
+        txn.column_by_name(name)
+            .ok_or_else(|| format!("its `txn.{name}` is missing"))
     };
-    let ids = column("appId")?.as_string_opt::<i32>().ok_or("its `txn.appId` is no text")?;
+    let long = |name: &str| {
+        column(name)?
+            .as_primitive_opt::<Int64Type>()
+            .ok_or_else(|| format!("its `txn.{name}` is no integer"))
+    };
+    let ids = column("appId")?
+        .as_string_opt::<i32>()
+        .ok_or("its `txn.appId` is no text")?;
     let (versions, updated) = (long("version")?, long("lastUpdated")?);
     for row in (0..txn.len()).filter(|row| txn.is_valid(*row)) {
         if let Some((generation, partition)) = parse_app_id(ids.value(row), source) {

@@ -59,7 +59,10 @@ impl LogScan {
             let path = file.path().into_owned();
             let rows = file.num_records().and_then(|rows| u64::try_from(rows).ok());
             let generation = file.stats().as_deref().and_then(generation_of);
-            scan.commits.entry(commit_of(&path).to_owned()).or_default().push(LogFile { path, rows, generation });
+            scan.commits
+                .entry(commit_of(&path).to_owned())
+                .or_default()
+                .push(LogFile { path, rows, generation });
         }
         Ok(scan)
     }
@@ -115,9 +118,17 @@ impl LogScan {
     ) -> Result<RecordBatch, FeatureStoreError> {
         let asked = self.indexes(columns)?;
         // Sorting and choosing the generation need these, asked for or not.
-        let needed: BTreeSet<usize> = asked.iter().copied().chain(self.indexes(&position_columns())?).collect();
+        let needed: BTreeSet<usize> = asked
+            .iter()
+            .copied()
+            .chain(self.indexes(&position_columns())?)
+            .collect();
         let needed: Vec<usize> = needed.into_iter().collect();
-        let schema = Arc::new(self.schema.project(&needed).map_err(|error| internal(&self.source, error))?);
+        let schema = Arc::new(
+            self.schema
+                .project(&needed)
+                .map_err(|error| internal(&self.source, error))?,
+        );
         let mut batches = Vec::new();
         for file in self.commits.get(&commit.0).into_iter().flatten() {
             batches.extend(self.read_file(file, &schema).await?);
@@ -125,28 +136,38 @@ impl LogScan {
         let rows = concat_batches(&schema, &batches).map_err(|error| internal(&self.source, error))?;
         let rows = of_generation(rows, generation).and_then(|rows| in_order(&rows));
         let rows = rows.map_err(|error| internal(&self.source, error))?;
-        let order: Vec<usize> = asked.iter().filter_map(|index| needed.iter().position(|held| held == index)).collect();
+        let order: Vec<usize> = asked
+            .iter()
+            .filter_map(|index| needed.iter().position(|held| held == index))
+            .collect();
         rows.project(&order).map_err(|error| internal(&self.source, error))
     }
 
     fn indexes(&self, names: &[String]) -> Result<Vec<usize>, FeatureStoreError> {
         let index = |name: &String| {
-            self.schema.index_of(name).map_err(|_| FeatureStoreError::InvalidRequest {
-                detail: format!("the offline table of `{}` has no column `{name}`", self.source),
-            })
+            self.schema
+                .index_of(name)
+                .map_err(|_| FeatureStoreError::InvalidRequest {
+                    detail: format!("the offline table of `{}` has no column `{name}`", self.source),
+                })
         };
         names.iter().map(index).collect()
     }
 
     async fn read_file(&self, file: &LogFile, schema: &SchemaRef) -> Result<Vec<RecordBatch>, FeatureStoreError> {
-        let failed = |error: &dyn std::fmt::Display| {
-            unavailable(&self.source, &format!("reading {} of", file.path), error)
-        };
-        let object = self.store.get(&Path::from(file.path.as_str())).await.map_err(|error| failed(&error))?;
+        let failed =
+            |error: &dyn std::fmt::Display| unavailable(&self.source, &format!("reading {} of", file.path), error);
+        let object = self
+            .store
+            .get(&Path::from(file.path.as_str()))
+            .await
+            .map_err(|error| failed(&error))?;
         let bytes = object.bytes().await.map_err(|error| failed(&error))?;
         let wanted = Arc::clone(schema);
         let decoded = tokio::task::spawn_blocking(move || decode(bytes, &wanted)).await;
-        let batches = decoded.map_err(|error| failed(&error))?.map_err(|error| failed(&error))?;
+        let batches = decoded
+            .map_err(|error| failed(&error))?
+            .map_err(|error| failed(&error))?;
         batches.iter().map(|batch| self.widen(batch, schema)).collect()
     }
 
@@ -165,14 +186,25 @@ impl LogScan {
 fn decode(bytes: Bytes, wanted: &SchemaRef) -> Result<Vec<RecordBatch>, String> {
     let builder = ParquetRecordBatchReaderBuilder::try_new(bytes).map_err(|error| error.to_string())?;
     let held = Arc::clone(builder.schema());
-    let roots = held.fields().iter().enumerate().filter(|(_, field)| wanted.field_with_name(field.name()).is_ok());
+    let roots = held
+        .fields()
+        .iter()
+        .enumerate()
+        .filter(|(_, field)| wanted.field_with_name(field.name()).is_ok());
     let mask = ProjectionMask::roots(builder.parquet_schema(), roots.map(|(index, _)| index));
-    let reader = builder.with_projection(mask).build().map_err(|error| error.to_string())?;
+    let reader = builder
+        .with_projection(mask)
+        .build()
+        .map_err(|error| error.to_string())?;
     reader.collect::<Result<_, _>>().map_err(|error| error.to_string())
 }
 
 fn position_columns() -> Vec<String> {
-    added_columns().iter().map(|(name, _)| (*name).to_owned()).filter(|name| name != columns::INGESTED_AT).collect()
+    added_columns()
+        .iter()
+        .map(|(name, _)| (*name).to_owned())
+        .filter(|name| name != columns::INGESTED_AT)
+        .collect()
 }
 
 /// The one generation of a file, when its statistics name it.
@@ -198,7 +230,10 @@ fn of_generation(rows: RecordBatch, generation: Option<&str>) -> Result<RecordBa
 
 fn in_order(rows: &RecordBatch) -> Result<RecordBatch, String> {
     let sort = |name: &str| {
-        let values = rows.column_by_name(name).cloned().ok_or_else(|| format!("column `{name}` is missing"))?;
+        let values = rows
+            .column_by_name(name)
+            .cloned()
+            .ok_or_else(|| format!("column `{name}` is missing"))?;
         Ok::<_, String>(SortColumn { values, options: None })
     };
     let order = lexsort_to_indices(&[sort(columns::PARTITION)?, sort(columns::OFFSET)?], None);

@@ -43,11 +43,7 @@ pub(super) struct LogTable {
 
 impl LogTable {
     /// Opens the table at `url`, which need not exist yet.
-    pub(super) async fn open(
-        source: &str,
-        url: &Url,
-        store: Arc<dyn ObjectStore>,
-    ) -> Result<Self, FeatureStoreError> {
+    pub(super) async fn open(source: &str, url: &Url, store: Arc<dyn ObjectStore>) -> Result<Self, FeatureStoreError> {
         let table = DeltaTableBuilder::from_url(url.clone())
             .and_then(|builder| builder.with_storage_backend(store, url.clone()).build())
             .map_err(|error| unavailable(source, "opening", error))?;
@@ -70,8 +66,14 @@ impl LogTable {
             self.settled = true;
             return Ok(());
         }
-        table.load().await.map_err(|error| unavailable(&self.source, "loading", error))?;
-        let state = table.snapshot().map_err(|error| unavailable(&self.source, "loading", error))?.clone();
+        table
+            .load()
+            .await
+            .map_err(|error| unavailable(&self.source, "loading", error))?;
+        let state = table
+            .snapshot()
+            .map_err(|error| unavailable(&self.source, "loading", error))?
+            .clone();
         let store = self.log_store.object_store(None);
         self.positions = positions::read(store.as_ref(), &self.source, state.version())
             .await
@@ -108,7 +110,9 @@ impl LogTable {
 
     /// Commits `taken`: its rows, and the positions they reach.
     pub(super) async fn commit(&mut self, taken: &Taken) -> Result<(), FeatureStoreError> {
-        let Some(definition) = &taken.definition else { return Ok(()) };
+        let Some(definition) = &taken.definition else {
+            return Ok(());
+        };
         self.settled = false;
         let state = match &self.state {
             Some(state) => state.clone(),
@@ -153,7 +157,10 @@ impl LogTable {
             .with_save_mode(SaveMode::Ignore)
             .await
             .map_err(|error| unavailable(&self.source, "creating", error))?;
-        table.snapshot().cloned().map_err(|error| unavailable(&self.source, "loading", error))
+        table
+            .snapshot()
+            .cloned()
+            .map_err(|error| unavailable(&self.source, "loading", error))
     }
 
     async fn commit_onto(
@@ -182,7 +189,11 @@ impl LogTable {
         };
         let commit = CommitBuilder::from(properties)
             .with_actions(actions)
-            .build(Some(state as &dyn TableReference), Arc::clone(&self.log_store), operation)
+            .build(
+                Some(state as &dyn TableReference),
+                Arc::clone(&self.log_store),
+                operation,
+            )
             .await
             .map_err(|error| unavailable(&self.source, "committing to", error))?;
         Ok(commit.snapshot())
@@ -234,21 +245,29 @@ impl LogTable {
 fn evolve(state: &DeltaTableState, source: &SourceDefinition) -> Result<Option<(StructType, Metadata)>, String> {
     let schema = state.schema();
     let wanted = delta_columns(source);
-    if let Some(column) = wanted
-        .iter()
-        .find(|column| schema.field(column.name()).is_some_and(|held| held.data_type() != column.data_type()))
-    {
+    if let Some(column) = wanted.iter().find(|column| {
+        schema
+            .field(column.name())
+            .is_some_and(|held| held.data_type() != column.data_type())
+    }) {
         return Err(format!(
             "column `{}` can't become {}: the archived log holds another type, give the new column another name",
             column.name(),
             column.data_type()
         ));
     }
-    let new: Vec<_> = wanted.into_iter().filter(|column| schema.field(column.name()).is_none()).collect();
+    let new: Vec<_> = wanted
+        .into_iter()
+        .filter(|column| schema.field(column.name()).is_none())
+        .collect();
     if new.is_empty() {
         return Ok(None);
     }
     let evolved = StructType::try_new(schema.fields().cloned().chain(new)).map_err(|error| error.to_string())?;
-    let metadata = state.metadata().clone().with_schema(&evolved).map_err(|error| error.to_string())?;
+    let metadata = state
+        .metadata()
+        .clone()
+        .with_schema(&evolved)
+        .map_err(|error| error.to_string())?;
     Ok(Some((evolved, metadata)))
 }

@@ -117,17 +117,22 @@ pub(super) struct Catalog {
 impl Catalog {
     /// Every version of one definition, oldest first.
     pub(super) fn versions<'s>(&'s self, noun: Noun, name: &str) -> impl Iterator<Item = &'s Record> {
-        self.records.iter().filter(move |record| record.noun() == noun && record.name() == name)
+        self.records
+            .iter()
+            .filter(move |record| record.noun() == noun && record.name() == name)
     }
 
     /// The version that counts as current: the newest that is not retired.
     pub(super) fn current<'s>(&'s self, noun: Noun, name: &str) -> Option<&'s Record> {
-        self.versions(noun, name).filter(|record| record.state != ViewState::Retired).max_by_key(|record| record.version)
+        self.versions(noun, name)
+            .filter(|record| record.state != ViewState::Retired)
+            .max_by_key(|record| record.version)
     }
 
     /// The version that serves.
     pub(super) fn active<'s>(&'s self, noun: Noun, name: &str) -> Option<&'s Record> {
-        self.versions(noun, name).find(|record| record.state == ViewState::Active)
+        self.versions(noun, name)
+            .find(|record| record.state == ViewState::Active)
     }
 
     /// Every definition that is not retired.
@@ -137,17 +142,27 @@ impl Catalog {
 
     /// The version that the next definition of this name gets.
     pub(super) fn next_version(&self, noun: Noun, name: &str) -> u32 {
-        self.versions(noun, name).map(|record| record.version).max().unwrap_or(0) + 1
+        self.versions(noun, name)
+            .map(|record| record.version)
+            .max()
+            .unwrap_or(0)
+            + 1
     }
 
     /// The definitions in force, by name.
     pub(super) fn snapshot(&self) -> Snapshot {
-        let mut snapshot = Snapshot { version: self.version, ..Snapshot::default() };
+        let mut snapshot = Snapshot {
+            version: self.version,
+            ..Snapshot::default()
+        };
         for record in self.living() {
             let version = record.version;
             match &record.definition {
                 Definition::Source(definition) => {
-                    snapshot.sources.push(SourceVersion { version, definition: definition.clone() });
+                    snapshot.sources.push(SourceVersion {
+                        version,
+                        definition: definition.clone(),
+                    });
                 }
                 Definition::View(definition) => snapshot.views.push(ViewVersion {
                     id: record.view_id.unwrap_or_default(),
@@ -156,13 +171,22 @@ impl Catalog {
                     definition: definition.clone(),
                 }),
                 Definition::Model(definition) => {
-                    snapshot.models.push(ModelVersion { version, definition: definition.clone() });
+                    snapshot.models.push(ModelVersion {
+                        version,
+                        definition: definition.clone(),
+                    });
                 }
             }
         }
-        snapshot.sources.sort_by(|a, b| a.definition.name.cmp(&b.definition.name));
-        snapshot.views.sort_by(|a, b| (&a.definition.name, a.version).cmp(&(&b.definition.name, b.version)));
-        snapshot.models.sort_by(|a, b| a.definition.name.cmp(&b.definition.name));
+        snapshot
+            .sources
+            .sort_by(|a, b| a.definition.name.cmp(&b.definition.name));
+        snapshot
+            .views
+            .sort_by(|a, b| (&a.definition.name, a.version).cmp(&(&b.definition.name, b.version)));
+        snapshot
+            .models
+            .sort_by(|a, b| a.definition.name.cmp(&b.definition.name));
         snapshot
     }
 }

@@ -31,8 +31,14 @@ pub(super) fn compare(
     rows: &dyn Fn(&str) -> Option<u64>,
     now: EventTime,
 ) -> Result<ChangeSet, Vec<Refusal>> {
-    let mut comparison =
-        Comparison { catalog, wanted, rows, now, next_view_id: catalog.next_view_id, set: ChangeSet::default() };
+    let mut comparison = Comparison {
+        catalog,
+        wanted,
+        rows,
+        now,
+        next_view_id: catalog.next_view_id,
+        set: ChangeSet::default(),
+    };
     comparison.sources();
     comparison.views();
     comparison.models();
@@ -66,7 +72,12 @@ impl Comparison<'_> {
             self.retire_living(Noun::Source, &source.name);
             // The built-in source comes with the program, not with anybody's files: no news in a plan.
             if source.name != DECISIONS {
-                self.change(&definition, difference::lines(current.map(|found| &found.definition), &definition), None, affected);
+                self.change(
+                    &definition,
+                    difference::lines(current.map(|found| &found.definition), &definition),
+                    None,
+                    affected,
+                );
             }
             self.insert(definition, ViewState::Active, None);
         }
@@ -76,9 +87,8 @@ impl Comparison<'_> {
         for view in &self.wanted.views {
             let definition = Definition::View(view.clone());
             let source_version = self.source_version(&view.source);
-            let same = |record: &&Record| {
-                record.definition == definition && record.source_version == Some(source_version)
-            };
+            let same =
+                |record: &&Record| record.definition == definition && record.source_version == Some(source_version);
             if self.catalog.current(Noun::View, &view.name).as_ref().is_some_and(same) {
                 continue;
             }
@@ -88,8 +98,14 @@ impl Comparison<'_> {
             }
             let current = self.catalog.current(Noun::View, &view.name);
             let mut lines = difference::lines(current.map(|found| &found.definition), &definition);
-            if let Some(old) = current.and_then(|found| found.source_version).filter(|old| *old != source_version) {
-                lines.push(format!("reads {}@{old} → {}@{source_version}", view.source, view.source));
+            if let Some(old) = current
+                .and_then(|found| found.source_version)
+                .filter(|old| *old != source_version)
+            {
+                lines.push(format!(
+                    "reads {}@{old} → {}@{source_version}",
+                    view.source, view.source
+                ));
             }
             let affected = self.models_of(|candidate| candidate.name == view.name);
             self.change(&definition, lines, (self.rows)(&view.source), affected);
@@ -137,14 +153,22 @@ impl Comparison<'_> {
         };
         let gone: Vec<&Record> = self.catalog.living().filter(|record| !is_wanted(record)).collect();
         for record in &gone {
-            self.set.retire.push((record.noun(), record.name().to_owned(), record.version));
+            self.set
+                .retire
+                .push((record.noun(), record.name().to_owned(), record.version));
         }
         for noun in Noun::ALL {
-            let mut names: Vec<&str> = gone.iter().filter(|record| record.noun() == noun).map(|record| record.name()).collect();
+            let mut names: Vec<&str> = gone
+                .iter()
+                .filter(|record| record.noun() == noun)
+                .map(|record| record.name())
+                .collect();
             names.sort_unstable();
             names.dedup();
             for name in names {
-                let Some(current) = self.catalog.current(noun, name) else { continue };
+                let Some(current) = self.catalog.current(noun, name) else {
+                    continue;
+                };
                 self.set.changes.push(Change {
                     noun: noun.name().to_owned(),
                     name: VersionedName::new(name, current.version),
@@ -186,31 +210,61 @@ impl Comparison<'_> {
             self.next_view_id += 1;
         }
         let applied_at = self.now;
-        self.set.insert.push(Record { version, view_id, source_version, state, definition, applied_at });
+        self.set.insert.push(Record {
+            version,
+            view_id,
+            source_version,
+            state,
+            definition,
+            applied_at,
+        });
     }
 
     fn retire_living(&mut self, noun: Noun, name: &str) {
-        let living = self.catalog.versions(noun, name).filter(|record| record.state != ViewState::Retired);
-        self.set.retire.extend(living.map(|record| (noun, name.to_owned(), record.version)));
+        let living = self
+            .catalog
+            .versions(noun, name)
+            .filter(|record| record.state != ViewState::Retired);
+        self.set
+            .retire
+            .extend(living.map(|record| (noun, name.to_owned(), record.version)));
     }
 
     fn retire_provisioning(&mut self, name: &str) {
-        let building = self.catalog.versions(Noun::View, name).filter(|record| record.state == ViewState::Provisioning);
-        self.set.retire.extend(building.map(|record| (Noun::View, name.to_owned(), record.version)));
+        let building = self
+            .catalog
+            .versions(Noun::View, name)
+            .filter(|record| record.state == ViewState::Provisioning);
+        self.set
+            .retire
+            .extend(building.map(|record| (Noun::View, name.to_owned(), record.version)));
     }
 
     /// The version that `source` will have once this is applied.
     fn source_version(&self, source: &str) -> u32 {
-        let new = self.set.insert.iter().find(|record| record.noun() == Noun::Source && record.name() == source);
-        new.or_else(|| self.catalog.current(Noun::Source, source)).map_or(0, |record| record.version)
+        let new = self
+            .set
+            .insert
+            .iter()
+            .find(|record| record.noun() == Noun::Source && record.name() == source);
+        new.or_else(|| self.catalog.current(Noun::Source, source))
+            .map_or(0, |record| record.version)
     }
 
     /// Wanted models that use a wanted view which meets `condition`.
     fn models_of(&self, condition: impl Fn(&ViewDefinition) -> bool) -> Vec<String> {
-        let views: Vec<&str> =
-            self.wanted.views.iter().filter(|view| condition(view)).map(|view| view.name.as_str()).collect();
+        let views: Vec<&str> = self
+            .wanted
+            .views
+            .iter()
+            .filter(|view| condition(view))
+            .map(|view| view.name.as_str())
+            .collect();
         let wanted = self.wanted.models.iter();
-        wanted.filter(|model| uses(model, &views)).map(|model| model.name.clone()).collect()
+        wanted
+            .filter(|model| uses(model, &views))
+            .map(|model| model.name.clone())
+            .collect()
     }
 
     /// Models in force that use what is removed.
@@ -233,10 +287,16 @@ impl Comparison<'_> {
             Definition::Source(_) | Definition::View(_) => None,
         });
         let is_it = |model: &ModelDefinition| noun == Noun::Model && model.name == name;
-        models.filter(|model| is_it(model) || uses(model, &views)).map(|model| model.name.clone()).collect()
+        models
+            .filter(|model| is_it(model) || uses(model, &views))
+            .map(|model| model.name.clone())
+            .collect()
     }
 }
 
 fn uses(model: &ModelDefinition, views: &[&str]) -> bool {
-    model.view_features().iter().any(|feature| views.contains(&feature.view.as_str()))
+    model
+        .view_features()
+        .iter()
+        .any(|feature| views.contains(&feature.view.as_str()))
 }

@@ -39,7 +39,10 @@ fn types(catalog: &Catalog, source: &SourceDefinition) -> Vec<Refusal> {
     }
     let archived = |name: &str| {
         let versions = catalog.versions(Noun::Source, &source.name);
-        versions.filter_map(|record| as_source(record)).filter(|old| old.is_stream()).find_map(|old| old.field(name))
+        versions
+            .filter_map(|record| as_source(record))
+            .filter(|old| old.is_stream())
+            .find_map(|old| old.field(name))
     };
     let changed = source.schema.iter().filter_map(|field| {
         let old = archived(&field.name).filter(|old| old.data_type != field.data_type)?;
@@ -70,7 +73,9 @@ fn spellings(catalog: &Catalog, source: &SourceDefinition) -> Vec<Refusal> {
         .flat_map(|version| version.schema.iter().map(|field| field.name.as_str()))
         .collect();
     let clashing = source.schema.iter().filter_map(|field| {
-        let other = archived.iter().find(|name| **name != field.name && name.eq_ignore_ascii_case(&field.name))?;
+        let other = archived
+            .iter()
+            .find(|name| **name != field.name && name.eq_ignore_ascii_case(&field.name))?;
         Some(Refusal {
             code: "column-differs-by-case",
             source: source.name.clone(),
@@ -88,19 +93,27 @@ fn spellings(catalog: &Catalog, source: &SourceDefinition) -> Vec<Refusal> {
 /// Versions of views that go on serving after `set`.
 fn surviving<'a>(catalog: &'a Catalog, set: &'a ChangeSet) -> impl Iterator<Item = (&'a Record, &'a ViewDefinition)> {
     let goes = |record: &Record| {
-        set.retire.iter().any(|(noun, name, version)| {
-            *noun == Noun::View && name == record.name() && *version == record.version
-        })
+        set.retire
+            .iter()
+            .any(|(noun, name, version)| *noun == Noun::View && name == record.name() && *version == record.version)
     };
-    catalog.living().filter(move |record| !goes(record)).filter_map(|record| match &record.definition {
-        Definition::View(view) => Some((record, view)),
-        Definition::Source(_) | Definition::Model(_) => None,
-    })
+    catalog
+        .living()
+        .filter(move |record| !goes(record))
+        .filter_map(|record| match &record.definition {
+            Definition::View(view) => Some((record, view)),
+            Definition::Source(_) | Definition::Model(_) => None,
+        })
 }
 
 fn columns_in_use(catalog: &Catalog, set: &ChangeSet, source: &SourceDefinition) -> Vec<Refusal> {
-    let Some(before) = catalog.current(Noun::Source, &source.name).and_then(as_source) else { return Vec::new() };
-    let lost = before.schema.iter().filter(|old| source.field(&old.name).is_none_or(|new| new.data_type != old.data_type));
+    let Some(before) = catalog.current(Noun::Source, &source.name).and_then(as_source) else {
+        return Vec::new();
+    };
+    let lost = before
+        .schema
+        .iter()
+        .filter(|old| source.field(&old.name).is_none_or(|new| new.data_type != old.data_type));
     let mut refusals = Vec::new();
     for column in lost {
         for (record, view) in surviving(catalog, set).filter(|(_, view)| view.source == source.name) {
@@ -123,17 +136,31 @@ fn columns_in_use(catalog: &Catalog, set: &ChangeSet, source: &SourceDefinition)
 }
 
 fn sources_in_use(catalog: &Catalog, set: &ChangeSet) -> Vec<Refusal> {
-    let replaced = |name: &str| set.insert.iter().any(|new| new.noun() == Noun::Source && new.name() == name);
-    let gone = set.retire.iter().filter(|(noun, name, _)| *noun == Noun::Source && !replaced(name));
+    let replaced = |name: &str| {
+        set.insert
+            .iter()
+            .any(|new| new.noun() == Noun::Source && new.name() == name)
+    };
+    let gone = set
+        .retire
+        .iter()
+        .filter(|(noun, name, _)| *noun == Noun::Source && !replaced(name));
     let mut refusals = Vec::new();
     for (_, source, _) in gone {
         for (record, view) in surviving(catalog, set).filter(|(_, view)| view.source == *source) {
-            let doing = if record.state == ViewState::Active { "serves" } else { "is being provisioned" };
+            let doing = if record.state == ViewState::Active {
+                "serves"
+            } else {
+                "is being provisioned"
+            };
             refusals.push(Refusal {
                 code: "source-in-use",
                 source: source.clone(),
                 column: None,
-                message: format!("source `{source}` can't go yet: view `{}@{}` {doing} from it", view.name, record.version),
+                message: format!(
+                    "source `{source}` can't go yet: view `{}@{}` {doing} from it",
+                    view.name, record.version
+                ),
                 help: "first apply the view's change and wait until it is active, then remove the source".to_owned(),
             });
         }
@@ -153,14 +180,17 @@ fn as_source(record: &Record) -> Option<&SourceDefinition> {
 fn mentions(view: &ViewDefinition, column: &str) -> bool {
     let expressions = view.features.iter().flat_map(|feature| match &feature.kind {
         FeatureKind::LatestRow { expression } => vec![expression.as_str()],
-        FeatureKind::Aggregate { argument, filter, .. } => {
-            argument.iter().chain(filter).map(String::as_str).collect()
-        }
+        FeatureKind::Aggregate { argument, filter, .. } => argument.iter().chain(filter).map(String::as_str).collect(),
     });
     let is_word = |c: char| c.is_alphanumeric() || c == '_';
-    let names = |text: &str| text.split(|c| !is_word(c)).any(|word| word.eq_ignore_ascii_case(column));
+    let names = |text: &str| {
+        text.split(|c| !is_word(c))
+            .any(|word| word.eq_ignore_ascii_case(column))
+    };
     view.key.iter().any(|field| field.name == column)
-        || expressions.chain(view.filter.as_deref()).any(|text| names(text) || text.contains(column))
+        || expressions
+            .chain(view.filter.as_deref())
+            .any(|text| names(text) || text.contains(column))
 }
 
 /// Refusals as diagnostics that point into the files.
@@ -170,19 +200,28 @@ pub(super) fn diagnostics(files: &DefinitionFiles, refusals: &[Refusal]) -> Vec<
 
 fn diagnostic(files: &DefinitionFiles, refusal: &Refusal) -> Diagnostic {
     let header = format!("[source.{}]", refusal.source);
-    let found = files.files.iter().find_map(|file| Some((file, file.text.find(&header)?)));
+    let found = files
+        .files
+        .iter()
+        .find_map(|file| Some((file, file.text.find(&header)?)));
     let (file, text, start, length) = match found {
         Some((file, start)) => {
             let body = start + header.len();
             let within = file.text.get(body..).unwrap_or_default();
             let end = within.find("\n[").unwrap_or(within.len());
-            let column = refusal.column.as_deref().and_then(|name| {
-                Some((body + within.get(..end)?.find(name)?, name.len()))
-            });
+            let column = refusal
+                .column
+                .as_deref()
+                .and_then(|name| Some((body + within.get(..end)?.find(name)?, name.len())));
             let (start, length) = column.unwrap_or((start, header.len()));
             (file.path.clone(), file.text.as_str(), start, length)
         }
-        None => (files.files.first().map(|file| file.path.clone()).unwrap_or_default(), "", 0, 0),
+        None => (
+            files.files.first().map(|file| file.path.clone()).unwrap_or_default(),
+            "",
+            0,
+            0,
+        ),
     };
     let before = text.get(..start).unwrap_or_default();
     let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);

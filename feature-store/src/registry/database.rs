@@ -65,7 +65,9 @@ impl Database {
                 ),
             });
         }
-        let options = AnyPoolOptions::new().max_connections(CONNECTIONS).acquire_timeout(Duration::from_secs(30));
+        let options = AnyPoolOptions::new()
+            .max_connections(CONNECTIONS)
+            .acquire_timeout(Duration::from_secs(30));
         let pool = if sqlite {
             let url = creating(url)?;
             let options = options.after_connect(|connection, _| {
@@ -80,10 +82,16 @@ impl Database {
         } else {
             options.connect(url).await
         };
-        let database = Self { pool: pool.map_err(|error| failed("connecting to", &error))? };
+        let database = Self {
+            pool: pool.map_err(|error| failed("connecting to", &error))?,
+        };
         // SQLite refuses at once, without waiting, to turn a transaction that has read into one that writes.
         let begin = if sqlite { "BEGIN IMMEDIATE" } else { "BEGIN" };
-        let mut transaction = database.pool.begin_with(begin).await.map_err(|error| failed("opening", &error))?;
+        let mut transaction = database
+            .pool
+            .begin_with(begin)
+            .await
+            .map_err(|error| failed("opening", &error))?;
         if !sqlite {
             let lock = sqlx::raw_sql(POSTGRES_SCHEMA_LOCK).execute(&mut *transaction).await;
             lock.map_err(|error| failed("locking", &error))?;
@@ -92,13 +100,18 @@ impl Database {
             let created = sqlx::raw_sql(statement).execute(&mut *transaction).await;
             created.map_err(|error| failed("creating tables of", &error))?;
         }
-        transaction.commit().await.map_err(|error| failed("creating tables of", &error))?;
+        transaction
+            .commit()
+            .await
+            .map_err(|error| failed("creating tables of", &error))?;
         Ok(database)
     }
 
     /// The registry's version: cheap enough to poll.
     pub(super) async fn version(&self) -> Result<u64, FeatureStoreError> {
-        let row = sqlx::query("SELECT version FROM registry_state WHERE id = 1").fetch_one(&self.pool).await;
+        let row = sqlx::query("SELECT version FROM registry_state WHERE id = 1")
+            .fetch_one(&self.pool)
+            .await;
         unsigned(&row.map_err(|error| failed("reading", &error))?, "version")
     }
 
@@ -106,7 +119,10 @@ impl Database {
     pub(super) async fn change(&self) -> Result<Change, FeatureStoreError> {
         let mut transaction = self.pool.begin().await.map_err(|error| failed("opening", &error))?;
         let locked = sqlx::query("UPDATE registry_state SET version = version WHERE id = 1");
-        locked.execute(&mut *transaction).await.map_err(|error| failed("locking", &error))?;
+        locked
+            .execute(&mut *transaction)
+            .await
+            .map_err(|error| failed("locking", &error))?;
         Ok(Change { transaction })
     }
 
@@ -215,11 +231,17 @@ impl Change {
 
     /// Makes the change stand.
     pub(super) async fn commit(self) -> Result<(), FeatureStoreError> {
-        self.transaction.commit().await.map_err(|error| failed("committing to", &error))
+        self.transaction
+            .commit()
+            .await
+            .map_err(|error| failed("committing to", &error))
     }
 
     async fn insert(&mut self, record: &Record) -> Result<(), FeatureStoreError> {
-        let json = record.definition.to_json().map_err(|error| unreadable(record.name(), &error))?;
+        let json = record
+            .definition
+            .to_json()
+            .map_err(|error| unreadable(record.name(), &error))?;
         sqlx::query(
             "INSERT INTO definition_versions
              (noun, name, version, view_id, source_version, state, definition, applied_at)
@@ -249,13 +271,18 @@ fn creating(url: &str) -> Result<String, FeatureStoreError> {
             detail: format!("creating the registry's folder {}: {error}", folder.display()),
         })?;
     }
-    Ok(if path.contains('?') { url.to_owned() } else { format!("{url}?mode=rwc") })
+    Ok(if path.contains('?') {
+        url.to_owned()
+    } else {
+        format!("{url}?mode=rwc")
+    })
 }
 
 fn record(row: &AnyRow) -> Result<Record, FeatureStoreError> {
     let (noun, name, state) = (text(row, "noun")?, text(row, "name")?, text(row, "state")?);
     let noun = Noun::parse(&noun).ok_or_else(|| unreadable(&name, &format!("unknown noun `{noun}`")))?;
-    let definition = Definition::from_json(noun, &text(row, "definition")?).map_err(|error| unreadable(&name, &error))?;
+    let definition =
+        Definition::from_json(noun, &text(row, "definition")?).map_err(|error| unreadable(&name, &error))?;
     let applied_at: i64 = row.try_get("applied_at").map_err(|error| failed("reading", &error))?;
     Ok(Record {
         version: unsigned(row, "version")?,
@@ -278,7 +305,9 @@ fn unsigned<T: TryFrom<i64>>(row: &AnyRow, column: &str) -> Result<T, FeatureSto
 
 fn optional(row: &AnyRow, column: &str) -> Result<Option<u32>, FeatureStoreError> {
     let value: Option<i64> = row.try_get(column).map_err(|error| failed("reading", &error))?;
-    value.map(|value| u32::try_from(value).map_err(|_| unreadable(column, &format!("{value} is out of range")))).transpose()
+    value
+        .map(|value| u32::try_from(value).map_err(|_| unreadable(column, &format!("{value} is out of range"))))
+        .transpose()
 }
 
 const fn state_name(state: ViewState) -> &'static str {
@@ -290,13 +319,19 @@ const fn state_name(state: ViewState) -> &'static str {
 }
 
 fn parse_state(text: &str) -> Option<ViewState> {
-    [ViewState::Provisioning, ViewState::Active, ViewState::Retired].into_iter().find(|state| state_name(*state) == text)
+    [ViewState::Provisioning, ViewState::Active, ViewState::Retired]
+        .into_iter()
+        .find(|state| state_name(*state) == text)
 }
 
 fn failed(doing: &str, error: &sqlx::Error) -> FeatureStoreError {
-    FeatureStoreError::Unavailable { detail: format!("{doing} the registry's database: {error}") }
+    FeatureStoreError::Unavailable {
+        detail: format!("{doing} the registry's database: {error}"),
+    }
 }
 
 fn unreadable(what: &str, error: &dyn std::fmt::Display) -> FeatureStoreError {
-    FeatureStoreError::Internal { detail: format!("the registry's record of `{what}` is unreadable: {error}") }
+    FeatureStoreError::Internal {
+        detail: format!("the registry's record of `{what}` is unreadable: {error}"),
+    }
 }

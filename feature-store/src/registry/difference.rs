@@ -2,9 +2,7 @@
 
 use super::catalog::Definition;
 use ondol_vocabulary::definition::Field;
-use ondol_vocabulary::{
-    Arrival, FeatureDefinition, ModelDefinition, SourceDefinition, SourceOrigin, ViewDefinition,
-};
+use ondol_vocabulary::{Arrival, FeatureDefinition, ModelDefinition, SourceDefinition, SourceOrigin, ViewDefinition};
 
 /// A definition as labelled values, in the order shown: comparing two of these lists gives the lines.
 type Traits = Vec<(String, String)>;
@@ -13,7 +11,10 @@ type Traits = Vec<(String, String)>;
 pub(super) fn lines(before: Option<&Definition>, after: &Definition) -> Vec<String> {
     let after = traits(after);
     let Some(before) = before.map(traits) else {
-        return after.into_iter().map(|(label, value)| format!("{label}: {value}")).collect();
+        return after
+            .into_iter()
+            .map(|(label, value)| format!("{label}: {value}"))
+            .collect();
     };
     let find = |list: &Traits, label: &str| list.iter().find(|entry| entry.0 == label).map(|entry| entry.1.clone());
     let mut lines = Vec::new();
@@ -46,7 +47,10 @@ fn traits(definition: &Definition) -> Traits {
 fn of_source(source: &SourceDefinition) -> Traits {
     let origin = match &source.origin {
         SourceOrigin::Stream { topic, format } => ("stream", format!("{topic} ({format:?})").to_lowercase()),
-        SourceOrigin::Table { location, format } => ("table", format!("{location} ({})", format!("{format:?}").to_lowercase())),
+        SourceOrigin::Table { location, format } => (
+            "table",
+            format!("{location} ({})", format!("{format:?}").to_lowercase()),
+        ),
     };
     let arrival = match source.arrival {
         Arrival::Ingest => "when ingested".to_owned(),
@@ -64,8 +68,15 @@ fn of_source(source: &SourceDefinition) -> Traits {
 }
 
 fn of_view(view: &ViewDefinition) -> Traits {
-    let key: Vec<String> = view.key.iter().map(|field| format!("{} ({})", field.name, field.data_type)).collect();
-    let mut traits = vec![("from".to_owned(), view.source.clone()), ("key".to_owned(), key.join(", "))];
+    let key: Vec<String> = view
+        .key
+        .iter()
+        .map(|field| format!("{} ({})", field.name, field.data_type))
+        .collect();
+    let mut traits = vec![
+        ("from".to_owned(), view.source.clone()),
+        ("key".to_owned(), key.join(", ")),
+    ];
     traits.extend(view.filter.iter().map(|filter| ("where".to_owned(), filter.clone())));
     traits.extend(view.ttl_us.iter().map(|ttl| ("ttl".to_owned(), duration(*ttl))));
     traits.extend(features("feature", &view.features));
@@ -74,28 +85,40 @@ fn of_view(view: &ViewDefinition) -> Traits {
 
 fn of_model(model: &ModelDefinition) -> Traits {
     let mut traits: Traits = fields("input", &model.inputs).collect();
-    let vector =
-        model.features.iter().map(|feature| (format!("vector entry {}", feature.name), feature.data_type.to_string()));
+    let vector = model
+        .features
+        .iter()
+        .map(|feature| (format!("vector entry {}", feature.name), feature.data_type.to_string()));
     traits.extend(vector);
     traits.extend(features("derived", &model.derived));
     traits
 }
 
 fn fields<'a>(label: &'a str, fields: &'a [Field]) -> impl Iterator<Item = (String, String)> + 'a {
-    fields.iter().map(move |field| (format!("{label} {}", field.name), field.data_type.to_string()))
+    fields
+        .iter()
+        .map(move |field| (format!("{label} {}", field.name), field.data_type.to_string()))
 }
 
 /// A feature's line shows its expression; the type and the compiled window only when the text alone can't tell.
 fn features<'a>(label: &'a str, features: &'a [FeatureDefinition]) -> impl Iterator<Item = (String, String)> + 'a {
-    features
-        .iter()
-        .map(move |feature| (format!("{label} {}", feature.name), format!("{} ({})", feature.expression, feature.data_type)))
+    features.iter().map(move |feature| {
+        (
+            format!("{label} {}", feature.name),
+            format!("{} ({})", feature.expression, feature.data_type),
+        )
+    })
 }
 
 /// `90s`, `5m`, `36h`, `30d`: the largest unit that divides it.
 fn duration(micros: i64) -> String {
-    const UNITS: [(i64, &str); 5] =
-        [(86_400_000_000, "d"), (3_600_000_000, "h"), (60_000_000, "m"), (1_000_000, "s"), (1_000, "ms")];
+    const UNITS: [(i64, &str); 5] = [
+        (86_400_000_000, "d"),
+        (3_600_000_000, "h"),
+        (60_000_000, "m"),
+        (1_000_000, "s"),
+        (1_000, "ms"),
+    ];
     if micros == 0 {
         return "0s".to_owned();
     }

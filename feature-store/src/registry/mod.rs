@@ -44,8 +44,14 @@ impl Registry {
     /// source when it is absent or older than this program's.
     pub async fn open(url: &str) -> Result<Self, FeatureStoreError> {
         let database = Database::open(url).await?;
-        let shared = Shared { database, snapshot: watch::Sender::new(Arc::default()), rows: OnceLock::new() };
-        let registry = Self { shared: Arc::new(shared) };
+        let shared = Shared {
+            database,
+            snapshot: watch::Sender::new(Arc::default()),
+            rows: OnceLock::new(),
+        };
+        let registry = Self {
+            shared: Arc::new(shared),
+        };
         registry.install_built_in().await?;
         Ok(registry)
     }
@@ -62,7 +68,10 @@ impl Registry {
         let wanted = compile(files)?;
         let catalog = self.shared.database.change().await?.catalog().await?;
         let set = self.compare(&catalog, &wanted, files)?;
-        Ok(Plan { base_version: catalog.version, changes: set.changes })
+        Ok(Plan {
+            base_version: catalog.version,
+            changes: set.changes,
+        })
     }
 
     /// Makes `files` the definitions in force, all or nothing. What is in force and not in the files is removed; what
@@ -75,33 +84,56 @@ impl Registry {
         if set.is_empty() {
             let snapshot = catalog.snapshot();
             self.publish(&snapshot);
-            return Ok(Applied { changes: Vec::new(), snapshot });
+            return Ok(Applied {
+                changes: Vec::new(),
+                snapshot,
+            });
         }
         change.store(&set, files).await?;
         let snapshot = change.catalog().await?.snapshot();
         change.commit().await?;
         self.publish(&snapshot);
-        tracing::info!(registry_version = snapshot.version, changes = set.changes.len(), "definitions applied");
-        Ok(Applied { changes: set.changes, snapshot })
+        tracing::info!(
+            registry_version = snapshot.version,
+            changes = set.changes.len(),
+            "definitions applied"
+        );
+        Ok(Applied {
+            changes: set.changes,
+            snapshot,
+        })
     }
 
     /// Every version of the definition called `name`, newest first. A name that several nouns share means the view,
     /// then the model, then the source; `source.NAME`, `view.NAME` and `model.NAME` say which.
     pub async fn history(&self, name: &str) -> Result<DefinitionHistory, FeatureStoreError> {
         let catalog = self.shared.database.change().await?.catalog().await?;
-        let qualified = name.split_once('.').and_then(|(noun, name)| Some((Noun::parse(noun)?, name)));
+        let qualified = name
+            .split_once('.')
+            .and_then(|(noun, name)| Some((Noun::parse(noun)?, name)));
         let candidates = match qualified {
             Some(one) => vec![one],
-            None => [Noun::View, Noun::Model, Noun::Source].map(|noun| (noun, name)).to_vec(),
+            None => [Noun::View, Noun::Model, Noun::Source]
+                .map(|noun| (noun, name))
+                .to_vec(),
         };
-        let found = candidates.into_iter().find(|(noun, name)| catalog.versions(*noun, name).next().is_some());
+        let found = candidates
+            .into_iter()
+            .find(|(noun, name)| catalog.versions(*noun, name).next().is_some());
         let Some((noun, name)) = found else {
             let nearest = crate::read::nearest(name, catalog.records.iter().map(Record::name));
             return Err(unknown("source, view or model", name, nearest));
         };
-        let mut versions = catalog.versions(noun, name).map(history_entry).collect::<Result<Vec<_>, _>>()?;
+        let mut versions = catalog
+            .versions(noun, name)
+            .map(history_entry)
+            .collect::<Result<Vec<_>, _>>()?;
         versions.sort_by_key(|entry| std::cmp::Reverse(entry.version));
-        Ok(DefinitionHistory { noun: noun.name().to_owned(), name: name.to_owned(), versions })
+        Ok(DefinitionHistory {
+            noun: noun.name().to_owned(),
+            name: name.to_owned(),
+            versions,
+        })
     }
 
     /// Makes a provisioned view version serve, and retires the one it replaces, at once. Idempotent.
@@ -127,14 +159,22 @@ impl Registry {
             ViewState::Provisioning => {}
         }
         if let Some(before) = catalog.active(Noun::View, record.name()) {
-            change.set_state(Noun::View, before.name(), before.version, ViewState::Retired).await?;
+            change
+                .set_state(Noun::View, before.name(), before.version, ViewState::Retired)
+                .await?;
         }
-        change.set_state(Noun::View, record.name(), record.version, ViewState::Active).await?;
+        change
+            .set_state(Noun::View, record.name(), record.version, ViewState::Active)
+            .await?;
         change.next_version().await?;
         let snapshot = change.catalog().await?.snapshot();
         change.commit().await?;
         self.publish(&snapshot);
-        tracing::info!(feature_view = record.name(), version = record.version, "feature view active");
+        tracing::info!(
+            feature_view = record.name(),
+            version = record.version,
+            "feature view active"
+        );
         Ok(())
     }
 
@@ -197,7 +237,11 @@ impl Registry {
             applied_at: EventTime::now(),
         };
         let retire = current.map(|current| (Noun::Source, DECISIONS.to_owned(), current.version));
-        let set = ChangeSet { changes: Vec::new(), retire: retire.into_iter().collect(), insert: vec![record] };
+        let set = ChangeSet {
+            changes: Vec::new(),
+            retire: retire.into_iter().collect(),
+            insert: vec![record],
+        };
         change.store(&set, &DefinitionFiles::default()).await?;
         let snapshot = change.catalog().await?.snapshot();
         change.commit().await?;
@@ -213,7 +257,9 @@ impl Registry {
     ) -> Result<ChangeSet, FeatureStoreError> {
         let rows = |source: &str| self.shared.rows.get().and_then(|rows| rows(source));
         change::compare(catalog, wanted, &rows, EventTime::now()).map_err(|refusals| {
-            FeatureStoreError::InvalidDefinitions { diagnostics: compatibility::diagnostics(files, &refusals) }
+            FeatureStoreError::InvalidDefinitions {
+                diagnostics: compatibility::diagnostics(files, &refusals),
+            }
         })
     }
 
@@ -234,9 +280,12 @@ fn compile(files: &DefinitionFiles) -> Result<Definitions, FeatureStoreError> {
 }
 
 fn history_entry(record: &Record) -> Result<DefinitionVersion, FeatureStoreError> {
-    let definition = record.definition.to_json().map_err(|error| FeatureStoreError::Internal {
-        detail: format!("the definition of `{}` has no JSON form: {error}", record.name()),
-    })?;
+    let definition = record
+        .definition
+        .to_json()
+        .map_err(|error| FeatureStoreError::Internal {
+            detail: format!("the definition of `{}` has no JSON form: {error}", record.name()),
+        })?;
     Ok(DefinitionVersion {
         version: record.version,
         applied_at: record.applied_at,
@@ -246,5 +295,9 @@ fn history_entry(record: &Record) -> Result<DefinitionVersion, FeatureStoreError
 }
 
 fn unknown(kind: &str, name: &str, suggestion: Option<String>) -> FeatureStoreError {
-    FeatureStoreError::Unknown { kind: kind.to_owned(), name: name.to_owned(), suggestion }
+    FeatureStoreError::Unknown {
+        kind: kind.to_owned(),
+        name: name.to_owned(),
+        suggestion,
+    }
 }
