@@ -27,6 +27,9 @@ pub(crate) fn load(path: &Path) -> Option<Snapshot> {
 /// # Errors
 /// When the file can't be written.
 pub(crate) fn save(path: &Path, snapshot: &Snapshot) -> Result<(), Error> {
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder)?;
+    }
     let aside = path.with_extension("new");
     let mut file = File::create(&aside)?;
     file.write_all(&serde_json::to_vec(snapshot)?)?;

@@ -1,6 +1,6 @@
 //! What the command line prints: tables for people, JSON for programs, a bar while something takes long.
 
-#![allow(clippy::print_stdout, clippy::print_stderr, reason = "this is where the command line prints")]
+#![allow(clippy::print_stdout, reason = "this is where the command line prints")]
 
 use crate::cli::Output;
 use anyhow::Result;
@@ -17,11 +17,6 @@ pub(crate) fn result<T: Serialize>(output: Output, value: &T, text: impl FnOnce(
         Output::Text => println!("{}", text(value).trim_end()),
     }
     Ok(())
-}
-
-/// A line of explanation, on standard error so that results can be piped.
-pub(crate) fn note(line: impl AsRef<str>) {
-    eprintln!("{}", line.as_ref());
 }
 
 /// A line of a story told on standard output.
