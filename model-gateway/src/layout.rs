@@ -310,36 +310,9 @@ fn fit_matrix(model: &ModelDefinition, input: &Slot, named: Option<&[String]>) -
         )),
     }
     if let Some(named) = named {
-        let expected: Vec<Column> = model
-            .features
-            .iter()
-            .map(|feature| Column::new(&feature.name, Some(feature.data_type)))
-            .collect();
-        let found: Vec<Column> = named.iter().map(|name| Column::new(name, None)).collect();
-        let differing = differences(&expected, &found);
-        if !differing.is_empty() {
-            lines.push(format!("in the artifact's property `{FEATURES_PROPERTY}`:"));
-            lines.extend(differing);
-        } else if let [_, columns] = shape
-            && *columns >= 0
-            && *columns != dimension(width)
-        {
-            lines.push(format!(
-                "- input `{}` has {columns} columns, its property names {width}",
-                input.name
-            ));
-        }
+        lines.extend(misnamed(model, input, shape, named));
     }
-    for (index, feature) in model.features.iter().enumerate() {
-        if matches!(feature.data_type, DataType::String | DataType::Timestamp) {
-            lines.push(format!(
-                "- {} at {} is a {}, which can't be a column of a float matrix: encode it in a derived feature",
-                feature.name,
-                index + 1,
-                feature.data_type
-            ));
-        }
-    }
+    lines.extend(unfit_for_matrix(model));
     if lines.is_empty() {
         Ok(Layout::Matrix {
             input: input.name.clone(),
@@ -348,6 +321,46 @@ fn fit_matrix(model: &ModelDefinition, input: &Slot, named: Option<&[String]>) -
     } else {
         Err(lines)
     }
+}
+
+/// How the names that the artifact gives its columns differ from the vector.
+fn misnamed(model: &ModelDefinition, input: &Slot, shape: &[i64], named: &[String]) -> Vec<String> {
+    let features = model.features.iter();
+    let expected: Vec<Column> = features
+        .map(|feature| Column::new(&feature.name, Some(feature.data_type)))
+        .collect();
+    let found: Vec<Column> = named.iter().map(|name| Column::new(name, None)).collect();
+    let mut lines = differences(&expected, &found);
+    if !lines.is_empty() {
+        lines.insert(0, format!("in the artifact's property `{FEATURES_PROPERTY}`:"));
+        return lines;
+    }
+    match shape {
+        [_, columns] if *columns >= 0 && *columns != dimension(named.len()) => {
+            let width = named.len();
+            vec![format!(
+                "- input `{}` has {columns} columns, its property names {width}",
+                input.name
+            )]
+        }
+        _ => Vec::new(),
+    }
+}
+
+/// Entries that no float can carry.
+fn unfit_for_matrix(model: &ModelDefinition) -> Vec<String> {
+    let entries = model.features.iter().enumerate();
+    entries
+        .filter(|(_, feature)| matches!(feature.data_type, DataType::String | DataType::Timestamp))
+        .map(|(index, feature)| {
+            format!(
+                "- {} at {} is a {}, which can't be a column of a float matrix: encode it in a derived feature",
+                feature.name,
+                index + 1,
+                feature.data_type
+            )
+        })
+        .collect()
 }
 
 fn vector_words(model: &ModelDefinition) -> String {
