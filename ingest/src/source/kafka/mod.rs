@@ -9,6 +9,7 @@
 
 mod poller;
 mod reader;
+mod rebalance;
 
 use super::{NewRecord, Reader, Stream, StreamError, TailRecord, check_topic_name};
 use crate::config::KafkaConfig;

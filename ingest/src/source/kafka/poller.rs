@@ -7,19 +7,17 @@
 //! or to finish what is in flight (revoke), and calls the incremental (un)assign when the answer comes. librdkafka
 //! waits for that call. A cooperative assignment may be empty: that is answered at once and resets nothing.
 
+use super::rebalance::{Context, Rebalance, answer_at_closing};
 use super::{failed, partitions, watermarks};
 use crate::source::{Records, StreamError};
 use ondol_feature_store_api::wire::PartitionPosition;
 use ondol_vocabulary::EventTime;
-use rdkafka::config::RDKafkaLogLevel;
-use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext};
-use rdkafka::error::{KafkaError, KafkaResult};
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
+use rdkafka::error::KafkaError;
 use rdkafka::message::{BorrowedMessage, Message};
-use rdkafka::types::RDKafkaRespErr;
-use rdkafka::{ClientConfig, ClientContext, Offset, TopicPartitionList};
+use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, mpsc as blocking};
+use std::sync::{Arc, mpsc as blocking};
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 
@@ -81,75 +79,6 @@ pub(super) struct Channels {
     pub(super) notices: mpsc::Sender<Notice>,
     pub(super) orders: blocking::Receiver<Order>,
     pub(super) runtime: tokio::runtime::Handle,
-}
-
-/// Notes rebalances for the thread.
-#[derive(Debug, Default)]
-struct Context {
-    rebalances: Mutex<VecDeque<Rebalance>>,
-    closing: AtomicBool,
-}
-
-#[derive(Debug)]
-enum Rebalance {
-    Assign(Vec<i32>),
-    Revoke { partitions: Vec<i32>, lost: bool },
-}
-
-impl ClientContext for Context {
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        match level {
-            RDKafkaLogLevel::Debug | RDKafkaLogLevel::Info | RDKafkaLogLevel::Notice => {
-                tracing::debug!(facility, message, "librdkafka");
-            }
-            _ => tracing::warn!(facility, message, "librdkafka"),
-        }
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        tracing::warn!(%error, reason, "librdkafka");
-    }
-}
-
-impl ConsumerContext for Context {
-    fn rebalance(&self, consumer: &BaseConsumer<Self>, err: RDKafkaRespErr, list: &mut TopicPartitionList) {
-        let assigned = err == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS;
-        if self.closing.load(Ordering::Acquire) {
-            answer_at_closing(consumer, assigned, list);
-            return;
-        }
-        let partitions = list.elements().iter().map(|element| element.partition()).collect();
-        let rebalance = if assigned {
-            Rebalance::Assign(partitions)
-        } else {
-            Rebalance::Revoke {
-                partitions,
-                lost: consumer.assignment_lost(),
-            }
-        };
-        self.rebalances
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push_back(rebalance);
-    }
-
-    fn commit_callback(&self, result: KafkaResult<()>, _offsets: &TopicPartitionList) {
-        if let Err(error) = result {
-            tracing::debug!(%error, "committed offsets do not follow now; nothing is resumed from them");
-        }
-    }
-}
-
-/// Takes no partition any more and gives back those it has: until each rebalance is answered, closing waits.
-fn answer_at_closing(consumer: &BaseConsumer<Context>, assigned: bool, list: &TopicPartitionList) {
-    let answered = if assigned {
-        consumer.incremental_assign(&TopicPartitionList::new())
-    } else {
-        consumer.incremental_unassign(list)
-    };
-    if let Err(error) = answered.or_else(|_| consumer.unassign()) {
-        tracing::debug!(%error, "a rebalance at closing");
-    }
 }
 
 /// Runs until the reader closes or is dropped.
@@ -364,13 +293,7 @@ impl Poller {
             tracing::warn!(?partitions, "partitions go although their reader has not answered");
             self.release(&partitions, &[])?;
         }
-        let next = self
-            .consumer
-            .context()
-            .rebalances
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .pop_front();
+        let next = self.consumer.context().next();
         match next {
             None => {}
             Some(Rebalance::Assign(partitions)) if partitions.is_empty() => {
@@ -528,19 +451,14 @@ impl Drop for Poller {
     /// Answers every rebalance that is open, whatever ended the thread: the consumer, dropped next, would wait for it.
     fn drop(&mut self) {
         let context = Arc::clone(self.consumer.context());
-        context.closing.store(true, Ordering::Release);
+        context.close();
         if self.assigning {
             answer_at_closing(&self.consumer, true, &TopicPartitionList::new());
         }
         if let Some((partitions, _)) = self.revoking.take() {
             answer_at_closing(&self.consumer, false, &self.list(partitions));
         }
-        for rebalance in context
-            .rebalances
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .drain(..)
-        {
+        while let Some(rebalance) = context.next() {
             match rebalance {
                 Rebalance::Assign(_) => answer_at_closing(&self.consumer, true, &TopicPartitionList::new()),
                 Rebalance::Revoke { partitions, .. } => {
