@@ -3,18 +3,20 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "tests")]
 
+mod redis_server;
 mod store;
 
 use arrow::array::AsArray;
 use arrow::datatypes::{Int32Type, Int64Type};
 use futures::TryStreamExt;
 use ondol_feature_store::FeatureStoreConfig;
-use ondol_feature_store_api::FeatureStore;
+use ondol_feature_store_api::{FeatureStore, FeatureStoreError};
 use ondol_feature_store_api::wire::Delivery;
 use ondol_testkit::{services, unique_name};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 use store::{DEFINITIONS, HOUR, Payment, START, Store, embedded, payments};
 
 const PARTITIONS: usize = 3;
@@ -259,4 +261,70 @@ fn kills_and_repeats_change_nothing_embedded() {
 #[test]
 fn kills_repeats_and_zombies_change_nothing_in_redis() {
     check(16, || Some((services::redis(), unique_name("exactly_once"))));
+}
+
+/// Ingest as it runs on while the store behind it restarts: it knows where it was, and goes back where it is told.
+async fn deliver_from(store: &Store, topic: &Topic, mut next: [usize; PARTITIONS]) {
+    for _ in 0..600 {
+        match store.write(topic.delivery(&next, &topic.ends())).await {
+            Ok(()) => return,
+            Err(FeatureStoreError::Unavailable { .. }) => tokio::time::sleep(Duration::from_millis(50)).await,
+            Err(FeatureStoreError::Gap { partition, expected, .. }) => {
+                next[partition as usize] = topic.place(partition as usize, expected);
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+    panic!("the store never took the delivery");
+}
+
+fn a_topic() -> Topic {
+    let event = |partition: i32, offset: i64| Payment {
+        partition,
+        offset,
+        card: Some(format!("card {}", offset % 4)),
+        merchant: offset % 3,
+        amount: offset as f64 / 3.0,
+        ts: START + offset * HOUR / 4,
+        ingested_at: START + offset * HOUR / 4,
+    };
+    Topic { partitions: (0..3).map(|partition| (0..40).map(|offset| event(partition, offset)).collect()).collect() }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_killed_before_its_first_commit_asks_for_everything_again() {
+    let topic = a_topic();
+    let mut run = Run::new(None);
+    let store = run.start().await;
+    store.apply(DEFINITIONS).await;
+    store.write(topic.delivery(&[0; PARTITIONS], &[20; PARTITIONS])).await.unwrap();
+    let successor = run.restart().await;
+    deliver_from(&successor, &topic, [20; PARTITIONS]).await;
+    assert_eq!(outcome(&successor).await, undisturbed(&topic).await);
+    store.stop().await;
+    successor.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redis_that_restarts_empty_handed_gets_the_uncommitted_events_again() {
+    let topic = a_topic();
+    let mut server = redis_server::RedisServer::start(&[]);
+    let run = Run::new(Some((server.url(), unique_name("restart"))));
+    let store = run.start().await;
+    store.apply(DEFINITIONS).await;
+    store.write(topic.delivery(&[0; PARTITIONS], &[20; PARTITIONS])).await.unwrap();
+    server.replace();
+    let refused = tokio::time::timeout(Duration::from_secs(60), async {
+        loop {
+            let refused = store.service.flush("payments").await.unwrap_err().to_string();
+            if refused.contains("asked for again") {
+                return refused;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    });
+    refused.await.unwrap();
+    deliver_from(&store, &topic, [20; PARTITIONS]).await;
+    assert_eq!(outcome(&store).await, undisturbed(&topic).await);
+    store.stop().await;
 }

@@ -2,8 +2,11 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "tests")]
 
+mod redis_server;
+
 use bytes::Bytes;
 use ondol_feature_store::online::{self, OnlineConfig, OnlineStore, RowKey, RowWrite};
+use ondol_feature_store_api::FeatureStoreError;
 use ondol_testkit::{services, unique_name};
 use ondol_vocabulary::{EntityKey, Value};
 use std::sync::Arc;
@@ -25,6 +28,11 @@ fn write(key: &RowKey, expected: Option<&str>, value: &str) -> RowWrite {
     }
 }
 
+/// As a writer that begins now: in the present life.
+async fn set(store: &dyn OnlineStore, writes: Vec<RowWrite>) -> Result<Vec<usize>, FeatureStoreError> {
+    store.compare_and_set(store.life().await?, writes).await
+}
+
 async fn values(store: &dyn OnlineStore, keys: &[RowKey]) -> Vec<Option<String>> {
     let rows = store.get(keys).await.unwrap();
     rows.into_iter().map(|row| row.map(|row| String::from_utf8(row.to_vec()).unwrap())).collect()
@@ -32,11 +40,11 @@ async fn values(store: &dyn OnlineStore, keys: &[RowKey]) -> Vec<Option<String>>
 
 async fn a_row_is_replaced_only_if_it_is_as_expected(store: &dyn OnlineStore) {
     let (a, b) = (key(1, "a"), key(1, "b"));
-    let lost = store.compare_and_set(vec![write(&a, None, "a1"), write(&b, Some("never"), "b1")]).await.unwrap();
+    let lost = set(store, vec![write(&a, None, "a1"), write(&b, Some("never"), "b1")]).await.unwrap();
     assert_eq!(lost, [1]);
-    let lost = store.compare_and_set(vec![write(&a, None, "a2"), write(&b, None, "b2")]).await.unwrap();
+    let lost = set(store, vec![write(&a, None, "a2"), write(&b, None, "b2")]).await.unwrap();
     assert_eq!(lost, [0]);
-    let lost = store.compare_and_set(vec![write(&a, Some("a1"), "a3"), write(&b, Some("b1"), "b3")]).await.unwrap();
+    let lost = set(store, vec![write(&a, Some("a1"), "a3"), write(&b, Some("b1"), "b3")]).await.unwrap();
     assert_eq!(lost, [1]);
     let found = values(store, &[b, key(1, "absent"), a.clone(), a]).await;
     assert_eq!(found, [Some("b2".to_owned()), None, Some("a3".to_owned()), Some("a3".to_owned())]);
@@ -44,25 +52,25 @@ async fn a_row_is_replaced_only_if_it_is_as_expected(store: &dyn OnlineStore) {
 
 async fn an_empty_batch_is_no_work(store: &dyn OnlineStore) {
     assert!(store.get(&[]).await.unwrap().is_empty());
-    assert!(store.compare_and_set(Vec::new()).await.unwrap().is_empty());
+    assert!(set(store, Vec::new()).await.unwrap().is_empty());
 }
 
 async fn an_empty_value_is_a_row(store: &dyn OnlineStore) {
     let row = key(2, "empty");
-    assert!(store.compare_and_set(vec![write(&row, None, "")]).await.unwrap().is_empty());
+    assert!(set(store, vec![write(&row, None, "")]).await.unwrap().is_empty());
     assert_eq!(values(store, std::slice::from_ref(&row)).await, [Some(String::new())]);
-    assert_eq!(store.compare_and_set(vec![write(&row, None, "x")]).await.unwrap(), [0]);
-    assert!(store.compare_and_set(vec![write(&row, Some(""), "x")]).await.unwrap().is_empty());
+    assert_eq!(set(store, vec![write(&row, None, "x")]).await.unwrap(), [0]);
+    assert!(set(store, vec![write(&row, Some(""), "x")]).await.unwrap().is_empty());
 }
 
 async fn batches_larger_than_one_command_are_whole(store: &dyn OnlineStore) {
     let keys: Vec<RowKey> = (0..1_500).map(|number| key(3, &format!("entity {number} {{%}}"))).collect();
     let first = keys.iter().map(|key| write(key, None, "1")).collect();
-    assert!(store.compare_and_set(first).await.unwrap().is_empty());
+    assert!(set(store, first).await.unwrap().is_empty());
     // Every third expects the wrong value and loses.
     let expected = |index: usize| if index.is_multiple_of(3) { "0" } else { "1" };
     let second = keys.iter().enumerate().map(|(index, key)| write(key, Some(expected(index)), "2")).collect();
-    let lost = store.compare_and_set(second).await.unwrap();
+    let lost = set(store, second).await.unwrap();
     assert_eq!(lost, (0..1_500).step_by(3).collect::<Vec<_>>());
     let found = values(store, &keys).await;
     for (index, value) in found.into_iter().enumerate() {
@@ -74,7 +82,7 @@ async fn a_view_is_scanned_and_deleted_alone(store: &dyn OnlineStore) {
     let rows = |view_id: u32| ["x", "y{", "z%7B}"].map(|name| key(view_id, name));
     for view_id in [10, 11, u32::MAX] {
         let writes = rows(view_id).iter().map(|key| write(key, None, &view_id.to_string())).collect();
-        assert!(store.compare_and_set(writes).await.unwrap().is_empty());
+        assert!(set(store, writes).await.unwrap().is_empty());
     }
     for view_id in [10, 11, u32::MAX] {
         let mut expected = rows(view_id).map(|key| (key.entity, Bytes::from(view_id.to_string())));
@@ -111,7 +119,7 @@ async fn concurrent_increments_are_all_kept(store: &Arc<dyn OnlineStore>) {
                         expected: held.clone(),
                         value: next(held),
                     });
-                    let lost = store.compare_and_set(writes.collect()).await.unwrap();
+                    let lost = set(store.as_ref(), writes.collect()).await.unwrap();
                     pending = lost.into_iter().map(|index| pending[index].clone()).collect();
                 }
             }
@@ -150,13 +158,48 @@ async fn redis_passes_the_suite() {
     suite(online::open(&config(services::redis())).await.unwrap()).await;
 }
 
-/// Needs a cluster of its own, which `scripts/services` does not start yet: run with `ONDOL_TEST_REDIS_CLUSTER` set to
-/// `redis-cluster://host:port,…`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-#[ignore = "needs ONDOL_TEST_REDIS_CLUSTER"]
 async fn a_redis_cluster_passes_the_suite() {
-    let url = std::env::var("ONDOL_TEST_REDIS_CLUSTER").unwrap();
-    suite(online::open(&config(url)).await.unwrap()).await;
+    let nodes = redis_server::cluster().await;
+    let addresses: Vec<String> = nodes.iter().map(|node| format!("127.0.0.1:{}", node.port)).collect();
+    suite(online::open(&config(format!("redis-cluster://{}", addresses.join(",")))).await.unwrap()).await;
+}
+
+#[tokio::test]
+async fn a_server_that_restarts_begins_a_new_life() {
+    let mut server = redis_server::RedisServer::start(&[]);
+    let store = online::open(&config(server.url())).await.unwrap();
+    let first = store.life().await.unwrap();
+    assert_eq!(store.life().await.unwrap(), first);
+    server.replace();
+    let mut second = store.life().await;
+    for _ in 0..100 {
+        if second.is_ok() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        second = store.life().await;
+    }
+    assert_ne!(second.unwrap(), first);
+    let late = store.compare_and_set(first, vec![write(&key(1, "a"), None, "1")]).await.unwrap_err();
+    assert!(late.to_string().contains("restarted"), "{late}");
+    assert!(set(store.as_ref(), vec![write(&key(1, "a"), None, "1")]).await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_writer_that_has_not_noticed_the_restart_is_refused_by_the_server() {
+    let mut server = redis_server::RedisServer::start(&[]);
+    let store = online::open(&config(server.url())).await.unwrap();
+    let life = store.life().await.unwrap();
+    server.replace();
+    for _ in 0..100 {
+        let error = store.compare_and_set(life, vec![write(&key(1, "a"), None, "1")]).await.unwrap_err().to_string();
+        if error.contains("RESTARTED") {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    panic!("the server never answered");
 }
 
 #[tokio::test]
@@ -165,16 +208,16 @@ async fn what_was_synced_survives_a_kill_and_nothing_else_need() {
     let path = folder.path().join("online.redb");
     let store = online::open(&config(path.display().to_string())).await.unwrap();
     let (kept, open) = (key(1, "kept"), key(1, "open"));
-    store.compare_and_set(vec![write(&kept, None, "1")]).await.unwrap();
+    set(store.as_ref(), vec![write(&kept, None, "1")]).await.unwrap();
     store.sync().await.unwrap();
-    store.compare_and_set(vec![write(&kept, Some("1"), "2"), write(&open, None, "1")]).await.unwrap();
+    set(store.as_ref(), vec![write(&kept, Some("1"), "2"), write(&open, None, "1")]).await.unwrap();
     // The file as a killed process leaves it: no destructor has run.
     let killed = folder.path().join("killed.redb");
     std::fs::copy(&path, &killed).unwrap();
     let reopened = online::open(&config(killed.display().to_string())).await.unwrap();
     assert_eq!(values(reopened.as_ref(), &[kept.clone(), open.clone()]).await, [Some("1".to_owned()), None]);
     // It goes on from there.
-    reopened.compare_and_set(vec![write(&open, None, "3")]).await.unwrap();
+    set(reopened.as_ref(), vec![write(&open, None, "3")]).await.unwrap();
     reopened.sync().await.unwrap();
     assert_eq!(values(reopened.as_ref(), &[open]).await, [Some("3".to_owned())]);
 }
@@ -201,7 +244,7 @@ async fn a_damaged_row_is_an_error() {
     let config = config(services::redis());
     let store = online::open(&config).await.unwrap();
     let row = key(1, "damaged");
-    store.compare_and_set(vec![write(&row, None, "value")]).await.unwrap();
+    set(store.as_ref(), vec![write(&row, None, "value")]).await.unwrap();
     let client = redis::Client::open(config.url.as_str()).unwrap();
     let mut connection = client.get_multiplexed_async_connection().await.unwrap();
     let _: () = redis::cmd("APPEND").arg(row.redis(&config.prefix)).arg("!").query_async(&mut connection).await.unwrap();

@@ -61,7 +61,7 @@ impl OnlineStore for EmbeddedStore {
         blocking(move || get(&database, &keys)).await
     }
 
-    async fn compare_and_set(&self, writes: Vec<RowWrite>) -> Result<Vec<usize>, FeatureStoreError> {
+    async fn compare_and_set(&self, _life: u64, writes: Vec<RowWrite>) -> Result<Vec<usize>, FeatureStoreError> {
         if writes.is_empty() {
             return Ok(Vec::new());
         }
@@ -82,6 +82,11 @@ impl OnlineStore for EmbeddedStore {
     async fn delete_view(&self, view_id: u32) -> Result<(), FeatureStoreError> {
         let database = Arc::clone(&self.database);
         blocking(move || delete_view(&database, view_id)).await
+    }
+
+    /// The store lives and dies with its process.
+    async fn life(&self) -> Result<u64, FeatureStoreError> {
+        Ok(0)
     }
 
     async fn ping(&self) -> Result<(), FeatureStoreError> {

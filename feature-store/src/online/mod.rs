@@ -45,8 +45,9 @@ pub trait OnlineStore: Send + Sync + 'static {
     async fn get(&self, keys: &[RowKey]) -> Result<Vec<Option<Bytes>>, FeatureStoreError>;
 
     /// Replaces each row that still is what its writer expects, and returns the indexes of those that are not,
-    /// ascending. Atomic for each row, not across rows; a key must not appear twice.
-    async fn compare_and_set(&self, writes: Vec<RowWrite>) -> Result<Vec<usize>, FeatureStoreError>;
+    /// ascending. Atomic for each row, not across rows; a key must not appear twice. Refused as unavailable when the
+    /// store is no longer in `life`: rows that earlier writes left there may be gone.
+    async fn compare_and_set(&self, life: u64, writes: Vec<RowWrite>) -> Result<Vec<usize>, FeatureStoreError>;
 
     /// Makes everything written so far survive a crash of whatever holds the rows.
     async fn sync(&self) -> Result<(), FeatureStoreError>;
@@ -56,6 +57,9 @@ pub trait OnlineStore: Send + Sync + 'static {
 
     /// Removes every row of a view version.
     async fn delete_view(&self, view_id: u32) -> Result<(), FeatureStoreError>;
+
+    /// Names the life of whatever holds the rows. Writes of an earlier life that no [`Self::sync`] covered may be gone.
+    async fn life(&self) -> Result<u64, FeatureStoreError>;
 
     /// Whether the store answers.
     async fn ping(&self) -> Result<(), FeatureStoreError>;

@@ -9,7 +9,10 @@
 //! Both reconnect by themselves; a command that fails meanwhile is [`FeatureStoreError::Unavailable`], and repeating
 //! it is safe.
 //!
-//! Durability is the server's: [`OnlineStore::sync`] waits for the append-only file (`WAITAOF`, Redis 7.2) where that
+//! A server that restarts, or a replica that takes over, may lack writes it had acknowledged. [`OnlineStore::life`]
+//! changes then, scripts refuse writes of the earlier life, and the writer asks ingest for everything uncommitted again.
+//!
+//! Durability of what is committed is the server's: [`OnlineStore::sync`] waits for the append-only file (`WAITAOF`, Redis 7.2) where that
 //! is on. Elsewhere rows survive what the server's own persistence survives (`appendfsync always` loses nothing); this
 //! is logged once, because after a loss the rows must be built again from the log.
 
@@ -27,7 +30,9 @@ use redis::cluster_routing::{RoutingInfo, SingleNodeRoutingInfo};
 use redis::io::tcp::TcpSettings;
 use redis::{Cmd, FromRedisValue, IntoConnectionInfo, RedisError, Script, cmd};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+use xxhash_rust::xxh3::xxh3_64;
 
 /// Keys of one `MGET`, and of one script: bounds how long the server is busy with one command.
 const KEYS_PER_COMMAND: usize = 256;
@@ -35,12 +40,17 @@ const KEYS_PER_COMMAND: usize = 256;
 /// Scripts in flight at once for one batch.
 const SCRIPTS_IN_FLIGHT: usize = 64;
 
-/// Sets each key that still holds the expected digest (empty: is absent); answers the 1-based places of the others.
+/// Where the server's run id is not among those of the first argument, refuses. Sets each key that still holds the
+/// expected digest (empty: is absent); answers the 1-based places of the others.
 const COMPARE_AND_SET: &str = r"
+local run = string.match(redis.call('INFO', 'server'), 'run_id:(%x+)')
+if not string.find(ARGV[1], run, 1, true) then
+  return redis.error_reply('RESTARTED it may lack what it held before')
+end
 local lost = {}
 for i = 1, #KEYS do
-  if redis.call('GETRANGE', KEYS[i], 0, 7) == ARGV[2 * i - 1] then
-    redis.call('SET', KEYS[i], ARGV[2 * i])
+  if redis.call('GETRANGE', KEYS[i], 0, 7) == ARGV[2 * i] then
+    redis.call('SET', KEYS[i], ARGV[2 * i + 1])
   else
     lost[#lost + 1] = i
   end
@@ -59,6 +69,8 @@ pub struct RedisStore {
     address: String,
     timeout: Duration,
     waits_for_file: AtomicBool,
+    /// The life that was asked for last, and the servers' run ids in it.
+    life: Mutex<(u64, Arc<str>)>,
 }
 
 /// A connection that reconnects by itself. Clones share it.
@@ -87,6 +99,7 @@ impl RedisStore {
             prefix: config.prefix.clone(),
             timeout: config.timeout,
             waits_for_file: AtomicBool::new(!config.url.starts_with("redis-cluster://")),
+            life: Mutex::new((0, "".into())),
             address,
         };
         if let Err(error) = store.ping().await {
@@ -110,8 +123,14 @@ impl RedisStore {
     }
 
     /// One script over `indexes` of `writes`; the indexes that lost.
-    async fn set_some(&self, writes: &[RowWrite], indexes: Vec<usize>) -> Result<Vec<usize>, FeatureStoreError> {
+    async fn set_some(
+        &self,
+        run_ids: &str,
+        writes: &[RowWrite],
+        indexes: Vec<usize>,
+    ) -> Result<Vec<usize>, FeatureStoreError> {
         let mut call = self.script.prepare_invoke();
+        call.arg(run_ids);
         for write in indexes.iter().filter_map(|&index| writes.get(index)) {
             call.key(write.key.redis(&self.prefix));
             call.arg(write.expected.as_deref().map_or_else(Vec::new, |expected| value::digest(expected).to_vec()));
@@ -140,6 +159,10 @@ impl RedisStore {
                 groups.into_values().collect()
             }
         }
+    }
+
+    fn life_asked(&self) -> MutexGuard<'_, (u64, Arc<str>)> {
+        self.life.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Every key of a view version, from every primary.
@@ -226,8 +249,16 @@ impl OnlineStore for RedisStore {
         }
     }
 
-    async fn compare_and_set(&self, writes: Vec<RowWrite>) -> Result<Vec<usize>, FeatureStoreError> {
-        let calls = self.groups(&writes).into_iter().map(|indexes| self.set_some(&writes, indexes));
+    async fn compare_and_set(&self, life: u64, writes: Vec<RowWrite>) -> Result<Vec<usize>, FeatureStoreError> {
+        if writes.is_empty() {
+            return Ok(Vec::new());
+        }
+        let (present, run_ids) = self.life_asked().clone();
+        if present != life {
+            let detail = format!("redis at {} restarted since the rows were read", self.address);
+            return Err(FeatureStoreError::Unavailable { detail });
+        }
+        let calls = self.groups(&writes).into_iter().map(|indexes| self.set_some(&run_ids, &writes, indexes));
         let calls: Vec<_> = calls.collect();
         let lost: Vec<Vec<usize>> =
             futures::stream::iter(calls).buffer_unordered(SCRIPTS_IN_FLIGHT).try_collect().await?;
@@ -286,6 +317,25 @@ impl OnlineStore for RedisStore {
             let _removed: i64 = self.query(&self.writes, &command).await?;
         }
         Ok(())
+    }
+
+    /// The servers' run ids: one changes when a server restarts, or a replica takes its place.
+    async fn life(&self) -> Result<u64, FeatureStoreError> {
+        let mut command = cmd("INFO");
+        command.arg("server");
+        let mut ids = Vec::new();
+        for node in self.primaries().await? {
+            let text: String = self.query_at(&node, &command).await?;
+            let id = text.lines().find_map(|line| line.strip_prefix("run_id:"));
+            ids.push(id.map(|id| id.trim().to_owned()).ok_or_else(|| FeatureStoreError::Internal {
+                detail: format!("redis at {} does not tell its run id", self.address),
+            })?);
+        }
+        ids.sort_unstable();
+        let ids = ids.join(",");
+        let life = xxh3_64(ids.as_bytes());
+        *self.life_asked() = (life, ids.into());
+        Ok(life)
     }
 
     async fn ping(&self) -> Result<(), FeatureStoreError> {

@@ -27,6 +27,8 @@ const INLINE_ROWS: usize = 32;
 /// Events into which rows, and how.
 #[derive(Clone)]
 pub(crate) struct Absorption {
+    /// The life of the online store in which all that came before was absorbed.
+    pub(crate) life: u64,
     /// Names the generation of the positions.
     pub(crate) generation: u64,
     /// Whether a row of another generation starts over: a table that is read again holds all of its rows again, while
@@ -88,7 +90,7 @@ impl Absorption {
             let keys: Vec<RowKey> = pending.iter().map(|row| row.key.clone()).collect();
             let held = online.get(&keys).await?;
             let successors = self.successors(pending, held).await?;
-            pending = replace(online, successors, &mut tally).await?;
+            pending = replace(online, self.life, successors, &mut tally).await?;
         }
         if pending.is_empty() {
             return Ok(tally);
@@ -150,6 +152,7 @@ impl Absorption {
 /// Writes the successors and returns the rows that lost, to be read again.
 async fn replace(
     online: &dyn OnlineStore,
+    life: u64,
     successors: Vec<Successor>,
     tally: &mut Tally,
 ) -> Result<Vec<PendingRow>, FeatureStoreError> {
@@ -164,7 +167,7 @@ async fn replace(
             None => tally.add(own),
         }
     }
-    let lost = online.compare_and_set(writes).await?;
+    let lost = online.compare_and_set(life, writes).await?;
     tally.conflicts += lost.len() as u64;
     let mut lost = lost.into_iter().peekable();
     let mut again = Vec::new();

@@ -9,6 +9,11 @@
 //! position promises that online rows hold everything before it, and whatever a crash takes away lies after it and is
 //! delivered again. The fences make that repetition harmless.
 //!
+//! Two things keep "whatever a crash takes away" whole. Events that are not committed are forgotten with the process or
+//! when the online store began a new life, so a partition without a committed position starts at its beginning: a
+//! delivery from further on is refused with the position to resume from. And a commit is refused, and its events are
+//! asked for again, if the online store's life changed since they were absorbed.
+//!
 //! Deliveries of a source wait in line behind a lock, at most [`WriterLimits::max_pending_deliveries`] of them; sources
 //! don't wait for each other.
 
@@ -30,7 +35,7 @@ use ondol_vocabulary::{Snapshot, SourceVersion, ViewState, ViewVersion};
 use std::any::Any;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::{OwnedMutexGuard, Semaphore};
 
@@ -62,6 +67,8 @@ struct Gate {
     waiting: Semaphore,
     /// Events appended since the last commit.
     uncommitted: AtomicUsize,
+    /// The online store's life in which the uncommitted events were absorbed; none before the first.
+    life: Mutex<Option<u64>>,
 }
 
 /// What only the holder of a source's turn may touch.
@@ -111,7 +118,11 @@ impl Writer {
         let source = known_source(&snapshot, &name)?;
         let events = delivery::check(source, &delivery)?;
         let rows = events.num_rows() as u64;
-        let tally = self.write_checked(&snapshot, source, &delivery.header, events, &mut turn).await?;
+        let written = self.write_checked(&snapshot, source, &delivery.header, events, &mut turn).await;
+        if written.is_err() && !source.definition.is_stream() {
+            gate.forget_life();
+        }
+        let tally = written?;
         metrics::counter!("ondol_feature_store_events_total", "source" => name.clone()).increment(rows);
         count(&name, tally);
         metrics::histogram!("ondol_feature_store_write_seconds").record(started.elapsed());
@@ -128,14 +139,20 @@ impl Writer {
     ) -> Result<Tally, FeatureStoreError> {
         let stream = source.definition.is_stream();
         if stream {
-            self.log.admit(header).await?;
+            self.admit(header).await?;
         }
+        let life = turn.gate.lives_since(self.online.as_ref()).await?;
         // A stream's new view is built from the log and then handed over; a table's is built by these very deliveries.
         let takes = |view: &&ViewVersion| view.state == ViewState::Active || !stream;
         let views = snapshot.views_of(&source.definition.name).filter(takes);
         let views = views.map(|view| self.views.get(snapshot, view)).collect::<Result<Vec<_>, _>>()?;
-        let absorption =
-            Absorption { generation: delivery::generation(header), starts_over: !stream, views, events: events.clone() };
+        let absorption = Absorption {
+            life,
+            generation: delivery::generation(header),
+            starts_over: !stream,
+            views,
+            events: events.clone(),
+        };
         let tally = absorption.run(self.online.as_ref()).await?;
         if stream {
             self.log.append(&source.definition, header, &events).await?;
@@ -144,6 +161,23 @@ impl Writer {
             turn.turn.advance_table(header);
         }
         Ok(tally)
+    }
+
+    /// Refuses a delivery that the log can't join to what it holds. A partition it holds nothing of starts at 0, as
+    /// ingest's ranges do, even where a topic's oldest events are gone: otherwise nobody would notice that events
+    /// which a killed store had taken but not committed were never delivered again.
+    async fn admit(&self, header: &DeliveryHeader) -> Result<(), FeatureStoreError> {
+        let held = self.log.held(&header.source, &header.generation).await?;
+        let is_held = |partition: i32| held.iter().any(|position| position.partition == partition);
+        if let Some(range) = header.ranges.iter().find(|range| range.from > 0 && !is_held(range.partition)) {
+            return Err(FeatureStoreError::Gap {
+                source_name: header.source.clone(),
+                partition: range.partition,
+                expected: 0,
+                from: range.from,
+            });
+        }
+        self.log.admit(header).await
     }
 
     /// Makes everything written for `source` durable.
@@ -163,7 +197,12 @@ impl Writer {
     pub async fn commit(&self, source: &str) -> Result<(), FeatureStoreError> {
         let stream = self.registry.snapshot().source(source).is_none_or(|source| source.definition.is_stream());
         if !stream {
-            return self.online.sync().await;
+            self.online.sync().await?;
+            // A table has no positions to ask again from: its job fails, and writes the table from its beginning.
+            let gate = self.gate(source);
+            let whole = gate.lives_on(self.online.as_ref()).await?;
+            gate.forget_life();
+            return if whole { Ok(()) } else { Err(new_life(source)) };
         }
         let (log, online, gate) = (self.log.clone(), Arc::clone(&self.online), self.gate(source));
         let source = source.to_owned();
@@ -171,10 +210,22 @@ impl Writer {
         let commit = self.tasks.spawn("feature-store-commit", async move {
             let started = Instant::now();
             let rows = gate.uncommitted.swap(0, Ordering::Relaxed);
-            if let Err(error) = log.commit_after(&source, online.sync()).await {
+            let mut lost = false;
+            let ready = async {
+                online.sync().await?;
+                lost = !gate.lives_on(online.as_ref()).await?;
+                if lost { Err(new_life(&source)) } else { Ok(()) }
+            };
+            let committed = log.commit_after(&source, ready).await;
+            if lost {
+                tracing::warn!(source, "the online store restarted: uncommitted events are asked for again");
+                metrics::counter!("ondol_feature_store_online_restarts_total", "source" => source.clone()).increment(1);
+                log.discard(&source).await?;
+                gate.forget_life();
+            } else if committed.is_err() {
                 gate.uncommitted.fetch_add(rows, Ordering::Relaxed);
-                return Err(error);
             }
+            committed?;
             metrics::histogram!("ondol_feature_store_commit_seconds").record(started.elapsed());
             Ok(())
         });
@@ -215,6 +266,7 @@ impl Writer {
                 turn: Arc::default(),
                 waiting: Semaphore::new(self.limits.max_pending_deliveries.max(1)),
                 uncommitted: AtomicUsize::new(0),
+                life: Mutex::new(None),
             })
         });
         Arc::clone(gate)
@@ -237,6 +289,7 @@ impl RowSink for Writer {
         events: &RecordBatch,
     ) -> Result<(), FeatureStoreError> {
         let absorption = Absorption {
+            life: self.online.life().await?,
             generation: delivery::generation(header),
             starts_over: false,
             views: vec![self.compiled(view)?],
@@ -256,6 +309,39 @@ impl RowSink for Writer {
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
         Box::new(turn)
+    }
+}
+
+impl Gate {
+    /// The life in which the uncommitted events were absorbed; noted when the first of them comes.
+    async fn lives_since(&self, online: &dyn OnlineStore) -> Result<u64, FeatureStoreError> {
+        let noted = *self.life();
+        let life = match noted {
+            Some(life) => return Ok(life),
+            None => online.life().await?,
+        };
+        *self.life() = Some(life);
+        Ok(life)
+    }
+
+    /// Whether the online store still is in the life that was noted.
+    async fn lives_on(&self, online: &dyn OnlineStore) -> Result<bool, FeatureStoreError> {
+        let life = online.life().await?;
+        Ok(self.life().is_none_or(|noted| noted == life))
+    }
+
+    fn forget_life(&self) {
+        *self.life() = None;
+    }
+
+    fn life(&self) -> MutexGuard<'_, Option<u64>> {
+        self.life.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn new_life(source: &str) -> FeatureStoreError {
+    FeatureStoreError::Unavailable {
+        detail: format!("the online store restarted: the uncommitted events of `{source}` are asked for again"),
     }
 }
 
