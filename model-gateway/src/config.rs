@@ -1,6 +1,6 @@
 //! The gateway's configuration. Every key is documented here; the reference page is generated from these words.
 
-use crate::runtime::library::{LibrarySearch, VARIABLE};
+use crate::runtime::library::{LibrarySearch, VARIABLE, beside_the_program};
 use crate::runtime::onnx::OnnxOptions;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -15,7 +15,7 @@ pub struct ModelGatewayConfig {
     /// `data_dir`.
     pub database: String,
     /// The ONNX Runtime library, or the folder that holds it. Empty: `ORT_DYLIB_PATH`, then `data_dir`/onnxruntime,
-    /// then the Python environment.
+    /// then the folder `onnxruntime` beside the program, then the Python environment.
     pub onnxruntime: String,
     /// The Python interpreter whose packages are searched for ONNX Runtime.
     pub python: String,
@@ -106,7 +106,7 @@ impl ModelGatewayConfig {
         OnnxOptions {
             library: LibrarySearch {
                 named,
-                managed: self.data_dir.join("onnxruntime"),
+                managed: std::iter::once(self.data_dir.join("onnxruntime")).chain(beside_the_program()).collect(),
                 python: PathBuf::from(&self.python),
             },
             sessions: if self.sessions == 0 { cores() } else { self.sessions },

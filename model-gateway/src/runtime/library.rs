@@ -1,4 +1,4 @@
-//! Finds the ONNX Runtime library: `ORT_DYLIB_PATH`, the configured path, the managed folder, the Python environment.
+//! Finds the ONNX Runtime library: `ORT_DYLIB_PATH`, the configured path, the managed folders, the Python environment.
 //!
 //! Nothing is linked at build time: the library that the PyPI wheel `onnxruntime` carries serves, so that training and
 //! serving can share one.
@@ -15,8 +15,8 @@ pub const VARIABLE: &str = "ORT_DYLIB_PATH";
 pub struct LibrarySearch {
     /// A file, or a folder that holds it, that the user named. If set, nothing else is tried.
     pub named: Option<PathBuf>,
-    /// The folder that the set-up script fills.
-    pub managed: PathBuf,
+    /// Folders that may hold it: the gateway's own, and the one beside the program, which the set-up script fills.
+    pub managed: Vec<PathBuf>,
     /// The Python interpreter whose packages are searched.
     pub python: PathBuf,
 }
@@ -33,18 +33,30 @@ impl LibrarySearch {
                 ))
             });
         }
-        library_at(&self.managed)
+        self.managed
+            .iter()
+            .find_map(|folder| library_at(folder))
             .or_else(|| library_of_python(&self.python))
             .ok_or_else(|| {
                 RuntimeError::Library(format!(
-                    "ONNX Runtime was not found in `{}` nor in the Python environment of `{}`: run `scripts/start`, or \
+                    "ONNX Runtime was not found in {} nor in the Python environment of `{}`: run `scripts/start`, or \
                  `{} -m pip install onnxruntime`, or set {VARIABLE} to libonnxruntime.so.*",
-                    self.managed.display(),
+                    self.folders(),
                     self.python.display(),
                     self.python.display(),
                 ))
             })
     }
+
+    fn folders(&self) -> String {
+        let folders: Vec<String> = self.managed.iter().map(|folder| format!("`{}`", folder.display())).collect();
+        folders.join(", ")
+    }
+}
+
+/// The folder beside the running program where its ONNX Runtime may stand.
+pub fn beside_the_program() -> Option<PathBuf> {
+    Some(std::env::current_exe().ok()?.parent()?.join("onnxruntime"))
 }
 
 /// `path` itself if it is a file, else the newest library in the folder.
@@ -101,7 +113,7 @@ mod tests {
         }
         let search = LibrarySearch {
             named: None,
-            managed: folder.path().to_owned(),
+            managed: vec![PathBuf::from("/none"), folder.path().to_owned()],
             python: PathBuf::from("/nonexistent"),
         };
         assert_eq!(search.find(), Ok(folder.path().join("libonnxruntime.so.1.23.1")));
@@ -111,7 +123,7 @@ mod tests {
     fn a_missing_library_is_told_with_the_remedy() {
         let search = LibrarySearch {
             named: None,
-            managed: PathBuf::from("/none"),
+            managed: vec![PathBuf::from("/none")],
             python: PathBuf::from("/nonexistent/python3"),
         };
         let error = search.find().unwrap_err().to_string();
@@ -127,7 +139,7 @@ mod tests {
         std::fs::write(folder.path().join("libonnxruntime.so.1.23.1"), "").unwrap();
         let search = LibrarySearch {
             named: Some(PathBuf::from("/none/libonnxruntime.so")),
-            managed: folder.path().to_owned(),
+            managed: vec![PathBuf::from("/none"), folder.path().to_owned()],
             python: PathBuf::from("/nonexistent"),
         };
         assert!(
