@@ -64,12 +64,17 @@ impl Default for FeatureStoreConfig {
 impl FeatureStoreConfig {
     /// Everything embedded under `data_dir`.
     pub fn embedded(data_dir: impl Into<PathBuf>) -> Self {
-        Self { data_dir: data_dir.into(), ..Self::default() }
+        Self {
+            data_dir: data_dir.into(),
+            ..Self::default()
+        }
     }
 
     /// The registry's URL.
     pub fn registry_url(&self) -> String {
-        self.registry.clone().unwrap_or_else(|| format!("sqlite://{}", self.under_data("registry.db")))
+        self.registry
+            .clone()
+            .unwrap_or_else(|| format!("sqlite://{}", self.under_data("registry.db")))
     }
 
     /// The offline tables' root.

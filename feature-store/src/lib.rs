@@ -11,15 +11,15 @@
 //! 8. [`service`] composes them into [`FeatureStoreService`], which owns the tasks and the order
 //!    "online rows durable, then the log's position".
 
+pub mod bootstrap;
 pub mod config;
+pub mod offline;
+pub mod online;
+pub mod read;
 pub mod registry;
+pub mod service;
 pub mod views;
 pub mod write;
-pub mod online;
-pub mod offline;
-pub mod bootstrap;
-pub mod read;
-pub mod service;
 
 pub use config::FeatureStoreConfig;
 pub use service::FeatureStoreService;

@@ -1,5 +1,6 @@
 //! The service: the parts of the feature store under one roof, with their tasks and their life.
 
+use crate::bootstrap;
 use crate::config::FeatureStoreConfig;
 use crate::offline::EventLog;
 use crate::online::{self, OnlineStore};
@@ -7,7 +8,6 @@ use crate::read::Reader;
 use crate::registry::Registry;
 use crate::views::CompiledViews;
 use crate::write::{Writer, WriterLimits, known_source};
-use crate::bootstrap;
 use async_trait::async_trait;
 use ondol_feature_store_api::wire::{
     Applied, DefinitionFiles, DefinitionHistory, Delivery, FeatureBatch, OfflineTable, PartitionPosition, Plan,
@@ -50,9 +50,11 @@ impl FeatureStoreService {
         clock: Arc<dyn Clock>,
         shutdown: &Shutdown,
     ) -> Result<Arc<Self>, FeatureStoreError> {
-        tokio::fs::create_dir_all(&config.data_dir).await.map_err(|error| FeatureStoreError::Unavailable {
-            detail: format!("can't create the data folder `{}`: {error}", config.data_dir.display()),
-        })?;
+        tokio::fs::create_dir_all(&config.data_dir)
+            .await
+            .map_err(|error| FeatureStoreError::Unavailable {
+                detail: format!("can't create the data folder `{}`: {error}", config.data_dir.display()),
+            })?;
         let registry = Registry::open(&config.registry_url()).await?;
         let online = online::open(&config.online_config()).await?;
         let log = EventLog::open(&config.offline_root(), config.log_config())?;
@@ -71,8 +73,21 @@ impl FeatureStoreService {
             limits,
             shutdown.clone(),
         ));
-        let reader = Reader::new(registry.clone(), views, Arc::clone(&online), clock, config.max_read_rows);
-        let service = Arc::new(Self { registry, online, log, writer, reader, stopping: shutdown.token() });
+        let reader = Reader::new(
+            registry.clone(),
+            views,
+            Arc::clone(&online),
+            clock,
+            config.max_read_rows,
+        );
+        let service = Arc::new(Self {
+            registry,
+            online,
+            log,
+            writer,
+            reader,
+            stopping: shutdown.token(),
+        });
         service.start(config, shutdown);
         Ok(service)
     }
@@ -86,7 +101,12 @@ impl FeatureStoreService {
                     Ok(()) => ready.ready(),
                     Err(error) => ready.not_ready(error.to_string()),
                 }
-                if service.stopping.run_until_cancelled(tokio::time::sleep(HEALTH_POLL)).await.is_none() {
+                if service
+                    .stopping
+                    .run_until_cancelled(tokio::time::sleep(HEALTH_POLL))
+                    .await
+                    .is_none()
+                {
                     ready.not_ready("shutting down");
                     return;
                 }
@@ -122,7 +142,9 @@ impl FeatureStoreService {
         let (registry, log, stopping) = (self.registry.clone(), self.log.clone(), self.stopping.clone());
         let writer = Arc::clone(&self.writer);
         shutdown.spawn("feature-store-bootstrap", async move {
-            stopping.run_until_cancelled(bootstrap::run(registry, log, writer)).await;
+            stopping
+                .run_until_cancelled(bootstrap::run(registry, log, writer))
+                .await;
         });
     }
 
@@ -131,7 +153,11 @@ impl FeatureStoreService {
     async fn commit_when_due(&self) {
         let mut pause = COMMIT_POLL;
         loop {
-            let stopped = self.stopping.run_until_cancelled(tokio::time::sleep(pause)).await.is_none();
+            let stopped = self
+                .stopping
+                .run_until_cancelled(tokio::time::sleep(pause))
+                .await
+                .is_none();
             pause = COMMIT_POLL;
             let due = if stopped { self.streams() } else { self.log.due() };
             for source in due {

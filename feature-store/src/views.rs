@@ -29,9 +29,14 @@ pub struct CompiledViews {
 impl CompiledViews {
     /// The engine of `view`, which `snapshot` holds.
     pub fn get(&self, snapshot: &Snapshot, view: &ViewVersion) -> Result<Arc<CompiledView>, FeatureStoreError> {
-        let source = snapshot.source(&view.definition.source).ok_or_else(|| FeatureStoreError::Internal {
-            detail: format!("view `{}` reads `{}`, which no source is", view.definition.name, view.definition.source),
-        })?;
+        let source = snapshot
+            .source(&view.definition.source)
+            .ok_or_else(|| FeatureStoreError::Internal {
+                detail: format!(
+                    "view `{}` reads `{}`, which no source is",
+                    view.definition.name, view.definition.source
+                ),
+            })?;
         let place = (view.id, source.version);
         if let Some(known) = self.lock().get(&place) {
             return Ok(Arc::clone(known));
@@ -51,13 +56,23 @@ impl CompiledViews {
 
 impl fmt::Debug for CompiledView {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("CompiledView").field("id", &self.id).field("version", &self.version).finish_non_exhaustive()
+        f.debug_struct("CompiledView")
+            .field("id", &self.id)
+            .field("version", &self.version)
+            .finish_non_exhaustive()
     }
 }
 
 fn compile(view: &ViewVersion, source: &SourceDefinition) -> Result<CompiledView, FeatureStoreError> {
     let engine = ViewEngine::compile(&view.definition, source).map_err(|error| FeatureStoreError::Internal {
-        detail: format!("view `{}@{}` no longer compiles: {error}", view.definition.name, view.version),
+        detail: format!(
+            "view `{}@{}` no longer compiles: {error}",
+            view.definition.name, view.version
+        ),
     })?;
-    Ok(CompiledView { id: view.id, version: view.version, engine })
+    Ok(CompiledView {
+        id: view.id,
+        version: view.version,
+        engine,
+    })
 }

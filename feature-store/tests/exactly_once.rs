@@ -1,7 +1,13 @@
 //! Whatever is killed, redelivered or split, the online rows and the log end as those of a store that read each
 //! partition once.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "tests")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    missing_docs,
+    reason = "tests"
+)]
 
 mod redis_server;
 mod store;
@@ -10,8 +16,8 @@ use arrow::array::AsArray;
 use arrow::datatypes::{Int32Type, Int64Type};
 use futures::TryStreamExt;
 use ondol_feature_store::FeatureStoreConfig;
-use ondol_feature_store_api::{FeatureStore, FeatureStoreError};
 use ondol_feature_store_api::wire::Delivery;
+use ondol_feature_store_api::{FeatureStore, FeatureStoreError};
 use ondol_testkit::{services, unique_name};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
@@ -42,7 +48,15 @@ enum Step {
 }
 
 fn topic() -> impl Strategy<Value = Topic> {
-    let payment = (0u8..6, 0i64..4, -100i64..100, 0i64..40 * HOUR, 0i64..2 * HOUR, 1i64..4, any::<bool>());
+    let payment = (
+        0u8..6,
+        0i64..4,
+        -100i64..100,
+        0i64..40 * HOUR,
+        0i64..2 * HOUR,
+        1i64..4,
+        any::<bool>(),
+    );
     let partition = prop::collection::vec(payment, 0..25);
     prop::collection::vec(partition, PARTITIONS).prop_map(|partitions| {
         let payments = |(partition, events): (usize, Vec<_>)| {
@@ -63,7 +77,9 @@ fn topic() -> impl Strategy<Value = Topic> {
             };
             events.into_iter().map(event).collect()
         };
-        Topic { partitions: partitions.into_iter().enumerate().map(payments).collect() }
+        Topic {
+            partitions: partitions.into_iter().enumerate().map(payments).collect(),
+        }
     })
 }
 
@@ -85,7 +101,11 @@ impl Topic {
         let mut ranges = Vec::new();
         for (partition, all) in self.partitions.iter().enumerate() {
             let (from, to) = (from[partition], to[partition]);
-            ranges.push((partition as i32, self.offset(partition, from), self.offset(partition, to)));
+            ranges.push((
+                partition as i32,
+                self.offset(partition, from),
+                self.offset(partition, to),
+            ));
             events.extend_from_slice(&all[from..to]);
         }
         payments(&events, GENERATION, &ranges)
@@ -93,7 +113,9 @@ impl Topic {
 
     /// Where a range that ends before event `place` ends: just after the event before it.
     fn offset(&self, partition: usize, place: usize) -> i64 {
-        place.checked_sub(1).map_or(0, |before| self.partitions[partition][before].offset + 1)
+        place
+            .checked_sub(1)
+            .map_or(0, |before| self.partitions[partition][before].offset + 1)
     }
 
     /// The first event of a partition at or past an offset.
@@ -121,8 +143,15 @@ struct Outcome {
 async fn outcome(store: &Store) -> Outcome {
     store.service.flush("payments").await.unwrap();
     let columns = ["_partition".to_owned(), "_offset".to_owned()];
-    let batches: Vec<_> =
-        store.service.log().read("payments", &columns).await.unwrap().try_collect::<Vec<_>>().await.unwrap();
+    let batches: Vec<_> = store
+        .service
+        .log()
+        .read("payments", &columns)
+        .await
+        .unwrap()
+        .try_collect::<Vec<_>>()
+        .await
+        .unwrap();
     let mut log = Vec::new();
     for batch in batches {
         let partitions = batch.column(0).as_primitive::<Int32Type>().values();
@@ -130,7 +159,11 @@ async fn outcome(store: &Store) -> Outcome {
         log.extend(partitions.iter().copied().zip(offsets.iter().copied()));
     }
     log.sort_unstable();
-    Outcome { card: store.rows("card").await, merchant: store.rows("merchant").await, log }
+    Outcome {
+        card: store.rows("card").await,
+        merchant: store.rows("merchant").await,
+        log,
+    }
 }
 
 /// A folder as a killed process leaves it: no destructor has run, nothing was flushed.
@@ -155,7 +188,11 @@ struct Run {
 
 impl Run {
     fn new(online: Option<(String, String)>) -> Self {
-        Self { folder: tempfile::tempdir().unwrap(), online, lives: 0 }
+        Self {
+            folder: tempfile::tempdir().unwrap(),
+            online,
+            lives: 0,
+        }
     }
 
     fn life(&self, number: usize) -> PathBuf {
@@ -165,9 +202,11 @@ impl Run {
     fn config(&self) -> FeatureStoreConfig {
         let config = embedded(&self.life(self.lives));
         match &self.online {
-            Some((url, prefix)) => {
-                FeatureStoreConfig { online: Some(url.clone()), online_prefix: prefix.clone(), ..config }
-            }
+            Some((url, prefix)) => FeatureStoreConfig {
+                online: Some(url.clone()),
+                online_prefix: prefix.clone(),
+                ..config
+            },
             None => config,
         }
     }
@@ -235,15 +274,26 @@ async fn undisturbed(topic: &Topic) -> Outcome {
     let folder = tempfile::tempdir().unwrap();
     let store = Store::open(&embedded(folder.path())).await;
     store.apply(DEFINITIONS).await;
-    store.write(topic.delivery(&[0; PARTITIONS], &topic.ends())).await.unwrap();
+    store
+        .write(topic.delivery(&[0; PARTITIONS], &topic.ends()))
+        .await
+        .unwrap();
     let outcome = outcome(&store).await;
     store.stop().await;
     outcome
 }
 
 fn check(cases: u32, online: impl Fn() -> Option<(String, String)>) {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    let mut runner = TestRunner::new(Config { cases, failure_persistence: None, ..Config::default() });
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap();
+    let mut runner = TestRunner::new(Config {
+        cases,
+        failure_persistence: None,
+        ..Config::default()
+    });
     let outcome = runner.run(&(topic(), steps()), |(topic, steps)| {
         let (found, expected) =
             runtime.block_on(async { (disturbed(&topic, &steps, online()).await, undisturbed(&topic).await) });
@@ -269,7 +319,9 @@ async fn deliver_from(store: &Store, topic: &Topic, mut next: [usize; PARTITIONS
         match store.write(topic.delivery(&next, &topic.ends())).await {
             Ok(()) => return,
             Err(FeatureStoreError::Unavailable { .. }) => tokio::time::sleep(Duration::from_millis(50)).await,
-            Err(FeatureStoreError::Gap { partition, expected, .. }) => {
+            Err(FeatureStoreError::Gap {
+                partition, expected, ..
+            }) => {
                 next[partition as usize] = topic.place(partition as usize, expected);
             }
             Err(error) => panic!("{error}"),
@@ -288,7 +340,11 @@ fn a_topic() -> Topic {
         ts: START + offset * HOUR / 4,
         ingested_at: START + offset * HOUR / 4,
     };
-    Topic { partitions: (0..3).map(|partition| (0..40).map(|offset| event(partition, offset)).collect()).collect() }
+    Topic {
+        partitions: (0..3)
+            .map(|partition| (0..40).map(|offset| event(partition, offset)).collect())
+            .collect(),
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -297,7 +353,10 @@ async fn a_store_killed_before_its_first_commit_asks_for_everything_again() {
     let mut run = Run::new(None);
     let store = run.start().await;
     store.apply(DEFINITIONS).await;
-    store.write(topic.delivery(&[0; PARTITIONS], &[20; PARTITIONS])).await.unwrap();
+    store
+        .write(topic.delivery(&[0; PARTITIONS], &[20; PARTITIONS]))
+        .await
+        .unwrap();
     let successor = run.restart().await;
     deliver_from(&successor, &topic, [20; PARTITIONS]).await;
     assert_eq!(outcome(&successor).await, undisturbed(&topic).await);
@@ -312,7 +371,10 @@ async fn a_redis_that_restarts_empty_handed_gets_the_uncommitted_events_again() 
     let run = Run::new(Some((server.url(), unique_name("restart"))));
     let store = run.start().await;
     store.apply(DEFINITIONS).await;
-    store.write(topic.delivery(&[0; PARTITIONS], &[20; PARTITIONS])).await.unwrap();
+    store
+        .write(topic.delivery(&[0; PARTITIONS], &[20; PARTITIONS]))
+        .await
+        .unwrap();
     server.replace();
     let refused = tokio::time::timeout(Duration::from_secs(60), async {
         loop {

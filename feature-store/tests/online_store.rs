@@ -1,6 +1,12 @@
 //! One suite for every online store: what the writer and the reader rely on, proved on each implementation.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "tests")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    missing_docs,
+    reason = "tests"
+)]
 
 mod redis_server;
 
@@ -13,11 +19,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 fn config(url: String) -> OnlineConfig {
-    OnlineConfig { url, prefix: unique_name("online"), timeout: Duration::from_secs(5), cache_bytes: 16 << 20 }
+    OnlineConfig {
+        url,
+        prefix: unique_name("online"),
+        timeout: Duration::from_secs(5),
+        cache_bytes: 16 << 20,
+    }
 }
 
 fn key(view_id: u32, name: &str) -> RowKey {
-    RowKey::new(view_id, EntityKey::from_values(&[Value::String(name.to_owned())]).unwrap().unwrap())
+    RowKey::new(
+        view_id,
+        EntityKey::from_values(&[Value::String(name.to_owned())])
+            .unwrap()
+            .unwrap(),
+    )
 }
 
 fn write(key: &RowKey, expected: Option<&str>, value: &str) -> RowWrite {
@@ -35,19 +51,35 @@ async fn set(store: &dyn OnlineStore, writes: Vec<RowWrite>) -> Result<Vec<usize
 
 async fn values(store: &dyn OnlineStore, keys: &[RowKey]) -> Vec<Option<String>> {
     let rows = store.get(keys).await.unwrap();
-    rows.into_iter().map(|row| row.map(|row| String::from_utf8(row.to_vec()).unwrap())).collect()
+    rows.into_iter()
+        .map(|row| row.map(|row| String::from_utf8(row.to_vec()).unwrap()))
+        .collect()
 }
 
 async fn a_row_is_replaced_only_if_it_is_as_expected(store: &dyn OnlineStore) {
     let (a, b) = (key(1, "a"), key(1, "b"));
-    let lost = set(store, vec![write(&a, None, "a1"), write(&b, Some("never"), "b1")]).await.unwrap();
+    let lost = set(store, vec![write(&a, None, "a1"), write(&b, Some("never"), "b1")])
+        .await
+        .unwrap();
     assert_eq!(lost, [1]);
-    let lost = set(store, vec![write(&a, None, "a2"), write(&b, None, "b2")]).await.unwrap();
+    let lost = set(store, vec![write(&a, None, "a2"), write(&b, None, "b2")])
+        .await
+        .unwrap();
     assert_eq!(lost, [0]);
-    let lost = set(store, vec![write(&a, Some("a1"), "a3"), write(&b, Some("b1"), "b3")]).await.unwrap();
+    let lost = set(store, vec![write(&a, Some("a1"), "a3"), write(&b, Some("b1"), "b3")])
+        .await
+        .unwrap();
     assert_eq!(lost, [1]);
     let found = values(store, &[b, key(1, "absent"), a.clone(), a]).await;
-    assert_eq!(found, [Some("b2".to_owned()), None, Some("a3".to_owned()), Some("a3".to_owned())]);
+    assert_eq!(
+        found,
+        [
+            Some("b2".to_owned()),
+            None,
+            Some("a3".to_owned()),
+            Some("a3".to_owned())
+        ]
+    );
 }
 
 async fn an_empty_batch_is_no_work(store: &dyn OnlineStore) {
@@ -64,12 +96,18 @@ async fn an_empty_value_is_a_row(store: &dyn OnlineStore) {
 }
 
 async fn batches_larger_than_one_command_are_whole(store: &dyn OnlineStore) {
-    let keys: Vec<RowKey> = (0..1_500).map(|number| key(3, &format!("entity {number} {{%}}"))).collect();
+    let keys: Vec<RowKey> = (0..1_500)
+        .map(|number| key(3, &format!("entity {number} {{%}}")))
+        .collect();
     let first = keys.iter().map(|key| write(key, None, "1")).collect();
     assert!(set(store, first).await.unwrap().is_empty());
     // Every third expects the wrong value and loses.
     let expected = |index: usize| if index.is_multiple_of(3) { "0" } else { "1" };
-    let second = keys.iter().enumerate().map(|(index, key)| write(key, Some(expected(index)), "2")).collect();
+    let second = keys
+        .iter()
+        .enumerate()
+        .map(|(index, key)| write(key, Some(expected(index)), "2"))
+        .collect();
     let lost = set(store, second).await.unwrap();
     assert_eq!(lost, (0..1_500).step_by(3).collect::<Vec<_>>());
     let found = values(store, &keys).await;
@@ -81,7 +119,10 @@ async fn batches_larger_than_one_command_are_whole(store: &dyn OnlineStore) {
 async fn a_view_is_scanned_and_deleted_alone(store: &dyn OnlineStore) {
     let rows = |view_id: u32| ["x", "y{", "z%7B}"].map(|name| key(view_id, name));
     for view_id in [10, 11, u32::MAX] {
-        let writes = rows(view_id).iter().map(|key| write(key, None, &view_id.to_string())).collect();
+        let writes = rows(view_id)
+            .iter()
+            .map(|key| write(key, None, &view_id.to_string()))
+            .collect();
         assert!(set(store, writes).await.unwrap().is_empty());
     }
     for view_id in [10, 11, u32::MAX] {
@@ -109,8 +150,9 @@ async fn concurrent_increments_are_all_kept(store: &Arc<dyn OnlineStore>) {
                 while !pending.is_empty() {
                     let held = store.get(&pending).await.unwrap();
                     let next = |held: &Option<Bytes>| {
-                        let count: u64 =
-                            held.as_ref().map_or(0, |held| std::str::from_utf8(held).unwrap().parse().unwrap());
+                        let count: u64 = held
+                            .as_ref()
+                            .map_or(0, |held| std::str::from_utf8(held).unwrap().parse().unwrap());
                         Bytes::from((count + 1).to_string())
                     };
                     let writes = pending.iter().zip(&held);
@@ -162,7 +204,12 @@ async fn redis_passes_the_suite() {
 async fn a_redis_cluster_passes_the_suite() {
     let nodes = redis_server::cluster().await;
     let addresses: Vec<String> = nodes.iter().map(|node| format!("127.0.0.1:{}", node.port)).collect();
-    suite(online::open(&config(format!("redis-cluster://{}", addresses.join(",")))).await.unwrap()).await;
+    suite(
+        online::open(&config(format!("redis-cluster://{}", addresses.join(","))))
+            .await
+            .unwrap(),
+    )
+    .await;
 }
 
 #[tokio::test]
@@ -181,9 +228,17 @@ async fn a_server_that_restarts_begins_a_new_life() {
         second = store.life().await;
     }
     assert_ne!(second.unwrap(), first);
-    let late = store.compare_and_set(first, vec![write(&key(1, "a"), None, "1")]).await.unwrap_err();
+    let late = store
+        .compare_and_set(first, vec![write(&key(1, "a"), None, "1")])
+        .await
+        .unwrap_err();
     assert!(late.to_string().contains("restarted"), "{late}");
-    assert!(set(store.as_ref(), vec![write(&key(1, "a"), None, "1")]).await.unwrap().is_empty());
+    assert!(
+        set(store.as_ref(), vec![write(&key(1, "a"), None, "1")])
+            .await
+            .unwrap()
+            .is_empty()
+    );
 }
 
 #[tokio::test]
@@ -193,7 +248,11 @@ async fn a_writer_that_has_not_noticed_the_restart_is_refused_by_the_server() {
     let life = store.life().await.unwrap();
     server.replace();
     for _ in 0..100 {
-        let error = store.compare_and_set(life, vec![write(&key(1, "a"), None, "1")]).await.unwrap_err().to_string();
+        let error = store
+            .compare_and_set(life, vec![write(&key(1, "a"), None, "1")])
+            .await
+            .unwrap_err()
+            .to_string();
         if error.contains("RESTARTED") {
             return;
         }
@@ -210,12 +269,20 @@ async fn what_was_synced_survives_a_kill_and_nothing_else_need() {
     let (kept, open) = (key(1, "kept"), key(1, "open"));
     set(store.as_ref(), vec![write(&kept, None, "1")]).await.unwrap();
     store.sync().await.unwrap();
-    set(store.as_ref(), vec![write(&kept, Some("1"), "2"), write(&open, None, "1")]).await.unwrap();
+    set(
+        store.as_ref(),
+        vec![write(&kept, Some("1"), "2"), write(&open, None, "1")],
+    )
+    .await
+    .unwrap();
     // The file as a killed process leaves it: no destructor has run.
     let killed = folder.path().join("killed.redb");
     std::fs::copy(&path, &killed).unwrap();
     let reopened = online::open(&config(killed.display().to_string())).await.unwrap();
-    assert_eq!(values(reopened.as_ref(), &[kept.clone(), open.clone()]).await, [Some("1".to_owned()), None]);
+    assert_eq!(
+        values(reopened.as_ref(), &[kept.clone(), open.clone()]).await,
+        [Some("1".to_owned()), None]
+    );
     // It goes on from there.
     set(reopened.as_ref(), vec![write(&open, None, "3")]).await.unwrap();
     reopened.sync().await.unwrap();
@@ -233,10 +300,15 @@ async fn a_second_process_is_told_that_the_file_is_taken() {
 
 #[tokio::test]
 async fn a_redis_that_is_down_is_unavailable_and_names_no_password() {
-    let store = online::open(&config("redis://user:secret@127.0.0.1:1/".to_owned())).await.unwrap();
+    let store = online::open(&config("redis://user:secret@127.0.0.1:1/".to_owned()))
+        .await
+        .unwrap();
     let error = store.get(&[key(1, "a")]).await.unwrap_err();
     let text = error.to_string();
-    assert!(text.contains("unavailable: redis at 127.0.0.1:1/") && !text.contains("secret"), "{text}");
+    assert!(
+        text.contains("unavailable: redis at 127.0.0.1:1/") && !text.contains("secret"),
+        "{text}"
+    );
 }
 
 #[tokio::test]
@@ -247,7 +319,12 @@ async fn a_damaged_row_is_an_error() {
     set(store.as_ref(), vec![write(&row, None, "value")]).await.unwrap();
     let client = redis::Client::open(config.url.as_str()).unwrap();
     let mut connection = client.get_multiplexed_async_connection().await.unwrap();
-    let _: () = redis::cmd("APPEND").arg(row.redis(&config.prefix)).arg("!").query_async(&mut connection).await.unwrap();
+    let _: () = redis::cmd("APPEND")
+        .arg(row.redis(&config.prefix))
+        .arg("!")
+        .query_async(&mut connection)
+        .await
+        .unwrap();
     let error = store.get(std::slice::from_ref(&row)).await.unwrap_err().to_string();
     assert!(error.contains("does not match its digest"), "{error}");
     store.delete_view(1).await.unwrap();

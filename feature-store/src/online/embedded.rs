@@ -38,12 +38,15 @@ impl EmbeddedStore {
         }
         let opened = Database::builder().set_cache_size(cache_bytes).create(path);
         let database = opened.map_err(|error| match error {
-            DatabaseError::DatabaseAlreadyOpen => {
-                cannot_open(path, &"another process has it open: stop it, or use Redis to share rows between processes")
-            }
+            DatabaseError::DatabaseAlreadyOpen => cannot_open(
+                path,
+                &"another process has it open: stop it, or use Redis to share rows between processes",
+            ),
             other => cannot_open(path, &other),
         })?;
-        let store = Self { database: Arc::new(database) };
+        let store = Self {
+            database: Arc::new(database),
+        };
         // The table must exist before the first read.
         sync(&store.database)?;
         Ok(store)
@@ -95,10 +98,16 @@ impl OnlineStore for EmbeddedStore {
 }
 
 fn get(database: &Database, keys: &[RowKey]) -> Result<Vec<Option<Bytes>>, FeatureStoreError> {
-    let rows = database.begin_read().map_err(failed)?.open_table(ROWS).map_err(failed)?;
+    let rows = database
+        .begin_read()
+        .map_err(failed)?
+        .open_table(ROWS)
+        .map_err(failed)?;
     let read = |key: &RowKey| {
         let stored = rows.get(key.embedded().as_slice()).map_err(failed)?;
-        stored.map(|stored| value::open(&Bytes::copy_from_slice(stored.value()))).transpose()
+        stored
+            .map(|stored| value::open(&Bytes::copy_from_slice(stored.value())))
+            .transpose()
     };
     keys.iter().map(read).collect()
 }
@@ -114,7 +123,8 @@ fn compare_and_set(database: &Database, writes: &[RowWrite]) -> Result<Vec<usize
             let expected = value::is_expected(held.as_ref().map(redb::AccessGuard::value), write.expected.as_deref());
             drop(held);
             if expected {
-                rows.insert(key.as_slice(), value::seal(&write.value).as_slice()).map_err(failed)?;
+                rows.insert(key.as_slice(), value::seal(&write.value).as_slice())
+                    .map_err(failed)?;
             } else {
                 lost.push(index);
             }
@@ -137,7 +147,11 @@ fn sync(database: &Database) -> Result<(), FeatureStoreError> {
 }
 
 fn scan(database: &Database, view_id: u32) -> Result<Vec<(EntityKey, Bytes)>, FeatureStoreError> {
-    let rows = database.begin_read().map_err(failed)?.open_table(ROWS).map_err(failed)?;
+    let rows = database
+        .begin_read()
+        .map_err(failed)?
+        .open_table(ROWS)
+        .map_err(failed)?;
     let (from, to) = range(view_id);
     let found = rows.range::<&[u8]>((bound(&from), upper(&to))).map_err(failed)?;
     let row = |entry: Result<_, redb::StorageError>| {
@@ -153,7 +167,8 @@ fn delete_view(database: &Database, view_id: u32) -> Result<(), FeatureStoreErro
     {
         let mut rows = transaction.open_table(ROWS).map_err(failed)?;
         let (from, to) = range(view_id);
-        rows.retain_in::<&[u8], _>((bound(&from), upper(&to)), |_, _| false).map_err(failed)?;
+        rows.retain_in::<&[u8], _>((bound(&from), upper(&to)), |_, _| false)
+            .map_err(failed)?;
     }
     transaction.commit().map_err(failed)
 }
@@ -174,13 +189,18 @@ fn bound(from: &[u8; 4]) -> Bound<&[u8]> {
 }
 
 fn upper(to: &Option<[u8; 4]>) -> Bound<&[u8]> {
-    to.as_ref().map_or(Bound::Unbounded, |to| Bound::Excluded(to.as_slice()))
+    to.as_ref()
+        .map_or(Bound::Unbounded, |to| Bound::Excluded(to.as_slice()))
 }
 
 fn cannot_open(path: &Path, error: &dyn Display) -> FeatureStoreError {
-    FeatureStoreError::Unavailable { detail: format!("can't open the online store `{}`: {error}", path.display()) }
+    FeatureStoreError::Unavailable {
+        detail: format!("can't open the online store `{}`: {error}", path.display()),
+    }
 }
 
 fn failed(error: impl Into<redb::Error>) -> FeatureStoreError {
-    FeatureStoreError::Unavailable { detail: format!("the embedded online store failed: {}", error.into()) }
+    FeatureStoreError::Unavailable {
+        detail: format!("the embedded online store failed: {}", error.into()),
+    }
 }

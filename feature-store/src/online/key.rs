@@ -106,8 +106,14 @@ mod tests {
     #[test]
     fn the_keys_of_format_version_1_stay_as_they_are() {
         let key = key(258, &[Value::String("a{%}".to_owned()), Value::I64(7)]);
-        assert_eq!(key.embedded(), b"\x00\x00\x01\x02\x01\x04a{%}\x02\x07\x00\x00\x00\x00\x00\x00\x00");
-        assert_eq!(key.redis("ondol"), b"ondol:{\x01\x04a%7B%25%7D\x02\x07\x00\x00\x00\x00\x00\x00\x00}:258");
+        assert_eq!(
+            key.embedded(),
+            b"\x00\x00\x01\x02\x01\x04a{%}\x02\x07\x00\x00\x00\x00\x00\x00\x00"
+        );
+        assert_eq!(
+            key.redis("ondol"),
+            b"ondol:{\x01\x04a%7B%25%7D\x02\x07\x00\x00\x00\x00\x00\x00\x00}:258"
+        );
     }
 
     #[test]

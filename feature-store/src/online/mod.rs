@@ -95,6 +95,8 @@ pub(crate) async fn blocking<T: Send + 'static>(
 ) -> Result<T, FeatureStoreError> {
     match tokio::task::spawn_blocking(work).await {
         Ok(outcome) => outcome,
-        Err(error) => Err(FeatureStoreError::Internal { detail: format!("a blocking task ended early: {error}") }),
+        Err(error) => Err(FeatureStoreError::Internal {
+            detail: format!("a blocking task ended early: {error}"),
+        }),
     }
 }

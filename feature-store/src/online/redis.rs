@@ -86,7 +86,10 @@ impl RedisStore {
     pub async fn open(config: &OnlineConfig) -> Result<Self, FeatureStoreError> {
         if config.prefix.contains(['{', '}']) {
             return Err(FeatureStoreError::InvalidRequest {
-                detail: format!("online key prefix `{}` must not contain braces: they mark the slot", config.prefix),
+                detail: format!(
+                    "online key prefix `{}` must not contain braces: they mark the slot",
+                    config.prefix
+                ),
             });
         }
         let address = address_of(&config.url);
@@ -116,10 +119,18 @@ impl RedisStore {
         }
         let stored: Vec<Option<Vec<u8>>> = self.query(&self.reads, &command).await?;
         if stored.len() != keys.len() {
-            let detail = format!("redis at {} answered {} of {} rows", self.address, stored.len(), keys.len());
+            let detail = format!(
+                "redis at {} answered {} of {} rows",
+                self.address,
+                stored.len(),
+                keys.len()
+            );
             return Err(FeatureStoreError::Internal { detail });
         }
-        stored.into_iter().map(|stored| stored.map(|stored| value::open(&Bytes::from(stored))).transpose()).collect()
+        stored
+            .into_iter()
+            .map(|stored| stored.map(|stored| value::open(&Bytes::from(stored))).transpose())
+            .collect()
     }
 
     /// One script over `indexes` of `writes`; the indexes that lost.
@@ -133,7 +144,12 @@ impl RedisStore {
         call.arg(run_ids);
         for write in indexes.iter().filter_map(|&index| writes.get(index)) {
             call.key(write.key.redis(&self.prefix));
-            call.arg(write.expected.as_deref().map_or_else(Vec::new, |expected| value::digest(expected).to_vec()));
+            call.arg(
+                write
+                    .expected
+                    .as_deref()
+                    .map_or_else(Vec::new, |expected| value::digest(expected).to_vec()),
+            );
             call.arg(value::seal(&write.value));
         }
         let lost: Vec<usize> = match self.writes.clone() {
@@ -141,7 +157,10 @@ impl RedisStore {
             Link::Cluster(mut link) => call.invoke_async(&mut link).await,
         }
         .map_err(|error| failed(&self.address, &error))?;
-        Ok(lost.into_iter().filter_map(|place| indexes.get(place.checked_sub(1)?).copied()).collect())
+        Ok(lost
+            .into_iter()
+            .filter_map(|place| indexes.get(place.checked_sub(1)?).copied())
+            .collect())
     }
 
     /// The writes that travel in one script each.
@@ -223,12 +242,16 @@ impl RedisStore {
         node: &Option<(String, u16)>,
         command: &Cmd,
     ) -> Result<T, FeatureStoreError> {
-        let Link::Cluster(mut link) = self.reads.clone() else { return self.query(&self.reads, command).await };
+        let Link::Cluster(mut link) = self.reads.clone() else {
+            return self.query(&self.reads, command).await;
+        };
         let route = match node.clone() {
             Some((host, port)) => SingleNodeRoutingInfo::ByAddress { host, port },
             None => SingleNodeRoutingInfo::RandomPrimary,
         };
-        let answer = link.route_command(command.clone(), RoutingInfo::SingleNode(route)).await;
+        let answer = link
+            .route_command(command.clone(), RoutingInfo::SingleNode(route))
+            .await;
         let answer = answer.and_then(|value| redis::from_redis_value(value).map_err(RedisError::from));
         answer.map_err(|error| failed(&self.address, &error))
     }
@@ -258,10 +281,15 @@ impl OnlineStore for RedisStore {
             let detail = format!("redis at {} restarted since the rows were read", self.address);
             return Err(FeatureStoreError::Unavailable { detail });
         }
-        let calls = self.groups(&writes).into_iter().map(|indexes| self.set_some(&run_ids, &writes, indexes));
+        let calls = self
+            .groups(&writes)
+            .into_iter()
+            .map(|indexes| self.set_some(&run_ids, &writes, indexes));
         let calls: Vec<_> = calls.collect();
-        let lost: Vec<Vec<usize>> =
-            futures::stream::iter(calls).buffer_unordered(SCRIPTS_IN_FLIGHT).try_collect().await?;
+        let lost: Vec<Vec<usize>> = futures::stream::iter(calls)
+            .buffer_unordered(SCRIPTS_IN_FLIGHT)
+            .try_collect()
+            .await?;
         let mut lost: Vec<usize> = lost.into_iter().flatten().collect();
         lost.sort_unstable();
         Ok(lost)
@@ -271,14 +299,21 @@ impl OnlineStore for RedisStore {
         if !self.waits_for_file.load(Ordering::Relaxed) {
             return Ok(());
         }
-        let Link::Server(mut link) = self.syncs.clone() else { return Ok(()) };
+        let Link::Server(mut link) = self.syncs.clone() else {
+            return Ok(());
+        };
         // The file is written in the server's own order, so waiting for a marker waits for every row before it,
         // whichever connection wrote them.
-        let marker: Result<(), RedisError> =
-            cmd("SET").arg(format!("{}:sync", self.prefix)).arg(1).query_async(&mut link).await;
+        let marker: Result<(), RedisError> = cmd("SET")
+            .arg(format!("{}:sync", self.prefix))
+            .arg(1)
+            .query_async(&mut link)
+            .await;
         marker.map_err(|error| failed(&self.address, &error))?;
         let mut wait = cmd("WAITAOF");
-        wait.arg(1).arg(0).arg(u64::try_from(self.timeout.as_millis()).unwrap_or(u64::MAX));
+        wait.arg(1)
+            .arg(0)
+            .arg(u64::try_from(self.timeout.as_millis()).unwrap_or(u64::MAX));
         let waited: Result<(u64, u64), RedisError> = wait.query_async(&mut link).await;
         match waited {
             Ok((1.., _)) => Ok(()),
@@ -301,10 +336,15 @@ impl OnlineStore for RedisStore {
 
     async fn scan(&self, view_id: u32) -> Result<Vec<(EntityKey, Bytes)>, FeatureStoreError> {
         let keys = self.keys_of(view_id).await?;
-        let entities = keys.iter().filter_map(|key| RowKey::entity_of_redis(key, &self.prefix, view_id));
+        let entities = keys
+            .iter()
+            .filter_map(|key| RowKey::entity_of_redis(key, &self.prefix, view_id));
         let keys: Vec<RowKey> = entities.map(|entity| RowKey::new(view_id, entity)).collect();
         let rows = self.get(&keys).await?;
-        let found = keys.into_iter().zip(rows).filter_map(|(key, row)| Some((key.entity, row?)));
+        let found = keys
+            .into_iter()
+            .zip(rows)
+            .filter_map(|(key, row)| Some((key.entity, row?)));
         let mut found: Vec<_> = found.collect();
         found.sort_unstable_by(|(left, _), (right, _)| left.cmp(right));
         Ok(found)
@@ -327,9 +367,12 @@ impl OnlineStore for RedisStore {
         for node in self.primaries().await? {
             let text: String = self.query_at(&node, &command).await?;
             let id = text.lines().find_map(|line| line.strip_prefix("run_id:"));
-            ids.push(id.map(|id| id.trim().to_owned()).ok_or_else(|| FeatureStoreError::Internal {
-                detail: format!("redis at {} does not tell its run id", self.address),
-            })?);
+            ids.push(
+                id.map(|id| id.trim().to_owned())
+                    .ok_or_else(|| FeatureStoreError::Internal {
+                        detail: format!("redis at {} does not tell its run id", self.address),
+                    })?,
+            );
         }
         ids.sort_unstable();
         let ids = ids.join(",");
@@ -383,7 +426,9 @@ fn address_of(url: &str) -> String {
 }
 
 fn failed(address: &str, error: &RedisError) -> FeatureStoreError {
-    FeatureStoreError::Unavailable { detail: format!("redis at {address}: {error}") }
+    FeatureStoreError::Unavailable {
+        detail: format!("redis at {address}: {error}"),
+    }
 }
 
 #[cfg(test)]

@@ -26,10 +26,16 @@ pub(super) fn seal(payload: &[u8]) -> Vec<u8> {
 pub(super) fn open(stored: &Bytes) -> Result<Bytes, FeatureStoreError> {
     let damaged = |detail: String| Err(FeatureStoreError::Internal { detail });
     let Some((held, payload)) = stored.split_first_chunk::<DIGEST_BYTES>() else {
-        return damaged(format!("an online row of {} bytes is too short to be one", stored.len()));
+        return damaged(format!(
+            "an online row of {} bytes is too short to be one",
+            stored.len()
+        ));
     };
     if digest(payload) != *held {
-        return damaged(format!("an online row of {} bytes does not match its digest: it is damaged", stored.len()));
+        return damaged(format!(
+            "an online row of {} bytes does not match its digest: it is damaged",
+            stored.len()
+        ));
     }
     Ok(stored.slice(DIGEST_BYTES..))
 }
@@ -49,7 +55,10 @@ mod tests {
 
     #[test]
     fn the_stored_form_of_format_version_1_stays_as_it_is() {
-        assert_eq!(seal(b"row"), [0x6d, 0x10, 0xca, 0x60, 0x7a, 0x94, 0x0e, 0xda, b'r', b'o', b'w']);
+        assert_eq!(
+            seal(b"row"),
+            [0x6d, 0x10, 0xca, 0x60, 0x7a, 0x94, 0x0e, 0xda, b'r', b'o', b'w']
+        );
     }
 
     #[test]

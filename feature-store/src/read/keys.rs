@@ -29,7 +29,10 @@ pub(super) fn typed<'a>(
     entities: &'a [EntityColumn],
 ) -> Result<Vec<TypedColumn<'a>>, FeatureStoreError> {
     let column = |key: &Field| {
-        let column = entities.iter().find(|column| column.name == key.name).ok_or_else(|| missing(key, entities))?;
+        let column = entities
+            .iter()
+            .find(|column| column.name == key.name)
+            .ok_or_else(|| missing(key, entities))?;
         let value = |(row, value)| typed_value(key, row, value);
         column.values.iter().enumerate().map(value).collect()
     };
@@ -37,10 +40,7 @@ pub(super) fn typed<'a>(
 }
 
 /// Each entity's key of a view whose key columns are `key` (indexes into `columns`); none where a part is null.
-pub(super) fn encode(
-    columns: &[TypedColumn<'_>],
-    key: &[usize],
-) -> Result<Vec<Option<EntityKey>>, FeatureStoreError> {
+pub(super) fn encode(columns: &[TypedColumn<'_>], key: &[usize]) -> Result<Vec<Option<EntityKey>>, FeatureStoreError> {
     let parts: Vec<&TypedColumn<'_>> = key.iter().filter_map(|&index| columns.get(index)).collect();
     let rows = parts.first().map_or(0, |column| column.len());
     let entity = |row: usize| {
@@ -52,7 +52,10 @@ pub(super) fn encode(
 
 fn typed_value<'a>(key: &Field, row: usize, value: &'a Value) -> Result<Cow<'a, Value>, FeatureStoreError> {
     let wrong = |remedy: &str| {
-        Err(invalid(format!("entity `{}` is `{value}` in row {row}, which is no {}: {remedy}", key.name, key.data_type)))
+        Err(invalid(format!(
+            "entity `{}` is `{value}` in row {row}, which is no {}: {remedy}",
+            key.name, key.data_type
+        )))
     };
     match (key.data_type, value) {
         (_, Value::Null)
@@ -62,9 +65,7 @@ fn typed_value<'a>(key: &Field, row: usize, value: &'a Value) -> Result<Cow<'a, 
         | (DataType::Timestamp, Value::Timestamp(_)) => Ok(Cow::Borrowed(value)),
         (DataType::I32, Value::I64(number)) if i32::try_from(*number).is_ok() => Ok(Cow::Borrowed(value)),
         (DataType::I32, Value::I64(_)) => wrong("it is beyond 32 bits"),
-        (DataType::Timestamp, Value::I64(micros)) => {
-            Ok(Cow::Owned(Value::Timestamp(EventTime::from_micros(*micros))))
-        }
+        (DataType::Timestamp, Value::I64(micros)) => Ok(Cow::Owned(Value::Timestamp(EventTime::from_micros(*micros)))),
         (DataType::Timestamp, Value::String(text)) => match EventTime::parse(text) {
             Ok(time) => Ok(Cow::Owned(Value::Timestamp(time))),
             Err(error) => wrong(&error.to_string()),
@@ -79,8 +80,15 @@ fn typed_value<'a>(key: &Field, row: usize, value: &'a Value) -> Result<Cow<'a, 
 
 fn missing(key: &Field, entities: &[EntityColumn]) -> FeatureStoreError {
     let given: Vec<&str> = entities.iter().map(|column| column.name.as_str()).collect();
-    let given = if given.is_empty() { "none".to_owned() } else { format!("`{}`", given.join("`, `")) };
-    invalid(format!("the features need entity `{}` ({}), and the request gives {given}", key.name, key.data_type))
+    let given = if given.is_empty() {
+        "none".to_owned()
+    } else {
+        format!("`{}`", given.join("`, `"))
+    };
+    invalid(format!(
+        "the features need entity `{}` ({}), and the request gives {given}",
+        key.name, key.data_type
+    ))
 }
 
 fn invalid(detail: String) -> FeatureStoreError {

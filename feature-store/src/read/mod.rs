@@ -49,7 +49,13 @@ impl Reader {
         clock: Arc<dyn Clock>,
         max_rows: usize,
     ) -> Self {
-        Self { registry, plans: Plans::new(views), online, clock, max_rows }
+        Self {
+            registry,
+            plans: Plans::new(views),
+            online,
+            clock,
+            max_rows,
+        }
     }
 
     /// Reads: see [`ondol_feature_store_api::FeatureStore::read`].
@@ -57,14 +63,29 @@ impl Reader {
         let started = Instant::now();
         let rows = keys::rows(&request.entities)?;
         if rows > self.max_rows {
-            let detail = format!("a read of {rows} entities is too large: read at most {} at once", self.max_rows);
+            let detail = format!(
+                "a read of {rows} entities is too large: read at most {} at once",
+                self.max_rows
+            );
             return Err(FeatureStoreError::InvalidRequest { detail });
         }
         let plan = self.plans.get(&self.registry.snapshot(), &request.features)?;
         let (keys, places) = encode(&plan, &request)?;
-        let stored = if keys.is_empty() { Vec::new() } else { self.online.get(&keys).await? };
+        let stored = if keys.is_empty() {
+            Vec::new()
+        } else {
+            self.online.get(&keys).await?
+        };
         let now = EventTime::from_micros(self.clock.now_micros());
-        let execution = Execution { plan, places, stored, rows, now, as_of: request.as_of, features: request.features };
+        let execution = Execution {
+            plan,
+            places,
+            stored,
+            rows,
+            now,
+            as_of: request.as_of,
+            features: request.features,
+        };
         let batch = if keys.len() <= INLINE_ROWS {
             execution.finish()
         } else {
@@ -108,7 +129,9 @@ struct Execution {
 impl Execution {
     fn finish(self) -> Result<FeatureBatch, FeatureStoreError> {
         let views = self.plan.views.iter().zip(&self.places);
-        let decoded = views.map(|(view, places)| self.decode(view, places)).collect::<Result<Vec<_>, _>>()?;
+        let decoded = views
+            .map(|(view, places)| self.decode(view, places))
+            .collect::<Result<Vec<_>, _>>()?;
         let moments = self.moments(&decoded)?;
         let finished: Vec<Vec<FinishedFeature>> = self
             .plan
@@ -120,30 +143,46 @@ impl Execution {
                 view.compiled.engine.finish(&rows, &moments, &view.features)
             })
             .collect();
-        let columns = self.features.iter().zip(&self.plan.outputs).map(|(feature, &(view, place))| {
-            let planned = self.plan.views.get(view)?;
-            let finished = finished.get(view)?.get(place)?.clone();
-            Some(FeatureColumn {
-                feature: feature.clone(),
-                view_version: planned.compiled.version,
-                values: finished.values,
-                status: finished.status,
-                event_time: finished.event_time,
-            })
-        });
-        let columns = columns.collect::<Option<Vec<_>>>().ok_or_else(|| FeatureStoreError::Internal {
-            detail: "the engine finished fewer features than the plan names".to_owned(),
-        })?;
+        let columns = self
+            .features
+            .iter()
+            .zip(&self.plan.outputs)
+            .map(|(feature, &(view, place))| {
+                let planned = self.plan.views.get(view)?;
+                let finished = finished.get(view)?.get(place)?.clone();
+                Some(FeatureColumn {
+                    feature: feature.clone(),
+                    view_version: planned.compiled.version,
+                    values: finished.values,
+                    status: finished.status,
+                    event_time: finished.event_time,
+                })
+            });
+        let columns = columns
+            .collect::<Option<Vec<_>>>()
+            .ok_or_else(|| FeatureStoreError::Internal {
+                detail: "the engine finished fewer features than the plan names".to_owned(),
+            })?;
         let as_of = self.as_of.or_else(|| moments.iter().max().copied()).unwrap_or(self.now);
-        Ok(FeatureBatch { as_of, rows: self.rows, columns })
+        Ok(FeatureBatch {
+            as_of,
+            rows: self.rows,
+            columns,
+        })
     }
 
     fn decode(&self, view: &PlannedView, places: &Places) -> Result<Vec<Option<Row>>, FeatureStoreError> {
         let decode = |place: &Option<usize>| {
-            let Some(bytes) = place.and_then(|place| self.stored.get(place)?.as_ref()) else { return Ok(None) };
-            view.compiled.engine.decode(bytes).map(Some).map_err(|error| FeatureStoreError::Internal {
-                detail: format!("a stored row of `{}@{}`: {error}", view.name(), view.compiled.version),
-            })
+            let Some(bytes) = place.and_then(|place| self.stored.get(place)?.as_ref()) else {
+                return Ok(None);
+            };
+            view.compiled
+                .engine
+                .decode(bytes)
+                .map(Some)
+                .map_err(|error| FeatureStoreError::Internal {
+                    detail: format!("a stored row of `{}@{}`: {error}", view.name(), view.compiled.version),
+                })
         };
         places.iter().map(decode).collect()
     }
@@ -153,7 +192,9 @@ impl Execution {
         let mut moments = vec![self.as_of.unwrap_or(self.now); self.rows];
         for (view, rows) in self.plan.views.iter().zip(decoded) {
             for (index, (row, moment)) in rows.iter().zip(&mut moments).enumerate() {
-                let Some(newest) = row.as_ref().and_then(Row::newest) else { continue };
+                let Some(newest) = row.as_ref().and_then(Row::newest) else {
+                    continue;
+                };
                 if newest < *moment {
                     continue;
                 }

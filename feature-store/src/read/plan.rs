@@ -44,15 +44,14 @@ struct Kept {
 
 impl Plans {
     pub(super) fn new(views: Arc<CompiledViews>) -> Self {
-        Self { views, kept: RwLock::default() }
+        Self {
+            views,
+            kept: RwLock::default(),
+        }
     }
 
     /// The plan for `features` under `snapshot`.
-    pub(super) fn get(
-        &self,
-        snapshot: &Snapshot,
-        features: &[FeatureRef],
-    ) -> Result<Arc<ReadPlan>, FeatureStoreError> {
+    pub(super) fn get(&self, snapshot: &Snapshot, features: &[FeatureRef]) -> Result<Arc<ReadPlan>, FeatureStoreError> {
         {
             // A panic can't leave the plans half-changed, so a poisoned lock is as good as any.
             let kept = self.kept.read().unwrap_or_else(PoisonError::into_inner);
@@ -63,7 +62,10 @@ impl Plans {
         let plan = Arc::new(ReadPlan::compile(snapshot, &self.views, features)?);
         let mut kept = self.kept.write().unwrap_or_else(PoisonError::into_inner);
         if kept.version != snapshot.version || kept.plans.len() >= KEPT {
-            *kept = Kept { version: snapshot.version, plans: HashMap::new() };
+            *kept = Kept {
+                version: snapshot.version,
+                plans: HashMap::new(),
+            };
         }
         kept.plans.insert(features.to_vec(), Arc::clone(&plan));
         Ok(plan)
@@ -71,12 +73,12 @@ impl Plans {
 }
 
 impl ReadPlan {
-    fn compile(
-        snapshot: &Snapshot,
-        views: &CompiledViews,
-        features: &[FeatureRef],
-    ) -> Result<Self, FeatureStoreError> {
-        let mut plan = Self { keys: Vec::new(), views: Vec::new(), outputs: Vec::with_capacity(features.len()) };
+    fn compile(snapshot: &Snapshot, views: &CompiledViews, features: &[FeatureRef]) -> Result<Self, FeatureStoreError> {
+        let mut plan = Self {
+            keys: Vec::new(),
+            views: Vec::new(),
+            outputs: Vec::with_capacity(features.len()),
+        };
         for feature in features {
             let (version, index) = snapshot.resolve(feature).ok_or_else(|| unresolved(snapshot, feature))?;
             let view = match plan.views.iter().position(|view| view.compiled.id == version.id) {
@@ -84,11 +86,17 @@ impl ReadPlan {
                 None => {
                     let key = version.definition.key.iter().map(|field| plan.key(field)).collect();
                     let compiled = views.get(snapshot, version)?;
-                    plan.views.push(PlannedView { compiled, key, features: Vec::new() });
+                    plan.views.push(PlannedView {
+                        compiled,
+                        key,
+                        features: Vec::new(),
+                    });
                     plan.views.len() - 1
                 }
             };
-            let Some(planned) = plan.views.get_mut(view) else { continue };
+            let Some(planned) = plan.views.get_mut(view) else {
+                continue;
+            };
             let place = planned.place(index);
             plan.outputs.push((view, place));
         }
@@ -131,12 +139,16 @@ fn unresolved(snapshot: &Snapshot, feature: &FeatureRef) -> FeatureStoreError {
     };
     let served = snapshot.active_view(&feature.view);
     if served.is_none() && newest.definition.feature(&feature.feature).is_some() {
-        return FeatureStoreError::NotActive { view: feature.view.clone() };
+        return FeatureStoreError::NotActive {
+            view: feature.view.clone(),
+        };
     }
     let definition = &served.unwrap_or(newest).definition;
     // The feature came with the version that is still being built.
     if newest.definition.feature(&feature.feature).is_some() {
-        return FeatureStoreError::NotActive { view: feature.view.clone() };
+        return FeatureStoreError::NotActive {
+            view: feature.view.clone(),
+        };
     }
     let names = definition.features.iter().map(|feature| feature.name.as_str());
     FeatureStoreError::Unknown {

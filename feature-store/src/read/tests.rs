@@ -3,11 +3,17 @@ use ondol_feature_store_api::wire::EntityColumn;
 use ondol_vocabulary::{DataType, EntityKey, EventTime, Field, Value};
 
 fn field(name: &str, data_type: DataType) -> Field {
-    Field { name: name.to_owned(), data_type }
+    Field {
+        name: name.to_owned(),
+        data_type,
+    }
 }
 
 fn column(name: &str, values: &[Value]) -> EntityColumn {
-    EntityColumn { name: name.to_owned(), values: values.to_vec() }
+    EntityColumn {
+        name: name.to_owned(),
+        values: values.to_vec(),
+    }
 }
 
 fn text(text: &str) -> Value {
@@ -15,7 +21,9 @@ fn text(text: &str) -> Value {
 }
 
 fn refusal(key: DataType, value: Value) -> String {
-    typed(&[field("id", key)], &[column("id", &[Value::Null, value])]).unwrap_err().to_string()
+    typed(&[field("id", key)], &[column("id", &[Value::Null, value])])
+        .unwrap_err()
+        .to_string()
 }
 
 #[test]
@@ -24,7 +32,10 @@ fn values_take_the_type_of_their_key() {
     let entities = [
         column("id", &[Value::I64(7), Value::I64(8), Value::Null]),
         column("unrelated", &[Value::Null, Value::Null, Value::Null]),
-        column("at", &[text("1970-01-01T00:00:00.000005Z"), Value::I64(5), Value::I64(5)]),
+        column(
+            "at",
+            &[text("1970-01-01T00:00:00.000005Z"), Value::I64(5), Value::I64(5)],
+        ),
     ];
     let columns = typed(&keys, &entities).unwrap();
     let moment = Value::Timestamp(EventTime::from_micros(5));
@@ -48,13 +59,21 @@ fn a_wrong_value_is_named_with_its_column_row_and_remedy() {
 #[test]
 fn a_missing_key_column_says_what_was_given() {
     let error = typed(&[field("card_id", DataType::String)], &[column("card", &[])]).unwrap_err();
-    assert_eq!(error.to_string(), "the features need entity `card_id` (string), and the request gives `card`");
+    assert_eq!(
+        error.to_string(),
+        "the features need entity `card_id` (string), and the request gives `card`"
+    );
 }
 
 #[test]
 fn columns_of_different_lengths_are_refused() {
-    let error = rows(&[column("a", &[Value::Null]), column("b", &[])]).unwrap_err().to_string();
-    assert_eq!(error, "entity column `b` has 0 values and `a` has 1: give one value per entity in each");
+    let error = rows(&[column("a", &[Value::Null]), column("b", &[])])
+        .unwrap_err()
+        .to_string();
+    assert_eq!(
+        error,
+        "entity column `b` has 0 values and `a` has 1: give one value per entity in each"
+    );
     assert_eq!(rows(&[]), Ok(0));
 }
 

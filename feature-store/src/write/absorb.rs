@@ -96,7 +96,10 @@ impl Absorption {
             return Ok(tally);
         }
         Err(FeatureStoreError::Unavailable {
-            detail: format!("{} online rows changed under every one of {ATTEMPTS} attempts", pending.len()),
+            detail: format!(
+                "{} online rows changed under every one of {ATTEMPTS} attempts",
+                pending.len()
+            ),
         })
     }
 
@@ -114,11 +117,17 @@ impl Absorption {
         for projected in futures::future::try_join_all(projections).await? {
             let projected = Arc::new(projected);
             let view_id = projected.view.id;
-            pending.extend(projected.projection.entities().into_iter().map(|(entity, events)| PendingRow {
-                projected: Arc::clone(&projected),
-                key: RowKey::new(view_id, entity),
-                events,
-            }));
+            pending.extend(
+                projected
+                    .projection
+                    .entities()
+                    .into_iter()
+                    .map(|(entity, events)| PendingRow {
+                        projected: Arc::clone(&projected),
+                        key: RowKey::new(view_id, entity),
+                        events,
+                    }),
+            );
         }
         Ok(pending)
     }
@@ -130,7 +139,9 @@ impl Absorption {
     ) -> Result<Vec<Successor>, FeatureStoreError> {
         let (generation, starts_over) = (self.generation, self.starts_over);
         let compute = move |rows: Vec<(PendingRow, Option<Bytes>)>| {
-            rows.into_iter().map(|(row, held)| successor(row, held, generation, starts_over)).collect()
+            rows.into_iter()
+                .map(|(row, held)| successor(row, held, generation, starts_over))
+                .collect()
         };
         let mut rows: Vec<(PendingRow, Option<Bytes>)> = pending.into_iter().zip(held).collect();
         if rows.len() <= INLINE_ROWS {
@@ -158,7 +169,12 @@ async fn replace(
 ) -> Result<Vec<PendingRow>, FeatureStoreError> {
     let mut writes = Vec::with_capacity(successors.len());
     let mut written = Vec::with_capacity(successors.len());
-    for Successor { pending, write, tally: own } in successors {
+    for Successor {
+        pending,
+        write,
+        tally: own,
+    } in successors
+    {
         match write {
             Some(write) => {
                 writes.push(write);
@@ -191,7 +207,9 @@ fn successor(
     let projection = &pending.projected.projection;
     let mut row = match &held {
         None => Row::default(),
-        Some(bytes) => engine.decode(bytes).map_err(|error| unreadable(&pending.projected.view, &error))?,
+        Some(bytes) => engine
+            .decode(bytes)
+            .map_err(|error| unreadable(&pending.projected.view, &error))?,
     };
     let first = pending.events.first().map(|&event| projection.position(event as usize));
     if starts_over && first.is_some_and(|first| row.fence(generation, first.partition).is_none()) {
@@ -208,7 +226,11 @@ fn successor(
     let write = changed.then(|| {
         let mut value = Vec::with_capacity(held.as_ref().map_or(256, |held| held.len() + 64));
         engine.encode(&row, &mut value);
-        RowWrite { key: pending.key.clone(), expected: held, value: Bytes::from(value) }
+        RowWrite {
+            key: pending.key.clone(),
+            expected: held,
+            value: Bytes::from(value),
+        }
     });
     Ok(Successor { pending, write, tally })
 }
@@ -229,12 +251,16 @@ async fn back_off(attempt: u32) {
 
 fn unreadable(view: &CompiledView, error: &dyn std::fmt::Display) -> FeatureStoreError {
     let name = &view.engine.definition().name;
-    FeatureStoreError::Internal { detail: format!("a stored row of `{name}@{}`: {error}", view.version) }
+    FeatureStoreError::Internal {
+        detail: format!("a stored row of `{name}@{}`: {error}", view.version),
+    }
 }
 
 fn failed(view: &CompiledView, error: &dyn std::fmt::Display) -> FeatureStoreError {
     let name = &view.engine.definition().name;
-    FeatureStoreError::Internal { detail: format!("view `{name}@{}` can't absorb the events: {error}", view.version) }
+    FeatureStoreError::Internal {
+        detail: format!("view `{name}@{}` can't absorb the events: {error}", view.version),
+    }
 }
 
 impl Tally {

@@ -29,11 +29,19 @@ pub(crate) fn check(source: &SourceVersion, delivery: &Delivery) -> Result<Recor
         });
     }
     let events = conform(source, header, &delivery.events)?;
-    let required = [source.definition.time.as_str(), columns::PARTITION, columns::OFFSET, columns::INGESTED_AT];
+    let required = [
+        source.definition.time.as_str(),
+        columns::PARTITION,
+        columns::OFFSET,
+        columns::INGESTED_AT,
+    ];
     for name in required {
         let nulls = events.column_by_name(name).map_or(0, |column| column.null_count());
         if nulls > 0 {
-            return Err(invalid(header, &format!("column `{name}` is null in {nulls} rows: it never may be")));
+            return Err(invalid(
+                header,
+                &format!("column `{name}` is null in {nulls} rows: it never may be"),
+            ));
         }
     }
     check_positions(header, &events)?;
@@ -45,7 +53,11 @@ fn conform(
     header: &DeliveryHeader,
     events: &RecordBatch,
 ) -> Result<RecordBatch, FeatureStoreError> {
-    let declared = source.definition.schema.iter().map(|field| (field.name.as_str(), field.data_type.arrow()));
+    let declared = source
+        .definition
+        .schema
+        .iter()
+        .map(|field| (field.name.as_str(), field.data_type.arrow()));
     let own = [
         (columns::PARTITION, ArrowType::Int32),
         (columns::OFFSET, ArrowType::Int64),
@@ -76,15 +88,22 @@ fn check_positions(header: &DeliveryHeader, events: &RecordBatch) -> Result<(), 
     for range in &header.ranges {
         if range.partition < 0 || range.from < 0 || range.from > range.to {
             let PartitionRange { partition, from, to } = range;
-            return Err(invalid(header, &format!("[{from}, {to}) of partition {partition} is no range of offsets")));
+            return Err(invalid(
+                header,
+                &format!("[{from}, {to}) of partition {partition} is no range of offsets"),
+            ));
         }
         if expected.insert(range.partition, *range).is_some() {
-            return Err(invalid(header, &format!("partition {} has two ranges: join them", range.partition)));
+            return Err(invalid(
+                header,
+                &format!("partition {} has two ranges: join them", range.partition),
+            ));
         }
     }
-    let (Some(partitions), Some(offsets)) =
-        (events.column_by_name(columns::PARTITION), events.column_by_name(columns::OFFSET))
-    else {
+    let (Some(partitions), Some(offsets)) = (
+        events.column_by_name(columns::PARTITION),
+        events.column_by_name(columns::OFFSET),
+    ) else {
         return Err(invalid(header, "the position columns are missing"));
     };
     let partitions = partitions.as_primitive::<Int32Type>().values();
@@ -105,7 +124,9 @@ fn check_positions(header: &DeliveryHeader, events: &RecordBatch) -> Result<(), 
 }
 
 fn invalid(header: &DeliveryHeader, detail: &str) -> FeatureStoreError {
-    FeatureStoreError::InvalidRequest { detail: format!("delivery of `{}`: {detail}", header.source) }
+    FeatureStoreError::InvalidRequest {
+        detail: format!("delivery of `{}`: {detail}", header.source),
+    }
 }
 
 #[cfg(test)]

@@ -65,7 +65,7 @@ struct Gate {
     /// Held while a delivery is written, or a bootstrap hands over.
     turn: Arc<tokio::sync::Mutex<Turn>>,
     waiting: Semaphore,
-    /// Events appended since the last commit.
+    /// Events written since the last commit.
     uncommitted: AtomicUsize,
     /// The online store's life in which the uncommitted events were absorbed; none before the first.
     life: Mutex<Option<u64>>,
@@ -94,7 +94,15 @@ impl Writer {
         limits: WriterLimits,
         tasks: Shutdown,
     ) -> Self {
-        Self { registry, views, online, log, limits, tasks, gates: Mutex::default() }
+        Self {
+            registry,
+            views,
+            online,
+            log,
+            limits,
+            tasks,
+            gates: Mutex::default(),
+        }
     }
 
     /// Writes one delivery: see [`ondol_feature_store_api::FeatureStore::write`].
@@ -105,7 +113,10 @@ impl Writer {
         let Ok(_place) = gate.waiting.try_acquire() else {
             metrics::counter!("ondol_feature_store_deliveries_refused_total", "source" => name.clone()).increment(1);
             return Err(FeatureStoreError::Unavailable {
-                detail: format!("{} deliveries of `{name}` are waiting already", self.limits.max_pending_deliveries),
+                detail: format!(
+                    "{} deliveries of `{name}` are waiting already",
+                    self.limits.max_pending_deliveries
+                ),
             });
         };
         let started = Instant::now();
@@ -118,7 +129,9 @@ impl Writer {
         let source = known_source(&snapshot, &name)?;
         let events = delivery::check(source, &delivery)?;
         let rows = events.num_rows() as u64;
-        let written = self.write_checked(&snapshot, source, &delivery.header, events, &mut turn).await;
+        let written = self
+            .write_checked(&snapshot, source, &delivery.header, events, &mut turn)
+            .await;
         if written.is_err() && !source.definition.is_stream() {
             gate.forget_life();
         }
@@ -145,7 +158,9 @@ impl Writer {
         // A stream's new view is built from the log and then handed over; a table's is built by these very deliveries.
         let takes = |view: &&ViewVersion| view.state == ViewState::Active || !stream;
         let views = snapshot.views_of(&source.definition.name).filter(takes);
-        let views = views.map(|view| self.views.get(snapshot, view)).collect::<Result<Vec<_>, _>>()?;
+        let views = views
+            .map(|view| self.views.get(snapshot, view))
+            .collect::<Result<Vec<_>, _>>()?;
         let absorption = Absorption {
             life,
             generation: delivery::generation(header),
@@ -156,10 +171,10 @@ impl Writer {
         let tally = absorption.run(self.online.as_ref()).await?;
         if stream {
             self.log.append(&source.definition, header, &events).await?;
-            turn.gate.uncommitted.fetch_add(events.num_rows(), Ordering::Relaxed);
         } else {
             turn.turn.advance_table(header);
         }
+        turn.gate.uncommitted.fetch_add(events.num_rows(), Ordering::Relaxed);
         Ok(tally)
     }
 
@@ -169,7 +184,11 @@ impl Writer {
     async fn admit(&self, header: &DeliveryHeader) -> Result<(), FeatureStoreError> {
         let held = self.log.held(&header.source, &header.generation).await?;
         let is_held = |partition: i32| held.iter().any(|position| position.partition == partition);
-        if let Some(range) = header.ranges.iter().find(|range| range.from > 0 && !is_held(range.partition)) {
+        if let Some(range) = header
+            .ranges
+            .iter()
+            .find(|range| range.from > 0 && !is_held(range.partition))
+        {
             return Err(FeatureStoreError::Gap {
                 source_name: header.source.clone(),
                 partition: range.partition,
@@ -188,18 +207,26 @@ impl Writer {
         let turn = self.turn(source).await;
         self.commit(source).await?;
         let written = self.written(version, &turn).await?;
-        Ok(WriteReceipt { written: written.clone(), durable: written })
+        Ok(WriteReceipt {
+            written: written.clone(),
+            durable: written,
+        })
     }
 
     /// Online rows to disk, then the log with its positions. Needs no turn: what the log holds was absorbed before it
     /// was appended, so the sync after the log has closed its buffer covers every event of the commit, and deliveries
     /// go on meanwhile.
     pub async fn commit(&self, source: &str) -> Result<(), FeatureStoreError> {
-        let stream = self.registry.snapshot().source(source).is_none_or(|source| source.definition.is_stream());
+        let stream = self
+            .registry
+            .snapshot()
+            .source(source)
+            .is_none_or(|source| source.definition.is_stream());
         if !stream {
             self.online.sync().await?;
             // A table has no positions to ask again from: its job fails, and writes the table from its beginning.
             let gate = self.gate(source);
+            gate.uncommitted.store(0, Ordering::Relaxed);
             let whole = gate.lives_on(self.online.as_ref()).await?;
             gate.forget_life();
             return if whole { Ok(()) } else { Err(new_life(source)) };
@@ -218,7 +245,10 @@ impl Writer {
             };
             let committed = log.commit_after(&source, ready).await;
             if lost {
-                tracing::warn!(source, "the online store restarted: uncommitted events are asked for again");
+                tracing::warn!(
+                    source,
+                    "the online store restarted: uncommitted events are asked for again"
+                );
                 metrics::counter!("ondol_feature_store_online_restarts_total", "source" => source.clone()).increment(1);
                 log.discard(&source).await?;
                 gate.forget_life();
@@ -230,7 +260,9 @@ impl Writer {
             Ok(())
         });
         commit.await.unwrap_or_else(|error| {
-            Err(FeatureStoreError::Internal { detail: format!("a commit ended early: {error}") })
+            Err(FeatureStoreError::Internal {
+                detail: format!("a commit ended early: {error}"),
+            })
         })
     }
 
@@ -242,9 +274,15 @@ impl Writer {
     }
 
     async fn receipt(&self, source: &SourceVersion, turn: &SourceTurn) -> Result<WriteReceipt, FeatureStoreError> {
-        let durable =
-            if source.definition.is_stream() { self.log.durable(&source.definition.name).await? } else { Vec::new() };
-        Ok(WriteReceipt { written: self.written(source, turn).await?, durable })
+        let durable = if source.definition.is_stream() {
+            self.log.durable(&source.definition.name).await?
+        } else {
+            Vec::new()
+        };
+        Ok(WriteReceipt {
+            written: self.written(source, turn).await?,
+            durable,
+        })
     }
 
     async fn written(
@@ -350,7 +388,10 @@ impl Turn {
         self.table = header
             .ranges
             .iter()
-            .map(|range| PartitionPosition { partition: range.partition, next_offset: range.to })
+            .map(|range| PartitionPosition {
+                partition: range.partition,
+                next_offset: range.to,
+            })
             .collect();
     }
 }
@@ -359,7 +400,10 @@ pub(crate) fn known_source<'a>(snapshot: &'a Snapshot, name: &str) -> Result<&'a
     snapshot.source(name).ok_or_else(|| FeatureStoreError::Unknown {
         kind: "source".to_owned(),
         name: name.to_owned(),
-        suggestion: crate::read::nearest(name, snapshot.sources.iter().map(|source| source.definition.name.as_str())),
+        suggestion: crate::read::nearest(
+            name,
+            snapshot.sources.iter().map(|source| source.definition.name.as_str()),
+        ),
     })
 }
 

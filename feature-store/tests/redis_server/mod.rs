@@ -1,6 +1,10 @@
 //! Redis servers of a test's own, to be killed or made a cluster of.
 
-#![allow(dead_code, unreachable_pub, reason = "a module of several tests, each of which uses its part")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    reason = "a module of several tests, each of which uses its part"
+)]
 
 use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
@@ -20,7 +24,12 @@ impl RedisServer {
         let options: Vec<String> = options.iter().map(|option| (*option).to_owned()).collect();
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let process = run(port, &folder, &options);
-        Self { port, folder, options, process }
+        Self {
+            port,
+            folder,
+            options,
+            process,
+        }
     }
 
     pub fn url(&self) -> String {
@@ -45,7 +54,16 @@ impl Drop for RedisServer {
 #[allow(clippy::zombie_processes, reason = "its owner waits for it")]
 fn run(port: u16, folder: &tempfile::TempDir, options: &[String]) -> Child {
     let process = Command::new("redis-server")
-        .args(["--port", &port.to_string(), "--save", "", "--appendonly", "no", "--bind", "127.0.0.1"])
+        .args([
+            "--port",
+            &port.to_string(),
+            "--save",
+            "",
+            "--appendonly",
+            "no",
+            "--bind",
+            "127.0.0.1",
+        ])
         .args(options)
         .current_dir(folder.path())
         .stdout(Stdio::null())
@@ -70,7 +88,17 @@ pub async fn cluster() -> Vec<RedisServer> {
     for (node, (from, to)) in nodes.iter().zip(slots) {
         command(node, &["CLUSTER", "ADDSLOTSRANGE", &from.to_string(), &to.to_string()]).await;
         for (other, bus) in nodes.iter().zip(&bus) {
-            command(node, &["CLUSTER", "MEET", "127.0.0.1", &other.port.to_string(), &bus.to_string()]).await;
+            command(
+                node,
+                &[
+                    "CLUSTER",
+                    "MEET",
+                    "127.0.0.1",
+                    &other.port.to_string(),
+                    &bus.to_string(),
+                ],
+            )
+            .await;
         }
     }
     for node in &nodes {

@@ -1,8 +1,14 @@
 //! A whole feature store for tests: definitions, events and deliveries, on embedded parts or Redis.
 
-#![allow(dead_code, unreachable_pub, reason = "a module of several tests, each of which uses its part")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    reason = "a module of several tests, each of which uses its part"
+)]
 
-use arrow::array::{ArrayRef, Float64Array, Int32Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray};
+use arrow::array::{
+    ArrayRef, Float64Array, Int32Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray,
+};
 use ondol_feature_store::{FeatureStoreConfig, FeatureStoreService};
 use ondol_feature_store_api::wire::{
     DefinitionFile, DefinitionFiles, Delivery, DeliveryHeader, EntityColumn, FeatureBatch, ReadRequest, columns,
@@ -76,13 +82,22 @@ impl Store {
     pub async fn open(config: &FeatureStoreConfig) -> Self {
         let clock = ManualClock::at(START + 1_000 * HOUR);
         let shutdown = Shutdown::new();
-        let service = FeatureStoreService::open(config, Arc::new(clock.clone()), &shutdown).await.unwrap();
-        Self { service, clock, shutdown }
+        let service = FeatureStoreService::open(config, Arc::new(clock.clone()), &shutdown)
+            .await
+            .unwrap();
+        Self {
+            service,
+            clock,
+            shutdown,
+        }
     }
 
     /// Applies `definitions` and waits until every view over a stream serves.
     pub async fn apply(&self, definitions: &str) {
-        let file = DefinitionFile { path: "features.toml".to_owned(), text: definitions.to_owned() };
+        let file = DefinitionFile {
+            path: "features.toml".to_owned(),
+            text: definitions.to_owned(),
+        };
         let applied = self.service.apply(DefinitionFiles { files: vec![file] }).await;
         applied.unwrap_or_else(|error| panic!("{error}"));
         self.streams_serve().await;
@@ -99,7 +114,10 @@ impl Store {
                 if !waits {
                     return;
                 }
-                self.service.next_snapshot(snapshot.version, Duration::from_millis(200)).await.unwrap();
+                self.service
+                    .next_snapshot(snapshot.version, Duration::from_millis(200))
+                    .await
+                    .unwrap();
             }
         })
         .await
@@ -110,7 +128,11 @@ impl Store {
         self.service.write(delivery).await.map(drop)
     }
 
-    pub async fn read(&self, features: &[&str], entities: &[(&str, &[Value])]) -> Result<FeatureBatch, FeatureStoreError> {
+    pub async fn read(
+        &self,
+        features: &[&str],
+        entities: &[(&str, &[Value])],
+    ) -> Result<FeatureBatch, FeatureStoreError> {
         self.service.read(request(features, entities)).await
     }
 
@@ -121,7 +143,9 @@ impl Store {
     /// Every stored byte of a view's rows.
     pub async fn rows(&self, view: &str) -> Vec<(Vec<u8>, Vec<u8>)> {
         let rows = self.service.online().scan(self.view_id(view).await).await.unwrap();
-        rows.into_iter().map(|(entity, row)| (entity.as_bytes().to_vec(), row.to_vec())).collect()
+        rows.into_iter()
+            .map(|(entity, row)| (entity.as_bytes().to_vec(), row.to_vec()))
+            .collect()
     }
 
     pub async fn stop(self) {
@@ -131,15 +155,25 @@ impl Store {
 
 /// Embedded under `folder`; commits only when asked to.
 pub fn embedded(folder: &Path) -> FeatureStoreConfig {
-    FeatureStoreConfig { commit_interval_ms: 3_600_000, online_cache_mib: 16, ..FeatureStoreConfig::embedded(folder) }
+    FeatureStoreConfig {
+        commit_interval_ms: 3_600_000,
+        online_cache_mib: 16,
+        ..FeatureStoreConfig::embedded(folder)
+    }
 }
 
 pub fn request(features: &[&str], entities: &[(&str, &[Value])]) -> ReadRequest {
     ReadRequest {
-        features: features.iter().map(|feature| feature.parse::<FeatureRef>().unwrap()).collect(),
+        features: features
+            .iter()
+            .map(|feature| feature.parse::<FeatureRef>().unwrap())
+            .collect(),
         entities: entities
             .iter()
-            .map(|(name, values)| EntityColumn { name: (*name).to_owned(), values: values.to_vec() })
+            .map(|(name, values)| EntityColumn {
+                name: (*name).to_owned(),
+                values: values.to_vec(),
+            })
             .collect(),
         as_of: None,
     }
@@ -148,13 +182,41 @@ pub fn request(features: &[&str], entities: &[(&str, &[Value])]) -> ReadRequest 
 /// A delivery of `payments` that covers `ranges` of (partition, from, to).
 pub fn payments(payments: &[Payment], generation: &str, ranges: &[(i32, i64, i64)]) -> Delivery {
     let columns: Vec<(&str, ArrayRef)> = vec![
-        ("card", Arc::new(StringArray::from_iter(payments.iter().map(|payment| payment.card.clone())))),
-        ("merchant", Arc::new(Int64Array::from_iter_values(payments.iter().map(|payment| payment.merchant)))),
-        ("amount", Arc::new(Float64Array::from_iter_values(payments.iter().map(|payment| payment.amount)))),
+        (
+            "card",
+            Arc::new(StringArray::from_iter(
+                payments.iter().map(|payment| payment.card.clone()),
+            )),
+        ),
+        (
+            "merchant",
+            Arc::new(Int64Array::from_iter_values(
+                payments.iter().map(|payment| payment.merchant),
+            )),
+        ),
+        (
+            "amount",
+            Arc::new(Float64Array::from_iter_values(
+                payments.iter().map(|payment| payment.amount),
+            )),
+        ),
         ("ts", times(payments.iter().map(|payment| payment.ts))),
-        (columns::PARTITION, Arc::new(Int32Array::from_iter_values(payments.iter().map(|payment| payment.partition)))),
-        (columns::OFFSET, Arc::new(Int64Array::from_iter_values(payments.iter().map(|payment| payment.offset)))),
-        (columns::INGESTED_AT, times(payments.iter().map(|payment| payment.ingested_at))),
+        (
+            columns::PARTITION,
+            Arc::new(Int32Array::from_iter_values(
+                payments.iter().map(|payment| payment.partition),
+            )),
+        ),
+        (
+            columns::OFFSET,
+            Arc::new(Int64Array::from_iter_values(
+                payments.iter().map(|payment| payment.offset),
+            )),
+        ),
+        (
+            columns::INGESTED_AT,
+            times(payments.iter().map(|payment| payment.ingested_at)),
+        ),
     ];
     delivery("payments", generation, ranges, columns)
 }
@@ -163,18 +225,32 @@ pub fn payments(payments: &[Payment], generation: &str, ranges: &[(i32, i64, i64
 pub fn shops(rows: &[(i64, &str, i64)], generation: &str, from: i64) -> Delivery {
     let count = rows.len() as i64;
     let columns: Vec<(&str, ArrayRef)> = vec![
-        ("merchant", Arc::new(Int64Array::from_iter_values(rows.iter().map(|row| row.0)))),
-        ("country", Arc::new(StringArray::from_iter_values(rows.iter().map(|row| row.1)))),
+        (
+            "merchant",
+            Arc::new(Int64Array::from_iter_values(rows.iter().map(|row| row.0))),
+        ),
+        (
+            "country",
+            Arc::new(StringArray::from_iter_values(rows.iter().map(|row| row.1))),
+        ),
         ("since", times(rows.iter().map(|row| row.2))),
-        (columns::PARTITION, Arc::new(Int32Array::from_iter_values(rows.iter().map(|_| 0)))),
-        (columns::OFFSET, Arc::new(Int64Array::from_iter_values(from..from + count))),
+        (
+            columns::PARTITION,
+            Arc::new(Int32Array::from_iter_values(rows.iter().map(|_| 0))),
+        ),
+        (
+            columns::OFFSET,
+            Arc::new(Int64Array::from_iter_values(from..from + count)),
+        ),
         (columns::INGESTED_AT, times(rows.iter().map(|row| row.2))),
     ];
     delivery("shops", generation, &[(0, from, from + count)], columns)
 }
 
 fn delivery(source: &str, generation: &str, ranges: &[(i32, i64, i64)], columns: Vec<(&str, ArrayRef)>) -> Delivery {
-    let ranges = ranges.iter().map(|&(partition, from, to)| PartitionRange { partition, from, to });
+    let ranges = ranges
+        .iter()
+        .map(|&(partition, from, to)| PartitionRange { partition, from, to });
     Delivery {
         header: DeliveryHeader {
             source: source.to_owned(),
@@ -182,10 +258,8 @@ fn delivery(source: &str, generation: &str, ranges: &[(i32, i64, i64)], columns:
             generation: generation.to_owned(),
             ranges: ranges.collect(),
         },
-        events: RecordBatch::try_from_iter_with_nullable(
-            columns.into_iter().map(|(name, array)| (name, array, true)),
-        )
-        .unwrap(),
+        events: RecordBatch::try_from_iter_with_nullable(columns.into_iter().map(|(name, array)| (name, array, true)))
+            .unwrap(),
     }
 }
 

@@ -3,12 +3,18 @@ use arrow::array::{Float64Array, Int32Array, Int64Array, StringArray, TimestampM
 use ondol_vocabulary::{Arrival, Field as SourceField, SourceDefinition, SourceOrigin, StreamFormat};
 
 fn source(version: u32, columns: &[(&str, DataType)]) -> SourceVersion {
-    let schema = columns.iter().map(|(name, data_type)| SourceField { name: (*name).to_owned(), data_type: *data_type });
+    let schema = columns.iter().map(|(name, data_type)| SourceField {
+        name: (*name).to_owned(),
+        data_type: *data_type,
+    });
     SourceVersion {
         version,
         definition: SourceDefinition {
             name: "payments".to_owned(),
-            origin: SourceOrigin::Stream { topic: "payments".to_owned(), format: StreamFormat::Json },
+            origin: SourceOrigin::Stream {
+                topic: "payments".to_owned(),
+                format: StreamFormat::Json,
+            },
             time: "ts".to_owned(),
             late_us: 0,
             arrival: Arrival::Ingest,
@@ -36,7 +42,9 @@ fn delivery(positions: &[(i32, i64)], ranges: &[(i32, i64, i64)]) -> Delivery {
         (columns::OFFSET, Arc::new(Int64Array::from(offsets))),
         (columns::INGESTED_AT, times(vec![Some(2); rows])),
     ];
-    let ranges = ranges.iter().map(|&(partition, from, to)| PartitionRange { partition, from, to });
+    let ranges = ranges
+        .iter()
+        .map(|&(partition, from, to)| PartitionRange { partition, from, to });
     Delivery {
         header: DeliveryHeader {
             source: "payments".to_owned(),
@@ -51,7 +59,11 @@ fn delivery(positions: &[(i32, i64)], ranges: &[(i32, i64, i64)]) -> Delivery {
 fn replace(delivery: &mut Delivery, name: &str, array: &ArrayRef) {
     let schema = delivery.events.schema();
     let columns = schema.fields().iter().enumerate().map(|(index, field)| {
-        let array = if field.name() == name { Arc::clone(array) } else { Arc::clone(delivery.events.column(index)) };
+        let array = if field.name() == name {
+            Arc::clone(array)
+        } else {
+            Arc::clone(delivery.events.column(index))
+        };
         (field.name().clone(), array, true)
     });
     delivery.events = RecordBatch::try_from_iter_with_nullable(columns.collect::<Vec<_>>()).unwrap();
@@ -70,14 +82,26 @@ fn a_good_delivery_passes_as_it_is() {
 
 #[test]
 fn a_delivery_of_no_events_still_has_ranges() {
-    assert_eq!(check(&payments(1), &delivery(&[], &[(0, 5, 10)])).unwrap().num_rows(), 0);
+    assert_eq!(
+        check(&payments(1), &delivery(&[], &[(0, 5, 10)])).unwrap().num_rows(),
+        0
+    );
 }
 
 #[test]
 fn an_offset_outside_its_range_or_out_of_order_is_refused() {
-    for positions in [&[(0, 4)][..], &[(0, 10)], &[(1, 6)], &[(0, 6), (0, 6)], &[(0, 7), (0, 6)]] {
+    for positions in [
+        &[(0, 4)][..],
+        &[(0, 10)],
+        &[(1, 6)],
+        &[(0, 6), (0, 6)],
+        &[(0, 7), (0, 6)],
+    ] {
         let error = refusal(&payments(1), &delivery(positions, &[(0, 5, 10)]));
-        assert!(error.starts_with("delivery of `payments`: offset ") && error.contains("out of order"), "{error}");
+        assert!(
+            error.starts_with("delivery of `payments`: offset ") && error.contains("out of order"),
+            "{error}"
+        );
     }
 }
 
@@ -108,7 +132,11 @@ fn a_null_event_time_is_refused() {
 
 #[test]
 fn a_column_newer_than_the_delivery_is_null() {
-    let columns = [("card", DataType::String), ("amount", DataType::F64), ("ts", DataType::Timestamp)];
+    let columns = [
+        ("card", DataType::String),
+        ("amount", DataType::F64),
+        ("ts", DataType::Timestamp),
+    ];
     let delivery = delivery(&[(0, 5)], &[(0, 5, 6)]);
     let events = check(&source(2, &columns), &delivery).unwrap();
     assert_eq!(events.column_by_name("amount").unwrap().null_count(), 1);
