@@ -390,3 +390,21 @@ async fn a_redis_that_restarts_empty_handed_gets_the_uncommitted_events_again() 
     assert_eq!(outcome(&store).await, undisturbed(&topic).await);
     store.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redis_that_restarts_while_nothing_is_uncommitted_goes_on() {
+    let topic = a_topic();
+    let mut server = redis_server::RedisServer::start(&["--appendonly", "yes", "--appendfsync", "always"]);
+    let run = Run::new(Some((server.url(), unique_name("restart"))));
+    let store = run.start().await;
+    store.apply(DEFINITIONS).await;
+    store
+        .write(topic.delivery(&[0; PARTITIONS], &[20; PARTITIONS]))
+        .await
+        .unwrap();
+    store.service.flush("payments").await.unwrap();
+    server.replace();
+    deliver_from(&store, &topic, [20; PARTITIONS]).await;
+    assert_eq!(outcome(&store).await, undisturbed(&topic).await);
+    store.stop().await;
+}

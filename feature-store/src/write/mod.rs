@@ -132,8 +132,8 @@ impl Writer {
         let written = self
             .write_checked(&snapshot, source, &delivery.header, events, &mut turn)
             .await;
-        if written.is_err() && !source.definition.is_stream() {
-            gate.forget_life();
+        if written.is_err() {
+            self.look_for_new_life(source, &gate).await?;
         }
         let tally = written?;
         metrics::counter!("ondol_feature_store_events_total", "source" => name.clone()).increment(rows);
@@ -176,6 +176,17 @@ impl Writer {
         }
         turn.gate.uncommitted.fetch_add(events.num_rows(), Ordering::Relaxed);
         Ok(tally)
+    }
+
+    /// After a write failed: if that is because the online store began a new life, lets go of the old one, so that the
+    /// next attempt is told where to resume. Nothing need be due for a commit to find out.
+    async fn look_for_new_life(&self, source: &SourceVersion, gate: &Gate) -> Result<(), FeatureStoreError> {
+        if !source.definition.is_stream() {
+            gate.forget_life();
+        } else if !gate.lives_on(self.online.as_ref()).await? {
+            self.commit(&source.definition.name).await?;
+        }
+        Ok(())
     }
 
     /// Refuses a delivery that the log can't join to what it holds. A partition it holds nothing of starts at 0, as

@@ -36,7 +36,7 @@ impl RedisServer {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
-    /// Kills the server and starts an empty one in its place.
+    /// Kills the server and starts another in its place, which holds what the options made the first one keep.
     pub fn replace(&mut self) {
         self.process.kill().unwrap();
         self.process.wait().unwrap();
