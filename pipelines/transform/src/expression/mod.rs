@@ -59,6 +59,19 @@ pub enum ExpressionError {
     },
 }
 
+/// The stack that parsing and planning get, in bytes: both recurse with large frames, and a definition that comes
+/// through the API must not end the process. (Address space; only what is touched becomes memory.)
+const PLANNING_STACK: usize = 256 << 20;
+
+fn on_a_deep_stack<T: Send>(work: impl FnOnce() -> Result<T, ExpressionError> + Send) -> Result<T, ExpressionError> {
+    let failed = |message: String| ExpressionError::Plan { message, offset: None, suggestion: None };
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().name("plan".to_owned()).stack_size(PLANNING_STACK);
+        let planner = thread.spawn_scoped(scope, work).map_err(|error| failed(format!("no thread to plan on: {error}")))?;
+        planner.join().map_err(|_| failed("planning panicked: this is a bug".to_owned()))?
+    })
+}
+
 /// A planned expression. Immutable; clones share the plan.
 #[derive(Clone, Debug)]
 pub struct Expression {
@@ -73,6 +86,10 @@ impl Expression {
     /// Plans `text` against `schema`. Columns may be qualified (`card.spend_24h` names the field of that very name);
     /// their names are case-sensitive, those of functions are not.
     pub fn plan(text: &str, schema: &SchemaRef) -> Result<Self, ExpressionError> {
+        on_a_deep_stack(|| Self::plan_here(text, schema))
+    }
+
+    fn plan_here(text: &str, schema: &SchemaRef) -> Result<Self, ExpressionError> {
         let plan = plan::plan(syntax::parse(text, schema)?, schema)?;
         let expression = Self {
             text: text.into(),
@@ -100,7 +117,7 @@ impl Expression {
 
     /// The names that `text` reads, whether or not a schema has them, in order of first use.
     pub(crate) fn names(text: &str) -> Result<Vec<String>, ExpressionError> {
-        syntax::names(text)
+        on_a_deep_stack(|| syntax::names(text))
     }
 
     /// The type of its values: always the Arrow form of an `ondol_vocabulary::DataType`.

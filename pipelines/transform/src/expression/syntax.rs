@@ -16,6 +16,11 @@ use std::ops::ControlFlow;
 
 /// How deep an expression may nest. Definitions come from people, but through an API: a bound keeps the stack.
 const MAX_DEPTH: usize = 100;
+/// How many operations may hang on each other: `a + b + c` nests without a parenthesis, and a plan is walked by
+/// recursion wherever it is evaluated.
+const MAX_OPERATIONS: usize = 200;
+/// How long an expression may be, in bytes. It bounds the tree that stands before its depth is known.
+const MAX_BYTES: usize = 16_384;
 
 /// A resolved syntax tree, and the columns it reads in order of first use.
 #[derive(Debug)]
@@ -31,6 +36,7 @@ pub(super) fn parse(text: &str, schema: &Schema) -> Result<Syntax, ExpressionErr
         text,
         schema,
         columns: Vec::new(),
+        depth: 0,
     };
     match tree.visit(&mut resolver) {
         ControlFlow::Continue(()) => Ok(Syntax {
@@ -70,6 +76,10 @@ fn dotted(parts: &[Ident]) -> String {
 fn parse_tree(text: &str) -> Result<Expr, ExpressionError> {
     if text.trim().is_empty() {
         return Err(refusal("the expression is empty".to_owned(), Some(0)));
+    }
+    if text.len() > MAX_BYTES {
+        let message = format!("the expression has {} bytes; {MAX_BYTES} is the most", text.len());
+        return Err(refusal(message, None));
     }
     let parser_error = |error| from_parser(text, error);
     let mut parser = Parser::new(&GenericDialect {})
@@ -142,6 +152,7 @@ struct Resolver<'a> {
     text: &'a str,
     schema: &'a Schema,
     columns: Vec<String>,
+    depth: usize,
 }
 
 impl VisitorMut for Resolver<'_> {
@@ -155,10 +166,20 @@ impl VisitorMut for Resolver<'_> {
     }
 
     fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<ExpressionError> {
+        self.depth += 1;
+        if self.depth > MAX_OPERATIONS {
+            let message = format!("more than {MAX_OPERATIONS} operations hang on each other: make features of its parts");
+            return ControlFlow::Break(refusal(message, None));
+        }
         match self.resolve(expr) {
             Ok(()) => ControlFlow::Continue(()),
             Err(error) => ControlFlow::Break(error),
         }
+    }
+
+    fn post_visit_expr(&mut self, _expr: &mut Expr) -> ControlFlow<ExpressionError> {
+        self.depth -= 1;
+        ControlFlow::Continue(())
     }
 }
 

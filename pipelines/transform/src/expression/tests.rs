@@ -363,6 +363,14 @@ fn an_empty_batch_has_no_values() {
 fn a_deep_expression_is_refused_not_overflowed() {
     let text = format!("{}1{}", "(".repeat(5000), ")".repeat(5000));
     assert!(refused(&text).0.contains("nests more than"));
+    for link in ["+n", " or ok", "::i64", " is null", "/n"] {
+        let chain = |links: usize| format!("{}{}", if link == " or ok" { "ok" } else { "n" }, link.repeat(links));
+        assert!(refused(&chain(2_000)).0.contains("more than 200 operations"), "{link}");
+        assert!(refused(&chain(20_000)).0.contains("16384 is the most"), "{link}");
+        assert_eq!(evaluate(&chain(190)).1.len(), rows().num_rows(), "{link}");
+    }
+    let nested = format!("{}n{}", "coalesce(".repeat(98), ", 1)".repeat(98));
+    assert_eq!(evaluate(&nested).1.len(), rows().num_rows());
 }
 
 /// Pieces from which nonsense is made: what parses by luck must be planned or refused, never panic.
