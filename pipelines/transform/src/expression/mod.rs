@@ -64,11 +64,21 @@ pub enum ExpressionError {
 const PLANNING_STACK: usize = 256 << 20;
 
 fn on_a_deep_stack<T: Send>(work: impl FnOnce() -> Result<T, ExpressionError> + Send) -> Result<T, ExpressionError> {
-    let failed = |message: String| ExpressionError::Plan { message, offset: None, suggestion: None };
+    let failed = |message: String| ExpressionError::Plan {
+        message,
+        offset: None,
+        suggestion: None,
+    };
     std::thread::scope(|scope| {
-        let thread = std::thread::Builder::new().name("plan".to_owned()).stack_size(PLANNING_STACK);
-        let planner = thread.spawn_scoped(scope, work).map_err(|error| failed(format!("no thread to plan on: {error}")))?;
-        planner.join().map_err(|_| failed("planning panicked: this is a bug".to_owned()))?
+        let thread = std::thread::Builder::new()
+            .name("plan".to_owned())
+            .stack_size(PLANNING_STACK);
+        let planner = thread
+            .spawn_scoped(scope, work)
+            .map_err(|error| failed(format!("no thread to plan on: {error}")))?;
+        planner
+            .join()
+            .map_err(|_| failed("planning panicked: this is a bug".to_owned()))?
     })
 }
 

@@ -19,6 +19,9 @@ const MAX_DEPTH: usize = 100;
 /// How many operations may hang on each other: `a + b + c` nests without a parenthesis, and a plan is walked by
 /// recursion wherever it is evaluated.
 const MAX_OPERATIONS: usize = 200;
+/// How deep forms may nest that planning writes out with an operand repeated (`coalesce(a, b)` becomes
+/// `case when a is not null then a else b end`): each level at least doubles the plan.
+const MAX_REPEATS: usize = 10;
 /// How long an expression may be, in bytes. It bounds the tree that stands before its depth is known.
 const MAX_BYTES: usize = 16_384;
 
@@ -37,6 +40,7 @@ pub(super) fn parse(text: &str, schema: &Schema) -> Result<Syntax, ExpressionErr
         schema,
         columns: Vec::new(),
         depth: 0,
+        repeats: 0,
     };
     match tree.visit(&mut resolver) {
         ControlFlow::Continue(()) => Ok(Syntax {
@@ -148,11 +152,23 @@ fn refusal(message: String, offset: Option<usize>) -> ExpressionError {
     }
 }
 
+fn repeats_an_operand(expr: &Expr) -> bool {
+    match expr {
+        Expr::Case { .. } | Expr::Between { .. } | Expr::InList { .. } => true,
+        Expr::Function(call) => {
+            let name = call.name.to_string().replace('"', "").to_lowercase();
+            matches!(name.as_str(), "coalesce" | "nvl" | "ifnull" | "nvl2")
+        }
+        _ => false,
+    }
+}
+
 struct Resolver<'a> {
     text: &'a str,
     schema: &'a Schema,
     columns: Vec<String>,
     depth: usize,
+    repeats: usize,
 }
 
 impl VisitorMut for Resolver<'_> {
@@ -168,7 +184,13 @@ impl VisitorMut for Resolver<'_> {
     fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<ExpressionError> {
         self.depth += 1;
         if self.depth > MAX_OPERATIONS {
-            let message = format!("more than {MAX_OPERATIONS} operations hang on each other: make features of its parts");
+            let message =
+                format!("more than {MAX_OPERATIONS} operations hang on each other: make features of its parts");
+            return ControlFlow::Break(refusal(message, None));
+        }
+        self.repeats += usize::from(repeats_an_operand(expr));
+        if self.repeats > MAX_REPEATS {
+            let message = format!("`case`, `coalesce`, `between` and `in` nest more than {MAX_REPEATS} levels deep");
             return ControlFlow::Break(refusal(message, None));
         }
         match self.resolve(expr) {
@@ -177,8 +199,9 @@ impl VisitorMut for Resolver<'_> {
         }
     }
 
-    fn post_visit_expr(&mut self, _expr: &mut Expr) -> ControlFlow<ExpressionError> {
+    fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<ExpressionError> {
         self.depth -= 1;
+        self.repeats -= usize::from(repeats_an_operand(expr));
         ControlFlow::Continue(())
     }
 }

@@ -369,8 +369,22 @@ fn a_deep_expression_is_refused_not_overflowed() {
         assert!(refused(&chain(20_000)).0.contains("16384 is the most"), "{link}");
         assert_eq!(evaluate(&chain(190)).1.len(), rows().num_rows(), "{link}");
     }
-    let nested = format!("{}n{}", "coalesce(".repeat(98), ", 1)".repeat(98));
-    assert_eq!(evaluate(&nested).1.len(), rows().num_rows());
+}
+
+#[test]
+fn an_expression_that_doubles_as_it_nests_is_refused_not_planned() {
+    for (open, close) in [
+        ("coalesce(", ", 1)"),
+        ("nvl(", ", 1)"),
+        ("case when ", " is null then 1 else 0 end"),
+    ] {
+        let nested = |levels: usize| format!("{}n{}", open.repeat(levels), close.repeat(levels));
+        assert!(refused(&nested(40)).0.contains("nest more than 10"), "{open}");
+        assert_eq!(evaluate(&nested(9)).1.len(), rows().num_rows(), "{open}");
+    }
+    let nested = |levels: usize| format!("ok{}", " between false and true".repeat(levels));
+    assert!(refused(&nested(40)).0.contains("nest more than 10"));
+    assert_eq!(evaluate(&nested(9)).1.len(), rows().num_rows());
 }
 
 /// Pieces from which nonsense is made: what parses by luck must be planned or refused, never panic.
