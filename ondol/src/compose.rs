@@ -128,6 +128,7 @@ impl Builder {
         )
         .await
         .context("the feature store can't start")?;
+        service.report_health(self.health.register("online-store"), &shutdown);
         self.contract(
             "feature-store",
             ondol_feature_store_api::server::router(Arc::clone(&service) as Arc<dyn FeatureStore>),
