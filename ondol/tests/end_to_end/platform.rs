@@ -26,7 +26,7 @@ struct Service {
 /// All services of one installation.
 pub(crate) struct Platform {
     /// Holds definitions, spines and every store; removed at the end.
-    pub(crate) folder: TempDir,
+    _folder: TempDir,
     /// Kafka's bootstrap servers, where events come from Kafka.
     pub(crate) kafka: Option<String>,
     services: BTreeMap<&'static str, Service>,
@@ -37,7 +37,7 @@ impl Platform {
     pub(crate) async fn embedded() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let all = Service::new("all", &folder, BTreeMap::new());
-        let mut platform = Self { folder, kafka: None, services: BTreeMap::from([("all", all)]) };
+        let mut platform = Self { _folder: folder, kafka: None, services: BTreeMap::from([("all", all)]) };
         platform.start().await;
         platform
     }
@@ -62,7 +62,7 @@ impl Platform {
         for service in all.values_mut() {
             service.environment = environment.iter().map(|(key, value)| ((*key).to_owned(), value.clone())).collect();
         }
-        let mut platform = Self { folder, kafka: Some(kafka), services: all };
+        let mut platform = Self { _folder: folder, kafka: Some(kafka), services: all };
         platform.start().await;
         platform
     }
