@@ -106,7 +106,9 @@ impl ModelGatewayConfig {
         OnnxOptions {
             library: LibrarySearch {
                 named,
-                managed: std::iter::once(self.data_dir.join("onnxruntime")).chain(beside_the_program()).collect(),
+                managed: std::iter::once(self.data_dir.join("onnxruntime"))
+                    .chain(beside_the_program())
+                    .collect(),
                 python: PathBuf::from(&self.python),
             },
             sessions: if self.sessions == 0 { cores() } else { self.sessions },

@@ -29,6 +29,8 @@ pub fn unique_name(prefix: &str) -> String {
 
 fn address(variable: &str) -> String {
     std::env::var(variable).unwrap_or_else(|_| {
-        panic!("{variable} is not set: run `scripts/services up` and `eval \"$(scripts/services env)\"`, or `scripts/test`")
+        panic!(
+            "{variable} is not set: run `scripts/services up` and `eval \"$(scripts/services env)\"`, or `scripts/test`"
+        )
     })
 }

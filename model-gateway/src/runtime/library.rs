@@ -49,7 +49,11 @@ impl LibrarySearch {
     }
 
     fn folders(&self) -> String {
-        let folders: Vec<String> = self.managed.iter().map(|folder| format!("`{}`", folder.display())).collect();
+        let folders: Vec<String> = self
+            .managed
+            .iter()
+            .map(|folder| format!("`{}`", folder.display()))
+            .collect();
         folders.join(", ")
     }
 }
