@@ -1,6 +1,7 @@
 //! The types that travel to and from the feature store.
 
 use arrow::array::{ArrayRef, RecordBatch};
+pub use ondol_vocabulary::columns;
 pub use ondol_vocabulary::files::{DefinitionFile, DefinitionFiles, Diagnostic};
 use ondol_vocabulary::{EventTime, FeatureRef, FeatureStatus, PartitionRange, Snapshot, Value, VersionedName};
 use serde::{Deserialize, Serialize};
@@ -85,18 +86,6 @@ pub struct PartitionPosition {
     pub partition: i32,
     /// The first offset not covered.
     pub next_offset: i64,
-}
-
-/// Names of the columns that a delivery carries beside the source's own.
-pub mod columns {
-    /// `Int32`, never null: the event's partition.
-    pub const PARTITION: &str = "_partition";
-    /// `Int64`, never null: the event's offset.
-    pub const OFFSET: &str = "_offset";
-    /// `Timestamp(Microsecond, UTC)`, never null: when the event counts as known.
-    pub const INGESTED_AT: &str = "_ingested_at";
-    /// `Date32`: the event date (UTC), the partition column of offline tables; not part of a delivery.
-    pub const EVENT_DATE: &str = "_event_date";
 }
 
 /// Decoded events of one source, with the positions they cover.

@@ -4,6 +4,7 @@
 //! This crate holds types and their stored or sent forms, and no behaviour of any service.
 
 pub mod batch;
+pub mod columns;
 pub mod definition;
 pub mod files;
 pub mod key;

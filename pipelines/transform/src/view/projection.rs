@@ -20,15 +20,7 @@ use ondol_vocabulary::{DataType, EntityKey, EventTime, SourcePosition};
 use std::sync::Arc;
 use xxhash_rust::xxh3::xxh3_64;
 
-/// Names of the columns that events carry beside their source's own. (Deliveries carry the same ones.)
-pub mod columns {
-    /// `Int32`: the event's partition.
-    pub const PARTITION: &str = "_partition";
-    /// `Int64`: the event's offset.
-    pub const OFFSET: &str = "_offset";
-    /// `Timestamp(Microsecond, UTC)`: when the event counts as known.
-    pub const INGESTED_AT: &str = "_ingested_at";
-}
+pub use ondol_vocabulary::columns;
 
 /// A batch of events as one view sees it: keys, times, positions and the evaluated arguments and filters. Events that
 /// the view leaves out are not in it; indexes count those that are, in batch order.

@@ -1,0 +1,10 @@
+//! Names of the columns that a batch of events carries beside the source's own.
+
+/// `Int32`, never null: the event's partition.
+pub const PARTITION: &str = "_partition";
+/// `Int64`, never null: the event's offset.
+pub const OFFSET: &str = "_offset";
+/// `Timestamp(Microsecond, UTC)`, never null: when the event counts as known.
+pub const INGESTED_AT: &str = "_ingested_at";
+/// `Date32`: the event date (UTC), the partition column of offline tables; not part of a delivery.
+pub const EVENT_DATE: &str = "_event_date";
