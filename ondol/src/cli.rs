@@ -47,6 +47,8 @@ pub(crate) enum Command {
     Push(PushArgs),
     /// Show how far ingest has come.
     Status(ConnectArgs),
+    /// List events that could not be taken, newest first, each with its place and reason.
+    DeadLetters(DeadLettersArgs),
     /// Build a training set: the feature vector as of each row of a spine.
     TrainingSet(TrainingSetArgs),
     /// Bring a batch source's latest rows online.
@@ -186,6 +188,17 @@ pub(crate) struct PushArgs {
     /// Return when the events are durable in the stream, not only when they are visible to online reads.
     #[arg(long)]
     pub(crate) no_wait: bool,
+    #[command(flatten)]
+    pub(crate) connect: ConnectArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DeadLettersArgs {
+    /// The stream source.
+    pub(crate) source: String,
+    /// At most this many.
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    pub(crate) limit: u32,
     #[command(flatten)]
     pub(crate) connect: ConnectArgs,
 }

@@ -1,15 +1,17 @@
 //! Tables in files: the spine a user brings and the training set they take away, as Parquet, CSV or Arrow.
 
+mod csv;
+
 use anyhow::{Context as _, Result, bail};
 use arrow::array::RecordBatch;
-use arrow::datatypes::{DataType as ArrowType, Field, Schema, SchemaRef};
+use arrow::datatypes::SchemaRef;
 use ondol_vocabulary::Field as NamedField;
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::WriterProperties;
 use std::fs::File;
-use std::io::{BufWriter, Seek as _, Write as _};
+use std::io::{BufWriter, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -33,14 +35,26 @@ impl Form {
     }
 }
 
-/// Reads a whole table. In CSV, columns named in `typed` take those types; elsewhere types are guessed, and what looks
-/// like a moment stays text, so that the time zone is checked where the moment is used.
+/// Refuses, before any work is done, a path that [`write`] could not write to.
+pub(crate) fn writable(path: &Path) -> Result<()> {
+    Form::of(path)?;
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if !folder.is_dir() {
+        bail!("can't write `{}`: there is no folder `{}`", path.display(), folder.display());
+    }
+    Ok(())
+}
+
+/// Reads a whole table. In CSV, columns named in `typed` take those types; see [`csv`] for the others.
 pub(crate) fn read(path: &Path, typed: &[NamedField]) -> Result<(SchemaRef, Vec<RecordBatch>)> {
     let form = Form::of(path)?;
+    if path.is_dir() {
+        bail!("`{}` is a folder: name one file", path.display());
+    }
     let file = File::open(path).with_context(|| format!("can't open `{}`", path.display()))?;
     let read = match form {
         Form::Parquet => read_parquet(file),
-        Form::Csv => read_csv(file, typed),
+        Form::Csv => csv::read(file, typed),
         Form::Arrow => read_arrow(file),
     };
     read.with_context(|| format!("can't read `{}`", path.display()))
@@ -56,25 +70,6 @@ fn read_arrow(file: File) -> Result<(SchemaRef, Vec<RecordBatch>)> {
     let reader = arrow::ipc::reader::FileReader::try_new(file, None)?;
     let schema = reader.schema();
     Ok((schema, reader.collect::<Result<_, _>>()?))
-}
-
-fn read_csv(mut file: File, typed: &[NamedField]) -> Result<(SchemaRef, Vec<RecordBatch>)> {
-    let (guessed, _) = arrow::csv::reader::Format::default().with_header(true).infer_schema(&mut file, Some(10_000))?;
-    file.rewind()?;
-    let fields: Vec<Field> = guessed.fields().iter().map(|field| csv_field(field, typed)).collect();
-    let schema: SchemaRef = Arc::new(Schema::new(fields));
-    let reader =
-        arrow::csv::ReaderBuilder::new(Arc::clone(&schema)).with_header(true).with_batch_size(65_536).build(file)?;
-    Ok((schema, reader.collect::<Result<_, _>>()?))
-}
-
-fn csv_field(guessed: &Field, typed: &[NamedField]) -> Field {
-    let declared = typed.iter().find(|field| field.name == *guessed.name()).map(|field| field.data_type.arrow());
-    let data_type = match declared.unwrap_or_else(|| guessed.data_type().clone()) {
-        ArrowType::Timestamp(..) | ArrowType::Date32 | ArrowType::Date64 | ArrowType::Null => ArrowType::Utf8,
-        other => other,
-    };
-    Field::new(guessed.name(), data_type, true)
 }
 
 /// Writes a whole table. The file appears under its name only when it is complete.
@@ -144,6 +139,7 @@ pub(crate) fn manifest_path(path: &Path) -> PathBuf {
 mod tests {
     use super::*;
     use arrow::array::{Array as _, AsArray as _, Float64Array, StringArray};
+    use arrow::datatypes::{DataType as ArrowType, Field, Schema};
     use ondol_vocabulary::DataType;
 
     fn sample() -> (SchemaRef, Vec<RecordBatch>) {

@@ -6,12 +6,13 @@ mod compose;
 mod config;
 mod connect;
 mod demo;
+mod failure;
 mod frames;
 mod print;
 mod server;
 
 use clap::Parser as _;
-use cli::{Cli, Command, ModelCommand, Output};
+use cli::{Cli, Command, ModelCommand};
 use std::process::ExitCode;
 
 #[global_allocator]
@@ -19,14 +20,14 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return failure::usage(&error),
+    };
     let output = cli.output;
     match Box::pin(run(cli)).await {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            fail(&error, output);
-            ExitCode::FAILURE
-        }
+        Err(error) => failure::report(&error, output),
     }
 }
 
@@ -34,7 +35,7 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
     let output = cli.output;
     match cli.command {
         Command::Init(args) => commands::init::run(&args, output),
-        Command::Dev(args) => server::dev(&args).await,
+        Command::Dev(args) => server::dev(&args, output).await,
         Command::Demo(args) => demo::run(&args).await,
         Command::Serve(args) => server::serve(&args).await,
         Command::Plan(args) => commands::definitions::plan(&args, output).await,
@@ -42,6 +43,7 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Ls(connect) => commands::definitions::ls(&connect, output).await,
         Command::Show(args) => commands::definitions::show(&args, output).await,
         Command::Push(args) => commands::stream::push(&args, output).await,
+        Command::DeadLetters(args) => commands::dead_letters::run(&args, output).await,
         Command::Status(connect) => commands::stream::status(&connect, output).await,
         Command::TrainingSet(args) => commands::training_set::run(&args, output).await,
         Command::Materialize(args) => commands::jobs::materialize(&args, output).await,
@@ -49,14 +51,5 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Model(ModelCommand::Register(args)) => commands::model::register(&args, output).await,
         Command::Model(ModelCommand::Ls(connect)) => commands::model::list(&connect, output).await,
         Command::Predict(args) => commands::model::predict(&args, output).await,
-    }
-}
-
-/// An error and its causes; as JSON where results are.
-#[allow(clippy::print_stdout, clippy::print_stderr, reason = "the last words of the command line")]
-fn fail(error: &anyhow::Error, output: Output) {
-    match output {
-        Output::Text => eprintln!("error: {error:#}"),
-        Output::Json => println!("{}", serde_json::json!({"error": format!("{error:#}")})),
     }
 }

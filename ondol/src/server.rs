@@ -1,11 +1,12 @@
 //! `serve` and `dev`: a process that serves until it is told to stop.
 
-use crate::cli::{DevArgs, ServeArgs, ServerArgs, ServiceName};
+use crate::cli::{DevArgs, Output, ServeArgs, ServerArgs, ServiceName};
 use crate::compose::Process;
 use crate::config::OndolConfig;
 use crate::print;
 use anyhow::{Context as _, Result};
 use ondol_runtime::{LogFormat, Shutdown};
+use serde_json::json;
 
 /// `ondol serve`.
 pub(crate) async fn serve(args: &ServeArgs) -> Result<()> {
@@ -16,9 +17,10 @@ pub(crate) async fn serve(args: &ServeArgs) -> Result<()> {
 }
 
 /// `ondol dev`.
-pub(crate) async fn dev(args: &DevArgs) -> Result<()> {
+pub(crate) async fn dev(args: &DevArgs, output: Output) -> Result<()> {
     let process = start_dev(&args.server).await?;
-    welcome(&process);
+    let address = format!("http://{}", process.address());
+    print::result(output, &json!({"address": address}), |_| welcome(&address))?;
     until_stopped(process).await
 }
 
@@ -41,10 +43,9 @@ pub(crate) async fn until_stopped(process: Process) -> Result<()> {
     Ok(())
 }
 
-fn welcome(process: &Process) {
-    let at = process.address();
-    print::line(format!(
-        "ondol dev: every service at http://{at}  (API: http://{at}/docs)\n\n\
+fn welcome(at: &str) -> String {
+    format!(
+        "ondol dev: every service at {at}  (API: {at}/docs)\n\n\
          Try next, in another terminal:\n  \
          ondol init                                   # write features.toml\n  \
          ondol plan && ondol apply                    # make it the definitions in force\n  \
@@ -53,5 +54,5 @@ fn welcome(process: &Process) {
          ondol model register fraud model.onnx --training-set train.parquet\n  \
          ondol predict fraud card_id=c1 amount=120\n\n\
          Data is kept in the data folder; Ctrl-C stops, a restart goes on where it was."
-    ));
+    )
 }

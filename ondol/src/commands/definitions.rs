@@ -1,19 +1,23 @@
 //! `plan`, `apply`, `ls` and `show`: definition files to the registry, and the registry to the eye.
 
 use crate::cli::{ApplyArgs, ConnectArgs, DefinitionArgs, Output, ShowArgs};
+use crate::failure::WrongDefinitions;
 use crate::print;
 use anyhow::{Context as _, Result, bail};
 use ondol_feature_store_api::wire::{Applied, Change, ChangeAction, DefinitionHistory, Plan};
 use ondol_feature_store_api::{FeatureStore, FeatureStoreError};
-use ondol_vocabulary::{DefinitionFile, DefinitionFiles, FeatureDefinition, Snapshot, SourceOrigin, ViewState};
-use std::io::IsTerminal as _;
+use ondol_vocabulary::{
+    DataType, DefinitionFile, DefinitionFiles, FeatureDefinition, ModelDefinition, Snapshot, SourceDefinition, SourceOrigin,
+    ViewState,
+};
+use std::io::{ErrorKind, IsTerminal as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// `ondol plan`.
 pub(crate) async fn plan(args: &DefinitionArgs, output: Output) -> Result<()> {
     let files = read_files(&args.files)?;
-    let plan = args.connect.feature_store()?.plan(files.clone()).await.map_err(|error| explain(error, &files))?;
+    let plan = args.connect.feature_store()?.plan(files.clone()).await.map_err(|error| explain(error, &files, output))?;
     print::result(output, &plan, |plan: &Plan| {
         if plan.changes.is_empty() {
             return format!("nothing would change: registry version {} holds these definitions", plan.base_version);
@@ -26,7 +30,7 @@ pub(crate) async fn plan(args: &DefinitionArgs, output: Output) -> Result<()> {
 pub(crate) async fn apply(args: &ApplyArgs, output: Output) -> Result<()> {
     let files = read_files(&args.definitions.files)?;
     let store = args.definitions.connect.feature_store()?;
-    let mut applied = store.apply(files.clone()).await.map_err(|error| explain(error, &files))?;
+    let mut applied = store.apply(files.clone()).await.map_err(|error| explain(error, &files, output))?;
     if !args.no_wait {
         applied.snapshot = wait_until_active(store.as_ref(), applied.snapshot).await?;
     }
@@ -99,20 +103,24 @@ fn toml_files(folder: &Path) -> Result<Vec<PathBuf>> {
 }
 
 fn read_file(path: &Path) -> Result<DefinitionFile> {
-    let text = std::fs::read_to_string(path)
-        .with_context(|| format!("can't read `{}`: `ondol init` writes a first definition file", path.display()))?;
+    let text = std::fs::read_to_string(path).map_err(|error| {
+        let remedy = match error.kind() {
+            ErrorKind::NotFound => ": `ondol init` writes a first definition file",
+            ErrorKind::InvalidData => ": a definition file is UTF-8 text",
+            _ => "",
+        };
+        anyhow::Error::from(error).context(format!("can't read `{}`{remedy}", path.display()))
+    })?;
     Ok(DefinitionFile { path: path.display().to_string(), text })
 }
 
 /// Diagnostics become pictures of the lines they point at.
-fn explain(error: FeatureStoreError, files: &DefinitionFiles) -> anyhow::Error {
+fn explain(error: FeatureStoreError, files: &DefinitionFiles, output: Output) -> anyhow::Error {
     match error {
         FeatureStoreError::InvalidDefinitions { diagnostics } => {
             let color = std::io::stderr().is_terminal();
-            anyhow::anyhow!(
-                "the definitions have errors\n\n{}",
-                ondol_transform::definition::render(files, &diagnostics, color)
-            )
+            let picture = ondol_transform::definition::render(files, &diagnostics, color && output == Output::Text);
+            WrongDefinitions { picture, diagnostics }.into()
         }
         other => other.into(),
     }
@@ -133,7 +141,7 @@ fn describe(changes: &[Change]) -> String {
         if let Some(rows) = change.rows_to_backfill {
             text.push_str(&format!("    {rows} rows to read for it\n"));
         }
-        if !change.models_affected.is_empty() {
+        if change.noun != "model" && !change.models_affected.is_empty() {
             text.push_str(&format!("    models affected: {}\n", change.models_affected.join(", ")));
         }
     }
@@ -148,10 +156,7 @@ pub(crate) async fn ls(connect: &ConnectArgs, output: Output) -> Result<()> {
 
 fn list(snapshot: &Snapshot) -> String {
     let sources = snapshot.sources.iter().map(|source| {
-        let origin = match &source.definition.origin {
-            SourceOrigin::Stream { topic, .. } => format!("topic {topic}"),
-            SourceOrigin::Table { location, .. } => location.clone(),
-        };
+        let origin = describe_origin(&source.definition.origin);
         ["source".to_owned(), format!("{}@{}", source.definition.name, source.version), origin, String::new()]
     });
     let views = snapshot.views.iter().map(|view| {
@@ -190,17 +195,45 @@ fn describe_history(history: &DefinitionHistory) -> String {
             "{} {}@{}, applied {}{mark}\n",
             history.noun, history.name, version.version, version.applied_at
         ));
-        for feature in features_of(&version.definition) {
-            text.push_str(&format!("    {:24} {:10} {}\n", feature.name, feature.data_type.name(), feature.expression));
+        for line in describe_definition(&history.noun, &version.definition) {
+            text.push_str(&format!("    {line}\n"));
         }
     }
     text
 }
 
-fn features_of(definition: &serde_json::Value) -> Vec<FeatureDefinition> {
-    // Sources have no features; a model's are listed by `ondol model ls`.
-    definition
-        .get("features")
-        .and_then(|features| serde_json::from_value(features.clone()).ok())
-        .unwrap_or_default()
+/// What a definition holds, a line each; nothing of one that a newer server wrote in another form.
+fn describe_definition(noun: &str, definition: &serde_json::Value) -> Vec<String> {
+    let line = |name: &str, data_type: DataType, what: &str| format!("{name:24} {:10} {what}", data_type.name());
+    let of_features = |features: &[FeatureDefinition], prefix: &str| -> Vec<String> {
+        let name = |feature: &FeatureDefinition| format!("{prefix}{}", feature.name);
+        features.iter().map(|feature| line(&name(feature), feature.data_type, &feature.expression)).collect()
+    };
+    match noun {
+        "source" => read::<SourceDefinition>(definition).map_or_else(Vec::new, |source| {
+            let origin = describe_origin(&source.origin);
+            let columns = source.schema.iter().map(|column| line(&column.name, column.data_type, ""));
+            std::iter::once(origin).chain(columns).collect()
+        }),
+        "model" => read::<ModelDefinition>(definition).map_or_else(Vec::new, |model| {
+            let inputs = model.inputs.iter().map(|input| line(&input.name, input.data_type, "input"));
+            let features = model.features.iter().map(|feature| line(&feature.name, feature.data_type, "vector"));
+            inputs.chain(features).chain(of_features(&model.derived, "derived.")).collect()
+        }),
+        _ => definition
+            .get("features")
+            .and_then(read::<Vec<FeatureDefinition>>)
+            .map_or_else(Vec::new, |features| of_features(&features, "")),
+    }
+}
+
+fn describe_origin(origin: &SourceOrigin) -> String {
+    match origin {
+        SourceOrigin::Stream { topic, .. } => format!("topic {topic}"),
+        SourceOrigin::Table { location, .. } => location.clone(),
+    }
+}
+
+fn read<T: serde::de::DeserializeOwned>(definition: &serde_json::Value) -> Option<T> {
+    serde_json::from_value(definition.clone()).ok()
 }

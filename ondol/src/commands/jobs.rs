@@ -12,7 +12,10 @@ pub(crate) async fn materialize(args: &MaterializeArgs, output: Output) -> Resul
     let pipelines = args.connect.pipelines()?;
     let job = pipelines.materialize(MaterializeRequest { source: args.source.clone() }).await?;
     let job = wait(pipelines.as_ref(), job).await?;
-    print::result(output, &job, |job: &Job| format!("`{}` is online: {} rows", job.subject, job.rows_done))
+    print::result(output, &job, |job: &Job| match job.rows_done {
+        0 => format!("`{}` is online: nothing new to bring", job.subject),
+        rows => format!("`{}` is online: {rows} rows", job.subject),
+    })
 }
 
 /// `ondol jobs`.

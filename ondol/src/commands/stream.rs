@@ -24,32 +24,56 @@ pub(crate) async fn push(args: &PushArgs, output: Output) -> Result<()> {
         let file = std::fs::File::open(&args.file).with_context(|| format!("can't open `{}`", args.file.display()))?;
         Box::new(BufReader::new(file))
     };
-    let bar = print::progress(None, "events");
+    let before = dead_letters(ingest.as_ref(), &args.source).await?;
     let mut sent = Sent::default();
+    send_lines(reader, args, ingest.as_ref(), &mut sent).await.map_err(|error| match sent.events {
+        0 => error,
+        events => error.context(format!("stopped after {events} events, which were appended to `{}`", args.source)),
+    })?;
+    let mut dead = 0;
+    if !args.no_wait {
+        wait_until_delivered(ingest.as_ref(), &args.source, &sent.positions).await?;
+        dead = dead_letters(ingest.as_ref(), &args.source).await?.saturating_sub(before);
+    }
+    let summary =
+        json!({"source": args.source, "events": sent.events, "visible": !args.no_wait, "dead_letters": dead});
+    print::result(output, &summary, |_| {
+        let appended = format!("{} events appended to `{}`", sent.events, args.source);
+        match (args.no_wait, dead) {
+            (true, _) => appended,
+            (false, 0) => format!("{appended}, all visible to online reads"),
+            (false, dead) => format!(
+                "{appended}; meanwhile {dead} of the source's became dead letters: `ondol dead-letters {}` says why",
+                args.source
+            ),
+        }
+    })
+}
+
+/// How many dead letters the source has had since its worker started.
+async fn dead_letters(ingest: &dyn Ingest, source: &str) -> Result<u64> {
+    let status = ingest.status().await?;
+    Ok(status.iter().find(|status| status.source == source).map_or(0, |status| status.dead_letters))
+}
+
+async fn send_lines(reader: Box<dyn BufRead>, args: &PushArgs, ingest: &dyn Ingest, sent: &mut Sent) -> Result<()> {
+    let bar = print::progress(None, "events");
     let mut batch = Vec::with_capacity(BATCH);
     for (index, line) in reader.lines().enumerate() {
-        let line = line.with_context(|| format!("can't read `{}`", args.file.display()))?;
+        let place = || format!("line {} of `{}`", index + 1, args.file.display());
+        let line = line.with_context(|| format!("can't read {}", place()))?;
         if line.trim().is_empty() {
             continue;
         }
-        let event = RawValue::from_string(line)
-            .with_context(|| format!("line {} of `{}` is not JSON", index + 1, args.file.display()))?;
-        batch.push(event);
+        batch.push(RawValue::from_string(line).with_context(|| format!("{} is not JSON", place()))?);
         if batch.len() == BATCH {
-            sent.send(ingest.as_ref(), &args.source, std::mem::take(&mut batch)).await?;
+            sent.send(ingest, &args.source, std::mem::take(&mut batch)).await?;
             bar.set_position(sent.events);
         }
     }
-    sent.send(ingest.as_ref(), &args.source, batch).await?;
+    sent.send(ingest, &args.source, batch).await?;
     bar.finish_and_clear();
-    if !args.no_wait {
-        wait_until_delivered(ingest.as_ref(), &args.source, &sent.positions).await?;
-    }
-    let summary = json!({"source": args.source, "events": sent.events, "visible": !args.no_wait});
-    print::result(output, &summary, |_| {
-        let visible = if args.no_wait { "" } else { ", all visible to online reads or dead letters" };
-        format!("{} events appended to `{}`{visible}", sent.events, args.source)
-    })
+    Ok(())
 }
 
 /// What has been appended.

@@ -3,13 +3,18 @@
 use crate::cli::{AsOfArg, Output, TrainingSetArgs};
 use crate::commands::jobs;
 use crate::{frames, print};
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context as _, Result, anyhow, bail};
 use ondol_pipelines_api::wire::{AsOf, TrainingSetOptions, TrainingSetRequest};
 use serde_json::json;
+use std::path::Path;
 
 /// `ondol training-set`.
 pub(crate) async fn run(args: &TrainingSetArgs, output: Output) -> Result<()> {
-    frames::Form::of(&args.out)?;
+    frames::writable(&args.out)?;
+    let same = |path: &Path| std::fs::canonicalize(path).ok();
+    if same(&args.spine).is_some_and(|spine| same(&args.out) == Some(spine)) {
+        bail!("`{}` is both spine and output: the training set would replace the spine", args.out.display());
+    }
     let snapshot = args.connect.feature_store()?.snapshot().await?;
     let inputs = snapshot.model(&args.model).map(|model| model.definition.inputs.clone()).unwrap_or_default();
     let (spine_schema, spine) = frames::read(&args.spine, &inputs)?;
