@@ -112,7 +112,10 @@ pub(crate) async fn run(args: &Args) -> Result<Report> {
     let mut report = Report::new("gateway", parameters);
     let folder = tempfile::tempdir()?;
     let artifact = artifact(args, folder.path()).await?;
-    let config = ModelGatewayConfig { data_dir: folder.path().join("gateway"), ..ModelGatewayConfig::default() };
+    let config = ModelGatewayConfig {
+        data_dir: folder.path().join("gateway"),
+        ..ModelGatewayConfig::default()
+    };
     let alone = Arc::new(OnnxModel::load(artifact.clone(), &config.onnx_options())?);
     let platform = Platform::open(args, folder.path(), config, artifact).await?;
     let requests = requests(args);
@@ -160,7 +163,12 @@ pub(crate) async fn run(args: &Args) -> Result<Report> {
 async fn artifact(args: &Args, folder: &Path) -> Result<Bytes> {
     let path = folder.join("boosting.onnx");
     let mut command = tokio::process::Command::new(&args.python);
-    let status = command.arg(&args.model).arg(FEATURES.to_string()).arg(&path).status().await?;
+    let status = command
+        .arg(&args.model)
+        .arg(FEATURES.to_string())
+        .arg(&path)
+        .status()
+        .await?;
     ensure!(status.success(), "`{}` failed", args.model.display());
     Ok(Bytes::from(std::fs::read(path)?))
 }
@@ -169,10 +177,20 @@ fn requests(args: &Args) -> Vec<PredictRequest> {
     let mut random = StdRng::seed_from_u64(5);
     let request = |_| {
         let inputs = BTreeMap::from([
-            ("card".to_owned(), Value::String(card(random.random_range(0..args.cards)))),
-            ("merchant".to_owned(), Value::String(merchant(random.random_range(0..args.merchants)))),
+            (
+                "card".to_owned(),
+                Value::String(card(random.random_range(0..args.cards))),
+            ),
+            (
+                "merchant".to_owned(),
+                Value::String(merchant(random.random_range(0..args.merchants))),
+            ),
         ]);
-        PredictRequest { inputs, as_of: None, deadline_ms: None }
+        PredictRequest {
+            inputs,
+            as_of: None,
+            deadline_ms: None,
+        }
     };
     (0..256).map(request).collect()
 }
@@ -182,21 +200,45 @@ impl Platform {
         let store = Store::open(&folder.join("store"), None).await?;
         store.apply(fifty_features("bench")?).await?;
         let now = EventTime::now().micros();
-        let payments = Payments::new(args.events, args.cards, args.merchants, now - 7 * DAY_US, now - 1_000_000);
+        let payments = Payments::new(
+            args.events,
+            args.cards,
+            args.merchants,
+            now - 7 * DAY_US,
+            now - 1_000_000,
+        );
         store.fill(payments, args.events).await?;
 
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let health = Health::new();
         let shutdowns = [Shutdown::new(), Shutdown::new()];
         let direct: Arc<dyn FeatureStore> = Arc::clone(&store.service) as _;
-        let stream = EmbeddedConfig { dir: folder.join("stream"), ..EmbeddedConfig::default() };
-        let ingest = IngestConfig { stream: StreamConfig::Embedded(stream), ..IngestConfig::default() };
+        let stream = EmbeddedConfig {
+            dir: folder.join("stream"),
+            ..EmbeddedConfig::default()
+        };
+        let ingest = IngestConfig {
+            stream: StreamConfig::Embedded(stream),
+            ..IngestConfig::default()
+        };
         let ingest = IngestService::start(&ingest, Arc::clone(&direct), Arc::clone(&clock), &shutdowns[1], &health)?;
         let metered: Arc<dyn FeatureStore> = Metered::new(direct);
         let ingest: Arc<dyn Ingest> = ingest;
         let gateway = ModelGatewayService::open(config, metered, ingest, clock, &shutdowns[0], &health).await?;
-        gateway.register(MODEL, RegisterRequest { artifact, manifest: None }).await?;
-        Ok(Self { gateway, store, shutdowns })
+        gateway
+            .register(
+                MODEL,
+                RegisterRequest {
+                    artifact,
+                    manifest: None,
+                },
+            )
+            .await?;
+        Ok(Self {
+            gateway,
+            store,
+            shutdowns,
+        })
     }
 
     async fn close(self) -> Result<()> {
@@ -241,7 +283,11 @@ async fn predict(gateway: &dyn ModelGateway, request: PredictRequest) -> Result<
         let begun = Instant::now();
         let prediction = gateway.predict(MODEL, request).await?;
         let total = begun.elapsed();
-        ensure!(prediction.features.len() == FEATURES, "a prediction from {} features", prediction.features.len());
+        ensure!(
+            prediction.features.len() == FEATURES,
+            "a prediction from {} features",
+            prediction.features.len()
+        );
         Ok((total, READING.with(Cell::get)))
     };
     READING.scope(Cell::new(Duration::ZERO), timed).await
@@ -307,7 +353,11 @@ async fn paced(
 
 impl Took {
     fn new() -> Result<Self> {
-        Ok(Self { total: Samples::new()?, read: Samples::new()?, rest: Samples::new()? })
+        Ok(Self {
+            total: Samples::new()?,
+            read: Samples::new()?,
+            rest: Samples::new()?,
+        })
     }
 
     fn add(&mut self, (total, read): (Duration, Duration)) {
@@ -343,6 +393,7 @@ impl Parts {
         if read_p99.is_finite() {
             row = row.figure("read_p99_us", read_p99);
         }
-        row.figure("model_p50_us", median(self.model_p50)).figure("model_p99_us", median(self.model_p99))
+        row.figure("model_p50_us", median(self.model_p50))
+            .figure("model_p99_us", median(self.model_p99))
     }
 }

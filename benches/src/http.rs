@@ -30,10 +30,15 @@ impl Server {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let url = Url::parse(&format!("http://{}", listener.local_addr()?))?;
         let shutdown = Shutdown::new();
-        let router = ServiceRouter::new(&Health::new()).contract(name, router, openapi).build();
+        let router = ServiceRouter::new(&Health::new())
+            .contract(name, router, openapi)
+            .build();
         shutdown.spawn("http", serve(listener, router, shutdown.clone()));
         let client = reqwest::Client::builder().tcp_nodelay(true).build()?;
-        let empty = Empty { client, url: url.join("/healthz")? };
+        let empty = Empty {
+            client,
+            url: url.join("/healthz")?,
+        };
         Ok(Self { url, empty, shutdown })
     }
 
@@ -53,7 +58,12 @@ impl Server {
 impl Empty {
     /// One round trip.
     pub(crate) async fn call(&self) -> Result<()> {
-        let response = self.client.get(self.url.clone()).send().await.context("the server can't be reached")?;
+        let response = self
+            .client
+            .get(self.url.clone())
+            .send()
+            .await
+            .context("the server can't be reached")?;
         response.bytes().await?;
         Ok(())
     }

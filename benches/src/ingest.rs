@@ -79,9 +79,15 @@ pub(crate) async fn run(args: &Args) -> Result<Report> {
         runs.push([Some(floor), Some(embedded), redis]);
     }
     let events = args.events as f64;
-    for (place, name) in ["bare consumer", "embedded + delta", "redis + delta"].into_iter().enumerate() {
+    for (place, name) in ["bare consumer", "embedded + delta", "redis + delta"]
+        .into_iter()
+        .enumerate()
+    {
         let mid = |of: &dyn Fn(&Outcome, &Outcome) -> f64| {
-            median(runs.iter().filter_map(|run| Some(of(run[0].as_ref()?, run[place].as_ref()?))))
+            median(
+                runs.iter()
+                    .filter_map(|run| Some(of(run[0].as_ref()?, run[place].as_ref()?))),
+            )
         };
         if runs.iter().all(|run| run[place].is_none()) {
             continue;
@@ -95,7 +101,10 @@ pub(crate) async fn run(args: &Args) -> Result<Report> {
             .figure("cpu_us_per_event", mid(&|_, run| run.cpu_s * 1e6 / events));
         report.row(row);
     }
-    report.note(format!("{} bytes a message; ratio = events per second / those of the bare consumer", topic.message_bytes));
+    report.note(format!(
+        "{} bytes a message; ratio = events per second / those of the bare consumer",
+        topic.message_bytes
+    ));
     report.note("cpu: of this process, without Kafka and Redis; the bare consumer decodes on one thread");
     topic.delete().await?;
     Ok(report)
@@ -107,7 +116,9 @@ async fn floor(topic: &Topic, events: u64) -> Result<Outcome> {
     let store = Store::open(folder.path(), None).await?;
     let snapshot = store.apply(eight_features(&topic.name)).await?;
     let source = snapshot.source(SOURCE).context("no source")?;
-    let plan = SourcePlan::compile(&snapshot, source).map_err(anyhow::Error::msg)?.context("no stream")?;
+    let plan = SourcePlan::compile(&snapshot, source)
+        .map_err(anyhow::Error::msg)?
+        .context("no stream")?;
     store.close().await?;
 
     let consumer: BaseConsumer = ClientConfig::new()
@@ -146,7 +157,11 @@ fn drain(consumer: &BaseConsumer, plan: &SourcePlan, events: u64) -> Result<Outc
         left -= 1;
         if rows == limits.max_batch_rows || left == 0 {
             let decoded = decode(plan, "floor", &runs, EventTime::now(), limits.max_event_bytes)?;
-            ensure!(decoded.dead_letters.is_empty(), "an event was refused: {:?}", decoded.dead_letters.first());
+            ensure!(
+                decoded.dead_letters.is_empty(),
+                "an event was refused: {:?}",
+                decoded.dead_letters.first()
+            );
             black_box(decoded);
             runs.clear();
             rows = 0;
@@ -154,7 +169,11 @@ fn drain(consumer: &BaseConsumer, plan: &SourcePlan, events: u64) -> Result<Outc
     }
     let (begun, cpu) = begun.context("no events")?;
     let seconds = begun.elapsed().as_secs_f64();
-    Ok(Outcome { visible_s: seconds, durable_s: seconds, cpu_s: cpu_seconds(None)? - cpu? })
+    Ok(Outcome {
+        visible_s: seconds,
+        durable_s: seconds,
+        cpu_s: cpu_seconds(None)? - cpu?,
+    })
 }
 
 /// Ingests every event into new, empty stores.
@@ -168,7 +187,10 @@ async fn ingest(topic: &Topic, events: u64, redis: Option<&str>) -> Result<Outco
         group: format!("{}-{:08x}", topic.name, rand::random::<u32>()),
         ..KafkaConfig::default()
     };
-    let config = IngestConfig { stream: StreamConfig::Kafka(kafka), ..IngestConfig::default() };
+    let config = IngestConfig {
+        stream: StreamConfig::Kafka(kafka),
+        ..IngestConfig::default()
+    };
     let shutdown = Shutdown::new();
     let local = Arc::clone(&metered) as Arc<dyn FeatureStore>;
     let started = Instant::now();
@@ -187,7 +209,11 @@ async fn ingest(topic: &Topic, events: u64, redis: Option<&str>) -> Result<Outco
     let begun = metered.first_write().context("no delivery")?;
     let visible_s = begun.elapsed().as_secs_f64();
     store.service.flush(SOURCE).await?;
-    let outcome = Outcome { visible_s, durable_s: begun.elapsed().as_secs_f64(), cpu_s: cpu_seconds(None)? - cpu };
+    let outcome = Outcome {
+        visible_s,
+        durable_s: begun.elapsed().as_secs_f64(),
+        cpu_s: cpu_seconds(None)? - cpu,
+    };
     ensure!(shutdown.drain(Duration::from_secs(60)).await, "ingest did not stop");
     check(&store, &snapshot, events).await?;
     store.close().await?;
@@ -197,7 +223,10 @@ async fn ingest(topic: &Topic, events: u64, redis: Option<&str>) -> Result<Outco
 /// Nothing counts that was not kept: the log and the rows hold every event.
 async fn check(store: &Store, snapshot: &ondol_vocabulary::Snapshot, events: u64) -> Result<()> {
     let log = store.service.log().tables().await?;
-    let rows = log.iter().find(|table| table.source == SOURCE).and_then(|table| table.rows);
+    let rows = log
+        .iter()
+        .find(|table| table.source == SOURCE)
+        .and_then(|table| table.rows);
     ensure!(rows == Some(events), "the log holds {rows:?} of {events} events");
     let view = snapshot.active_view("card").context("no view")?;
     let held = store.service.online().scan(view.id).await?.len();

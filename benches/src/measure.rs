@@ -17,7 +17,8 @@ impl Samples {
     }
 
     pub(crate) fn add(&mut self, sample: Duration) {
-        self.0.saturating_record(u64::try_from(sample.as_nanos()).unwrap_or(u64::MAX).max(1));
+        self.0
+            .saturating_record(u64::try_from(sample.as_nanos()).unwrap_or(u64::MAX).max(1));
     }
 
     /// The quantile, in microseconds.
@@ -58,8 +59,13 @@ pub(crate) fn cpu_seconds(pid: Option<u32>) -> Result<f64> {
 /// A line of `/proc/…/status`, in MiB: `VmRSS`, or `VmHWM` for the peak.
 pub(crate) fn memory_mib(pid: Option<u32>, field: &str) -> Result<f64> {
     let status = std::fs::read_to_string(proc_file(pid, "status"))?;
-    let line = status.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
-    let kib: f64 = line.and_then(|line| line.split_whitespace().next()).context("no such line")?.parse()?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
+    let kib: f64 = line
+        .and_then(|line| line.split_whitespace().next())
+        .context("no such line")?
+        .parse()?;
     Ok(kib / 1_024.0)
 }
 

@@ -26,7 +26,11 @@ pub(crate) struct Metered {
 
 impl Metered {
     pub(crate) fn new(store: Arc<dyn FeatureStore>) -> Arc<Self> {
-        Arc::new(Self { store, first_write: OnceLock::new(), written: AtomicI64::new(0) })
+        Arc::new(Self {
+            store,
+            first_write: OnceLock::new(),
+            written: AtomicI64::new(0),
+        })
     }
 
     /// When the first delivery came.

@@ -76,14 +76,23 @@ async fn measure(args: &Args, redis: Option<&str>, report: &mut Report) -> Resul
     let store = Store::open(&folder.path().join("store"), redis).await?;
     let snapshot = store.apply(fifty_features("bench")?).await?;
     let now = EventTime::now().micros();
-    let payments = Payments::new(args.events, args.cards, args.merchants, now - 7 * DAY_US, now - 1_000_000);
+    let payments = Payments::new(
+        args.events,
+        args.cards,
+        args.merchants,
+        now - 7 * DAY_US,
+        now - 1_000_000,
+    );
     store.fill(payments, args.events).await?;
     store.service.online().sync().await?;
 
     let floor = match redis {
         Some(url) => {
             let client = redis::Client::open(with_nodelay(url)?)?;
-            Floor::Redis(client.get_multiplexed_async_connection().await?, store.config.online_prefix.clone())
+            Floor::Redis(
+                client.get_multiplexed_async_connection().await?,
+                store.config.online_prefix.clone(),
+            )
         }
         None => {
             // A file is owned by one database at a time: the floor reads a copy of it.
@@ -106,7 +115,12 @@ async fn measure(args: &Args, redis: Option<&str>, report: &mut Report) -> Resul
     for (entities, share) in [(1, 1), (10, 10), (100, 10)] {
         let workload = Workload::new(&snapshot, args, entities)?;
         let reads = (args.reads / share).max(10);
-        let case = Case { name, workload: &workload, floor: &floor, repetitions: args.repetitions };
+        let case = Case {
+            name,
+            workload: &workload,
+            floor: &floor,
+            repetitions: args.repetitions,
+        };
         report.row(case.compare("in process", local.as_ref(), None, reads).await?);
         if entities != 10 {
             let reads = (args.reads / share / share).max(10);
@@ -133,11 +147,18 @@ struct Workload {
 impl Workload {
     fn new(snapshot: &Snapshot, args: &Args, entities: usize) -> Result<Self> {
         let view = |name: &str| snapshot.active_view(name).with_context(|| format!("no view {name}"));
-        let views = [(view("card")?, true), (view("latest")?, true), (view("merchant")?, false)];
+        let views = [
+            (view("card")?, true),
+            (view("latest")?, true),
+            (view("merchant")?, false),
+        ];
         let mut features = Vec::new();
         for (version, _) in &views {
             let definition = &version.definition;
-            let of_view = definition.features.iter().map(|feature| FeatureRef::new(&*definition.name, &*feature.name));
+            let of_view = definition
+                .features
+                .iter()
+                .map(|feature| FeatureRef::new(&*definition.name, &*feature.name));
             features.extend(of_view);
         }
         ensure!(features.len() == 50, "{} features, not 50", features.len());
@@ -145,7 +166,9 @@ impl Workload {
         let mut requests = Vec::with_capacity(REQUESTS);
         for _ in 0..REQUESTS {
             let mut column = |of: fn(u32) -> String, count: u32| -> Vec<Value> {
-                (0..entities).map(|_| Value::String(of(random.random_range(0..count)))).collect()
+                (0..entities)
+                    .map(|_| Value::String(of(random.random_range(0..count))))
+                    .collect()
             };
             let (cards, merchants) = (column(card, args.cards), column(merchant, args.merchants));
             let mut keys = Vec::with_capacity(3 * entities);
@@ -156,10 +179,23 @@ impl Workload {
                 }
             }
             let entities = vec![
-                EntityColumn { name: "card".to_owned(), values: cards },
-                EntityColumn { name: "merchant".to_owned(), values: merchants },
+                EntityColumn {
+                    name: "card".to_owned(),
+                    values: cards,
+                },
+                EntityColumn {
+                    name: "merchant".to_owned(),
+                    values: merchants,
+                },
             ];
-            requests.push((ReadRequest { features: features.clone(), entities, as_of: None }, keys));
+            requests.push((
+                ReadRequest {
+                    features: features.clone(),
+                    entities,
+                    as_of: None,
+                },
+                keys,
+            ));
         }
         Ok(Self { entities, requests })
     }
@@ -209,7 +245,12 @@ impl Case<'_> {
     /// Floor and reads by turns.
     async fn compare(&self, way: &str, store: &dyn FeatureStore, http: Option<&Server>, reads: usize) -> Result<Row> {
         let empty = http.map(Server::empty);
-        let keys: Vec<Vec<Vec<u8>>> = self.workload.requests.iter().map(|(_, keys)| self.floor.encode(keys)).collect();
+        let keys: Vec<Vec<Vec<u8>>> = self
+            .workload
+            .requests
+            .iter()
+            .map(|(_, keys)| self.floor.encode(keys))
+            .collect();
         let mut bytes = 0;
         for keys in &keys {
             for value in self.floor.get(keys).await? {
@@ -251,8 +292,14 @@ impl Case<'_> {
             .with("store", self.name)
             .with("way", way)
             .with("entities", self.workload.entities)
-            .figure("p50_ratio", mid(&|(floor, trip, read)| read.p50() / over(Samples::p50, floor, trip)))
-            .figure("p99_ratio", mid(&|(floor, trip, read)| read.p99() / over(Samples::p99, floor, trip)))
+            .figure(
+                "p50_ratio",
+                mid(&|(floor, trip, read)| read.p50() / over(Samples::p50, floor, trip)),
+            )
+            .figure(
+                "p99_ratio",
+                mid(&|(floor, trip, read)| read.p99() / over(Samples::p99, floor, trip)),
+            )
             .figure("read_p50_us", mid(&|(_, _, read)| read.p50()))
             .figure("read_p99_us", mid(&|(_, _, read)| read.p99()))
             .figure("floor_p50_us", mid(&|(floor, ..)| floor.p50()))

@@ -23,7 +23,12 @@ fn source(topic: &str, more: &str) -> String {
 }
 
 fn files(text: String) -> DefinitionFiles {
-    DefinitionFiles { files: vec![DefinitionFile { path: "bench.toml".to_owned(), text }] }
+    DefinitionFiles {
+        files: vec![DefinitionFile {
+            path: "bench.toml".to_owned(),
+            text,
+        }],
+    }
 }
 
 /// 50 features in three views: 24 windows and 16 latest-row values of a card, 10 windows of a merchant; and a model
@@ -53,9 +58,18 @@ pub(crate) fn fifty_features(topic: &str) -> Result<DefinitionFiles> {
     }
     text.push_str("\n[view.merchant]\nfrom = \"payments\"\nkey = \"merchant\"\n");
     for window in ["1h", "24h"] {
-        for (name, function) in [("n", "count"), ("sum", "sum"), ("mean", "mean"), ("least", "min"), ("most", "max")] {
+        for (name, function) in [
+            ("n", "count"),
+            ("sum", "sum"),
+            ("mean", "mean"),
+            ("least", "min"),
+            ("most", "max"),
+        ] {
             let argument = if function == "count" { "" } else { "amount" };
-            writeln!(text, "features.{name}_{window} = \"{function}({argument}) over {window}\"")?;
+            writeln!(
+                text,
+                "features.{name}_{window} = \"{function}({argument}) over {window}\""
+            )?;
         }
     }
     text.push_str("\n[model.bench]\ninputs = { card = \"string\", merchant = \"string\" }\n");
@@ -83,11 +97,15 @@ features.declined_7d = "count() filter (where declined) over 7d"
 
 /// One view of count, sum, mean and max over 1 h, 24 h and 7 d, and a model of them: what `training-set` builds.
 pub(crate) fn twelve_windows() -> Result<DefinitionFiles> {
-    let mut text = source("payments", "arrival = \"event-time\"") + "[view.card]\nfrom = \"payments\"\nkey = \"card\"\n";
+    let mut text =
+        source("payments", "arrival = \"event-time\"") + "[view.card]\nfrom = \"payments\"\nkey = \"card\"\n";
     for window in ["1h", "24h", "7d"] {
-        for (name, aggregation) in
-            [("n", "count()"), ("sum", "sum(amount)"), ("mean", "mean(amount)"), ("most", "max(amount)")]
-        {
+        for (name, aggregation) in [
+            ("n", "count()"),
+            ("sum", "sum(amount)"),
+            ("mean", "mean(amount)"),
+            ("most", "max(amount)"),
+        ] {
             writeln!(text, "features.{name}_{window} = \"{aggregation} over {window}\"")?;
         }
     }
@@ -121,7 +139,14 @@ impl Payments {
     /// `count` payments of `cards` cards between two moments.
     pub(crate) fn new(count: u64, cards: u32, merchants: u32, start_us: i64, end_us: i64) -> Self {
         let step_us = (end_us - start_us) / i64::try_from(count.max(1)).unwrap_or(i64::MAX);
-        Self { random: StdRng::seed_from_u64(7), cards, merchants, start_us, step_us, made: 0 }
+        Self {
+            random: StdRng::seed_from_u64(7),
+            cards,
+            merchants,
+            start_us,
+            step_us,
+            made: 0,
+        }
     }
 
     pub(crate) fn next(&mut self) -> Payment {
@@ -166,12 +191,10 @@ impl Payment {
 pub(crate) fn delivery(source: &SourceDefinition, payments: &[Payment]) -> Result<Delivery> {
     let first = payments.first().context("a delivery of nothing")?.number;
     let times = || TimestampMicrosecondArray::from_iter_values(payments.iter().map(|payment| payment.ts_us));
-    let strings = |of: fn(&Payment) -> &str| -> ArrayRef {
-        Arc::new(StringArray::from_iter_values(payments.iter().map(of)))
-    };
-    let floats = |of: fn(&Payment) -> f64| -> ArrayRef {
-        Arc::new(Float64Array::from_iter_values(payments.iter().map(of)))
-    };
+    let strings =
+        |of: fn(&Payment) -> &str| -> ArrayRef { Arc::new(StringArray::from_iter_values(payments.iter().map(of))) };
+    let floats =
+        |of: fn(&Payment) -> f64| -> ArrayRef { Arc::new(Float64Array::from_iter_values(payments.iter().map(of))) };
     let transactions = payments.iter().map(|payment| format!("txn-{:012}", payment.number));
     let columns: Vec<ArrayRef> = vec![
         Arc::new(StringArray::from_iter_values(transactions)),
@@ -179,19 +202,35 @@ pub(crate) fn delivery(source: &SourceDefinition, payments: &[Payment]) -> Resul
         strings(|payment| &payment.merchant),
         floats(|payment| payment.amount),
         floats(|payment| payment.fee),
-        Arc::new(Int64Array::from_iter_values(payments.iter().map(|payment| payment.items))),
-        Arc::new(payments.iter().map(|payment| Some(payment.declined)).collect::<BooleanArray>()),
+        Arc::new(Int64Array::from_iter_values(
+            payments.iter().map(|payment| payment.items),
+        )),
+        Arc::new(
+            payments
+                .iter()
+                .map(|payment| Some(payment.declined))
+                .collect::<BooleanArray>(),
+        ),
         Arc::new(times().with_timezone("UTC")),
         Arc::new(Int32Array::from_value(0, payments.len())),
-        Arc::new(Int64Array::from_iter_values(payments.iter().map(|payment| payment.number))),
+        Arc::new(Int64Array::from_iter_values(
+            payments.iter().map(|payment| payment.number),
+        )),
         Arc::new(times().with_timezone("UTC")),
     ];
-    let range = PartitionRange { partition: 0, from: first, to: first + i64::try_from(payments.len())? };
+    let range = PartitionRange {
+        partition: 0,
+        from: first,
+        to: first + i64::try_from(payments.len())?,
+    };
     let header = DeliveryHeader {
         source: source.name.clone(),
         source_version: 1,
         generation: "bench".to_owned(),
         ranges: vec![range],
     };
-    Ok(Delivery { header, events: RecordBatch::try_new(delivery_schema(&source.schema), columns)? })
+    Ok(Delivery {
+        header,
+        events: RecordBatch::try_new(delivery_schema(&source.schema), columns)?,
+    })
 }

@@ -45,8 +45,14 @@ pub(crate) async fn run(args: &Args) -> Result<Report> {
     let beside = || Ok::<_, std::io::Error>(std::env::current_exe()?.with_file_name("ondol"));
     let binary = args.binary.clone().map_or_else(beside, Ok)?;
     let mut report = Report::new("process", Row::default().with("repetitions", args.repetitions));
-    let size = std::fs::metadata(&binary).with_context(|| format!("no binary at `{}`", binary.display()))?.len();
-    report.row(Row::default().with("figure", "binary size, MB").figure("value", size as f64 / 1e6));
+    let size = std::fs::metadata(&binary)
+        .with_context(|| format!("no binary at `{}`", binary.display()))?
+        .len();
+    report.row(
+        Row::default()
+            .with("figure", "binary size, MB")
+            .figure("value", size as f64 / 1e6),
+    );
     if let Some(seconds) = args.cold_build_s {
         report.row(Row::default().with("figure", "cold build, s").figure("value", seconds));
     }
@@ -60,8 +66,14 @@ pub(crate) async fn run(args: &Args) -> Result<Report> {
     }
     let demo = folder.path().join("demo");
     let mut command = Command::new(&binary);
-    command.args(["demo", "--exit", "--listen", "127.0.0.1:0", "--data"]).arg(&demo).stdout(Stdio::null());
-    ensure!(command.status().await?.success(), "`ondol demo` failed: is ORT_DYLIB_PATH set?");
+    command
+        .args(["demo", "--exit", "--listen", "127.0.0.1:0", "--data"])
+        .arg(&demo)
+        .stdout(Stdio::null());
+    ensure!(
+        command.status().await?.success(),
+        "`ondol demo` failed: is ORT_DYLIB_PATH set?"
+    );
     for _ in 0..args.repetitions {
         warm.push(start(&binary, &demo, Some(&mut idle_warm), End::Killed).await?);
         killed.push(start(&binary, &demo, None, End::Asked).await?);
@@ -75,7 +87,12 @@ pub(crate) async fn run(args: &Args) -> Result<Report> {
     ];
     for (name, values) in figures {
         let most = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-        report.row(Row::default().with("figure", name).figure("value", median(values)).figure("most", most));
+        report.row(
+            Row::default()
+                .with("figure", name)
+                .figure("value", median(values))
+                .figure("most", most),
+        );
     }
     if let Some(note) = &args.cold_build_note {
         report.note(format!("cold build: {note}"));
@@ -104,7 +121,9 @@ async fn start(binary: &Path, data: &Path, idle: Option<&mut Vec<f64>>, end: End
         End::Asked => {
             let asked = Command::new("kill").args(["-TERM", &pid.to_string()]).status().await?;
             ensure!(asked.success(), "the process can't be stopped");
-            tokio::time::timeout(LONGEST, child.wait()).await.context("the process does not stop")??;
+            tokio::time::timeout(LONGEST, child.wait())
+                .await
+                .context("the process does not stop")??;
         }
     }
     Ok(took)

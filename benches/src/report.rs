@@ -67,7 +67,9 @@ impl Machine {
         Self {
             cores: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
             cpu: line("/proc/cpuinfo", "model name"),
-            memory_gib: line("/proc/meminfo", "MemTotal").and_then(first_number).map(|kib| (kib / 1_048_576.0).round()),
+            memory_gib: line("/proc/meminfo", "MemTotal")
+                .and_then(first_number)
+                .map(|kib| (kib / 1_048_576.0).round()),
             load_at_start: std::fs::read_to_string("/proc/loadavg").ok().and_then(first_number),
             profile: if cfg!(debug_assertions) { "dev" } else { "release" },
         }
@@ -78,7 +80,14 @@ impl Report {
     /// Made before measuring: it notes the machine's load.
     pub(crate) fn new(benchmark: &'static str, parameters: Row) -> Self {
         let date = Utc::now().format("%Y-%m-%d").to_string();
-        Self { benchmark, date, machine: Machine::here(), parameters, rows: Vec::new(), notes: Vec::new() }
+        Self {
+            benchmark,
+            date,
+            machine: Machine::here(),
+            parameters,
+            rows: Vec::new(),
+            notes: Vec::new(),
+        }
     }
 
     pub(crate) fn row(&mut self, row: Row) {
@@ -98,7 +107,10 @@ impl Report {
             }
         }
         let header = columns.iter().map(|name| (*name).to_owned()).collect();
-        let cells = self.rows.iter().map(|row| columns.iter().map(|name| cell(row, name)).collect());
+        let cells = self
+            .rows
+            .iter()
+            .map(|row| columns.iter().map(|name| cell(row, name)).collect());
         let table: Vec<Vec<String>> = std::iter::once(header).chain(cells).collect();
         let width = |column: usize| table.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
         let widths: Vec<usize> = (0..columns.len()).map(width).collect();

@@ -34,7 +34,11 @@ impl Store {
         };
         let shutdown = Shutdown::new();
         let service = FeatureStoreService::open(&config, Arc::new(SystemClock), &shutdown).await?;
-        Ok(Self { service, config, shutdown })
+        Ok(Self {
+            service,
+            config,
+            shutdown,
+        })
     }
 
     /// Puts `files` in force and waits until every view serves.

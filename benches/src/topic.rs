@@ -36,11 +36,18 @@ impl Topic {
         }
         let (to, from) = (bootstrap.clone(), name.clone());
         let bytes = tokio::task::spawn_blocking(move || produce(&to, &from, count, cards)).await??;
-        Ok(Self { bootstrap, name, partitions, message_bytes: bytes / count.max(1) })
+        Ok(Self {
+            bootstrap,
+            name,
+            partitions,
+            message_bytes: bytes / count.max(1),
+        })
     }
 
     pub(crate) async fn delete(self) -> Result<()> {
-        admin(&self.bootstrap)?.delete_topics(&[&self.name], &AdminOptions::new()).await?;
+        admin(&self.bootstrap)?
+            .delete_topics(&[&self.name], &AdminOptions::new())
+            .await?;
         Ok(())
     }
 }

@@ -29,7 +29,6 @@ use rand::{Rng as _, SeedableRng as _};
 use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -95,7 +94,13 @@ pub(crate) async fn run(args: &Args) -> Result<Report> {
 
     let (mut own, mut peer) = (Vec::new(), Vec::new());
     for _ in 0..args.repetitions {
-        own.push(outcome(std::env::current_exe()?.as_ref(), &[Path::new("training-set-job"), folder.path()]).await?);
+        own.push(
+            outcome(
+                std::env::current_exe()?.as_ref(),
+                &[Path::new("training-set-job"), folder.path()],
+            )
+            .await?,
+        );
         if let Some(python) = &args.python {
             peer.push(outcome(python, &[&args.peer, Path::new("run"), folder.path()]).await?);
         }
@@ -107,8 +112,14 @@ pub(crate) async fn run(args: &Args) -> Result<Report> {
         }
         let row = Row::default()
             .with("engine", name)
-            .figure("times_faster", mid(|run| run.seconds, &peer) / mid(|run| run.seconds, runs))
-            .figure("memory_share", mid(|run| run.peak_mib, runs) / mid(|run| run.peak_mib, &peer))
+            .figure(
+                "times_faster",
+                mid(|run| run.seconds, &peer) / mid(|run| run.seconds, runs),
+            )
+            .figure(
+                "memory_share",
+                mid(|run| run.peak_mib, runs) / mid(|run| run.peak_mib, &peer),
+            )
             .figure("seconds", mid(|run| run.seconds, runs))
             .figure("cpu_seconds", mid(|run| run.cpu_seconds, runs))
             .figure("rows_per_s", f64::from(args.spine) / mid(|run| run.seconds, runs))
@@ -131,8 +142,14 @@ async fn outcome(program: &Path, arguments: &[&Path]) -> Result<Outcome> {
 }
 
 async fn output(program: &Path, arguments: &[&Path]) -> Result<String> {
-    let run = tokio::process::Command::new(program).args(arguments).stderr(Stdio::inherit()).output().await?;
-    ensure!(run.status.success(), "`{} {}` failed", program.display(), arguments[0].display());
+    let run = tokio::process::Command::new(program).args(arguments).output().await?;
+    let said = String::from_utf8_lossy(&run.stderr);
+    ensure!(
+        run.status.success(),
+        "`{}` failed: {}\n{said}",
+        program.display(),
+        run.status
+    );
     Ok(String::from_utf8(run.stdout)?)
 }
 
@@ -140,7 +157,13 @@ async fn output(program: &Path, arguments: &[&Path]) -> Result<String> {
 async fn write_log(args: &Args, folder: &Path) -> Result<()> {
     let source = definitions()?.sources.first().context("no source")?.definition.clone();
     let root = folder.join("offline").display().to_string();
-    let log = EventLog::open(&root, EventLogConfig { max_buffered_rows: usize::MAX, ..EventLogConfig::default() })?;
+    let log = EventLog::open(
+        &root,
+        EventLogConfig {
+            max_buffered_rows: usize::MAX,
+            ..EventLogConfig::default()
+        },
+    )?;
     let mut payments = Payments::new(args.events, args.cards, 1_000, START_US, START_US + args.days * DAY_US);
     let mut left = args.events;
     while left > 0 {
@@ -156,14 +179,20 @@ async fn write_log(args: &Args, folder: &Path) -> Result<()> {
 
 fn write_spine(args: &Args, folder: &Path) -> Result<()> {
     let mut random = StdRng::seed_from_u64(11);
-    let (from, to) = (START_US + 7 * DAY_US.min(args.days * DAY_US / 8), START_US + args.days * DAY_US);
+    let (from, to) = (
+        START_US + 7 * DAY_US.min(args.days * DAY_US / 8),
+        START_US + args.days * DAY_US,
+    );
     let cards = (0..args.spine).map(|_| card(random.random_range(0..args.cards)));
     let cards = StringArray::from_iter_values(cards);
     let times = (0..args.spine).map(|_| random.random_range(from..to));
     let times = TimestampMicrosecondArray::from_iter_values(times).with_timezone("UTC");
     let labels: BooleanArray = (0..args.spine).map(|_| Some(random.random_ratio(1, 20))).collect();
     let batch = RecordBatch::try_from_iter([
-        ("row", Arc::new(Int64Array::from_iter_values((0..args.spine).map(i64::from))) as _),
+        (
+            "row",
+            Arc::new(Int64Array::from_iter_values((0..args.spine).map(i64::from))) as _,
+        ),
         ("card", Arc::new(cards) as _),
         ("ts", Arc::new(times) as _),
         ("label", Arc::new(labels) as _),
@@ -185,11 +214,15 @@ fn write_parquet(path: &Path, batches: &[RecordBatch]) -> Result<()> {
 pub(crate) async fn job(args: &JobArgs) -> Result<()> {
     let root = args.folder.join("offline").display().to_string();
     let log = EventLog::open(&root, EventLogConfig::default())?;
-    // Asked once, so that the log knows its sources.
-    log.positions(SOURCE, "bench").await?;
-    let store: Arc<dyn FeatureStore> = Arc::new(Definitions { snapshot: Arc::new(definitions()?), log });
+    let store: Arc<dyn FeatureStore> = Arc::new(Definitions {
+        snapshot: Arc::new(definitions()?),
+        log,
+    });
     let data = tempfile::tempdir_in(&args.folder)?;
-    let config = PipelinesConfig { reconcile: false, ..PipelinesConfig::embedded(data.path()) };
+    let config = PipelinesConfig {
+        reconcile: false,
+        ..PipelinesConfig::embedded(data.path())
+    };
     let shutdown = Shutdown::new();
     let service = PipelinesService::open(config, store, Arc::new(SystemClock), &shutdown, &Health::new()).await?;
 
@@ -198,18 +231,33 @@ pub(crate) async fn job(args: &JobArgs) -> Result<()> {
     let reader = reader.with_batch_size(65_536).build()?;
     let spine = reader.collect::<Result<Vec<_>, _>>()?;
     let spine_schema = spine.first().context("the spine is empty")?.schema();
-    let options =
-        TrainingSetOptions { model: "bench".to_owned(), time_column: Some("ts".to_owned()), as_of: AsOf::KnownAt };
-    let job = service.training_set(TrainingSetRequest { options, spine_schema, spine }).await?;
+    let options = TrainingSetOptions {
+        model: "bench".to_owned(),
+        time_column: Some("ts".to_owned()),
+        as_of: AsOf::KnownAt,
+    };
+    let job = service
+        .training_set(TrainingSetRequest {
+            options,
+            spine_schema,
+            spine,
+        })
+        .await?;
     let mut state = job;
     while !state.state.is_final() {
-        state = service.job(&state.id, Some(state.revision), Duration::from_secs(10)).await?;
+        state = service
+            .job(&state.id, Some(state.revision), Duration::from_secs(10))
+            .await?;
     }
     let seconds = begun.elapsed().as_secs_f64();
     if state.state != JobState::Succeeded {
         bail!("the job ended as {:?}: {:?}", state.state, state.error);
     }
-    let outcome = Outcome { seconds, cpu_seconds: cpu_seconds(None)? - cpu, peak_mib: memory_mib(None, "VmHWM")? };
+    let outcome = Outcome {
+        seconds,
+        cpu_seconds: cpu_seconds(None)? - cpu,
+        peak_mib: memory_mib(None, "VmHWM")?,
+    };
     let result = service.result(&state.id).await?;
     write_parquet(&args.folder.join("ondol.parquet"), &result.batches)?;
     shutdown.drain(Duration::from_secs(30)).await;
@@ -222,7 +270,12 @@ fn definitions() -> Result<Snapshot> {
     let definitions = ondol_transform::definition::compile(&twelve_windows()?)
         .map_err(|problems| anyhow::anyhow!("the benchmark's definitions: {problems:?}"))?;
     let source = |definition| SourceVersion { version: 1, definition };
-    let view = |(definition, id)| ViewVersion { id, version: 1, state: ViewState::Active, definition };
+    let view = |(definition, id)| ViewVersion {
+        id,
+        version: 1,
+        state: ViewState::Active,
+        definition,
+    };
     let model = |definition| ModelVersion { version: 1, definition };
     Ok(Snapshot {
         version: 1,
@@ -239,7 +292,9 @@ struct Definitions {
 }
 
 fn unused<T>() -> Result<T, FeatureStoreError> {
-    Err(FeatureStoreError::Internal { detail: "a training set does not ask for this".to_owned() })
+    Err(FeatureStoreError::Internal {
+        detail: "a training set does not ask for this".to_owned(),
+    })
 }
 
 #[async_trait]

@@ -74,7 +74,12 @@ pub(crate) enum ModelCommand {
 #[derive(Clone, Debug, Args)]
 pub(crate) struct ConnectArgs {
     /// Where the services answer, when one address serves all of them.
-    #[arg(long, env = "ONDOL_SERVER", default_value = "http://127.0.0.1:8080", value_name = "URL")]
+    #[arg(
+        long,
+        env = "ONDOL_SERVER",
+        default_value = "http://127.0.0.1:8080",
+        value_name = "URL"
+    )]
     pub(crate) server: Url,
     /// Where the feature store answers, if elsewhere.
     #[arg(long, env = "ONDOL_FEATURE_STORE_URL", value_name = "URL")]

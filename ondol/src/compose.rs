@@ -28,9 +28,12 @@ pub(crate) struct Process {
 impl Process {
     /// Starts `service` (or all of them) and serves it.
     pub(crate) async fn start(service: ServiceName, config: OndolConfig) -> Result<Self> {
-        let listener = TcpListener::bind(&config.listen)
-            .await
-            .with_context(|| format!("can't listen on `{}`: choose another address with --listen", config.listen))?;
+        let listener = TcpListener::bind(&config.listen).await.with_context(|| {
+            format!(
+                "can't listen on `{}`: choose another address with --listen",
+                config.listen
+            )
+        })?;
         let address = listener.local_addr().context("the listener has no address")?;
         ondol_runtime::metrics::install().context("metrics can't be set up")?;
 
@@ -39,14 +42,24 @@ impl Process {
         builder.ingest().await?;
         builder.pipelines().await?;
         builder.model_gateway().await?;
-        let Builder { routes, mut services, drain, .. } = builder;
+        let Builder {
+            routes,
+            mut services,
+            drain,
+            ..
+        } = builder;
         // Started callees first; stopped callers first.
         services.reverse();
 
         let http = Shutdown::new();
         ondol_runtime::metrics::maintain(&http);
         http.spawn("http", serve(listener, routes.build(), http.clone()));
-        Ok(Self { address, http, services, drain })
+        Ok(Self {
+            address,
+            http,
+            services,
+            drain,
+        })
     }
 
     /// Where it serves.
@@ -121,13 +134,9 @@ impl Builder {
             return Ok(());
         }
         let shutdown = self.service("feature-store");
-        let service = FeatureStoreService::open(
-            &self.config.feature_store,
-            Arc::clone(&self.clock),
-            &shutdown,
-        )
-        .await
-        .context("the feature store can't start")?;
+        let service = FeatureStoreService::open(&self.config.feature_store, Arc::clone(&self.clock), &shutdown)
+            .await
+            .context("the feature store can't start")?;
         service.report_health(self.health.register("online-store"), &shutdown);
         self.contract(
             "feature-store",

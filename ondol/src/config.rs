@@ -109,13 +109,23 @@ impl OndolConfig {
                 *own = self.data_dir.join(name);
             }
         };
-        place(&mut self.feature_store.data_dir, &defaults.feature_store.data_dir, "feature-store");
+        place(
+            &mut self.feature_store.data_dir,
+            &defaults.feature_store.data_dir,
+            "feature-store",
+        );
         place(&mut self.pipelines.data_dir, &defaults.pipelines.data_dir, "pipelines");
-        place(&mut self.model_gateway.data_dir, &defaults.model_gateway.data_dir, "model-gateway");
+        place(
+            &mut self.model_gateway.data_dir,
+            &defaults.model_gateway.data_dir,
+            "model-gateway",
+        );
         if let StreamConfig::Embedded(log) = &mut self.ingest.stream {
             place(&mut log.dir, &EmbeddedConfig::default().dir, "ingest/stream");
         }
-        self.ingest.snapshot_file.get_or_insert_with(|| self.data_dir.join("ingest/snapshot.json"));
+        self.ingest
+            .snapshot_file
+            .get_or_insert_with(|| self.data_dir.join("ingest/snapshot.json"));
     }
 }
 
@@ -127,7 +137,11 @@ mod tests {
         match value {
             Value::Object(section) if !section.is_empty() => {
                 for (key, inner) in section {
-                    let path = if prefix.is_empty() { key.clone() } else { format!("{prefix}.{key}") };
+                    let path = if prefix.is_empty() {
+                        key.clone()
+                    } else {
+                        format!("{prefix}.{key}")
+                    };
                     keys(&path, inner, found);
                 }
             }
@@ -145,8 +159,14 @@ mod tests {
         keys("", &serde_json::to_value(&config).unwrap(), &mut found);
         let services = ["feature_store.", "ingest.", "pipelines.", "model_gateway."];
         for key in found {
-            let name = services.iter().find_map(|service| key.strip_prefix(service)).unwrap_or(&key);
-            assert!(guide.contains(&format!("`{name}`")), "docs/operating.md does not tell of `{key}`");
+            let name = services
+                .iter()
+                .find_map(|service| key.strip_prefix(service))
+                .unwrap_or(&key);
+            assert!(
+                guide.contains(&format!("`{name}`")),
+                "docs/operating.md does not tell of `{key}`"
+            );
         }
     }
 
@@ -155,16 +175,27 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("ondol.toml");
         std::fs::write(&file, "[feature_store]\nonlin = \"redis://x\"\n").unwrap();
-        let args = ServerArgs { config: Some(file), listen: None, data: None };
+        let args = ServerArgs {
+            config: Some(file),
+            listen: None,
+            data: None,
+        };
         let error = format!("{:#}", OndolConfig::load(&args, |_| {}).unwrap_err());
         assert!(error.contains("online"), "{error}");
     }
 
     #[test]
     fn services_keep_their_data_below_the_process_folder() {
-        let args = ServerArgs { config: None, listen: None, data: Some(PathBuf::from("/somewhere")) };
+        let args = ServerArgs {
+            config: None,
+            listen: None,
+            data: Some(PathBuf::from("/somewhere")),
+        };
         let config = OndolConfig::load(&args, |_| {}).unwrap();
         assert_eq!(config.feature_store.data_dir, PathBuf::from("/somewhere/feature-store"));
-        assert_eq!(config.ingest.snapshot_file, Some(PathBuf::from("/somewhere/ingest/snapshot.json")));
+        assert_eq!(
+            config.ingest.snapshot_file,
+            Some(PathBuf::from("/somewhere/ingest/snapshot.json"))
+        );
     }
 }

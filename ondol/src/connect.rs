@@ -12,7 +12,13 @@ use url::Url;
 impl ConnectArgs {
     /// All four at one address.
     pub(crate) fn at(server: Url) -> Self {
-        Self { server, feature_store: None, ingest: None, pipelines: None, model_gateway: None }
+        Self {
+            server,
+            feature_store: None,
+            ingest: None,
+            pipelines: None,
+            model_gateway: None,
+        }
     }
 
     fn url(&self, own: Option<&Url>) -> Url {
@@ -20,19 +26,27 @@ impl ConnectArgs {
     }
 
     pub(crate) fn feature_store(&self) -> Result<Arc<dyn FeatureStore>> {
-        Ok(Arc::new(FeatureStoreClient::new(self.url(self.feature_store.as_ref())).context(CLIENT)?))
+        Ok(Arc::new(
+            FeatureStoreClient::new(self.url(self.feature_store.as_ref())).context(CLIENT)?,
+        ))
     }
 
     pub(crate) fn ingest(&self) -> Result<Arc<dyn Ingest>> {
-        Ok(Arc::new(IngestClient::new(self.url(self.ingest.as_ref())).context(CLIENT)?))
+        Ok(Arc::new(
+            IngestClient::new(self.url(self.ingest.as_ref())).context(CLIENT)?,
+        ))
     }
 
     pub(crate) fn pipelines(&self) -> Result<Arc<dyn Pipelines>> {
-        Ok(Arc::new(PipelinesClient::new(self.url(self.pipelines.as_ref())).context(CLIENT)?))
+        Ok(Arc::new(
+            PipelinesClient::new(self.url(self.pipelines.as_ref())).context(CLIENT)?,
+        ))
     }
 
     pub(crate) fn model_gateway(&self) -> Result<Arc<dyn ModelGateway>> {
-        Ok(Arc::new(ModelGatewayClient::new(self.url(self.model_gateway.as_ref())).context(CLIENT)?))
+        Ok(Arc::new(
+            ModelGatewayClient::new(self.url(self.model_gateway.as_ref())).context(CLIENT)?,
+        ))
     }
 }
 

@@ -24,13 +24,25 @@ const HOUR_US: i64 = 3_600_000_000;
 /// `ondol demo`.
 pub(crate) async fn run(args: &DemoArgs) -> Result<()> {
     let mut server_args = args.server.clone();
-    let data = server_args.data.get_or_insert_with(|| PathBuf::from(".ondol/demo")).clone();
+    let data = server_args
+        .data
+        .get_or_insert_with(|| PathBuf::from(".ondol/demo"))
+        .clone();
     let process = server::start_dev(&server_args).await?;
     let address = process.address();
-    print::line(format!("every service is up at http://{address}, data in {}\n", data.display()));
+    print::line(format!(
+        "every service is up at http://{address}, data in {}\n",
+        data.display()
+    ));
 
     let connect = ConnectArgs::at(Url::parse(&format!("http://{address}"))?);
-    let told = Story { folder: data.join("project"), connect, events: args.events }.tell().await;
+    let told = Story {
+        folder: data.join("project"),
+        connect,
+        events: args.events,
+    }
+    .tell()
+    .await;
     if told.is_err() || args.exit {
         process.stop().await;
         return told;
@@ -70,17 +82,39 @@ impl Story {
     async fn define(&self) -> Result<()> {
         let merchants = self.write("merchants.parquet", MERCHANTS)?;
         let merchants = std::path::absolute(&merchants).unwrap_or(merchants);
-        let text = DEFINITIONS.replace("\"merchants.parquet\"", &format!("{:?}", merchants.display().to_string()));
+        let text = DEFINITIONS.replace(
+            "\"merchants.parquet\"",
+            &format!("{:?}", merchants.display().to_string()),
+        );
         let file = self.write("features.toml", text.as_bytes())?;
-        step("1. Say what the features are", &format!("ondol apply {}", file.display()));
-        let definitions = DefinitionArgs { files: vec![file], connect: self.connect.clone() };
-        definitions::apply(&ApplyArgs { definitions, no_wait: false }, Output::Text).await
+        step(
+            "1. Say what the features are",
+            &format!("ondol apply {}", file.display()),
+        );
+        let definitions = DefinitionArgs {
+            files: vec![file],
+            connect: self.connect.clone(),
+        };
+        definitions::apply(
+            &ApplyArgs {
+                definitions,
+                no_wait: false,
+            },
+            Output::Text,
+        )
+        .await
     }
 
     async fn stream(&self) -> Result<()> {
         let mut random = StdRng::seed_from_u64(7);
-        let file = self.write("transactions.jsonl", transactions(&mut random, EventTime::now(), self.events).as_bytes())?;
-        step("2. Stream a day of card payments", &format!("ondol push transactions {}", file.display()));
+        let file = self.write(
+            "transactions.jsonl",
+            transactions(&mut random, EventTime::now(), self.events).as_bytes(),
+        )?;
+        step(
+            "2. Stream a day of card payments",
+            &format!("ondol push transactions {}", file.display()),
+        );
         let args = PushArgs {
             source: "transactions".to_owned(),
             file,
@@ -97,7 +131,11 @@ impl Story {
         // The payments of the last day have only just arrived: known-at, the default, would rightly hide them.
         step(
             "3. Build a training set: each row as of its own moment",
-            &format!("ondol training-set fraud --spine {} -o {} --as-of event-time", spine.display(), out.display()),
+            &format!(
+                "ondol training-set fraud --spine {} -o {} --as-of event-time",
+                spine.display(),
+                out.display()
+            ),
         );
         let args = TrainingSetArgs {
             model: "fraud".to_owned(),
@@ -115,7 +153,11 @@ impl Story {
         let artifact = self.write("fraud.onnx", MODEL)?;
         step(
             "4. Register the model: its inputs are checked against the features",
-            &format!("ondol model register fraud {} --training-set {}", artifact.display(), training_set.display()),
+            &format!(
+                "ondol model register fraud {} --training-set {}",
+                artifact.display(),
+                training_set.display()
+            ),
         );
         let args = RegisterArgs {
             model: "fraud".to_owned(),
@@ -127,9 +169,18 @@ impl Story {
     }
 
     async fn predict(&self) -> Result<()> {
-        step("5. Predict by key", "ondol predict fraud card_id=c1 merchant_id=m9 amount=120");
-        let inputs = ["card_id=c1", "merchant_id=m9", "amount=120"].map(str::to_owned).to_vec();
-        let args = PredictArgs { model: "fraud".to_owned(), inputs, connect: self.connect.clone() };
+        step(
+            "5. Predict by key",
+            "ondol predict fraud card_id=c1 merchant_id=m9 amount=120",
+        );
+        let inputs = ["card_id=c1", "merchant_id=m9", "amount=120"]
+            .map(str::to_owned)
+            .to_vec();
+        let args = PredictArgs {
+            model: "fraud".to_owned(),
+            inputs,
+            connect: self.connect.clone(),
+        };
         model::predict(&args, Output::Text).await
     }
 }
@@ -176,7 +227,11 @@ mod tests {
 
     #[test]
     fn the_demo_streams_valid_events_in_time_order() {
-        let lines = transactions(&mut StdRng::seed_from_u64(1), EventTime::from_micros(1_700_000_000_000_000), 100);
+        let lines = transactions(
+            &mut StdRng::seed_from_u64(1),
+            EventTime::from_micros(1_700_000_000_000_000),
+            100,
+        );
         let times: Vec<EventTime> = lines
             .lines()
             .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap())

@@ -22,7 +22,11 @@ pub(crate) struct WrongDefinitions {
 }
 
 /// Prints `error` and its causes: to standard error, or to standard output where results are JSON.
-#[allow(clippy::print_stdout, clippy::print_stderr, reason = "the last words of the command line")]
+#[allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "the last words of the command line"
+)]
 pub(crate) fn report(error: &Error, output: Output) -> ExitCode {
     match output {
         Output::Json => println!("{}", document(error)),
@@ -54,7 +58,9 @@ pub(crate) fn usage(error: &clap::Error) -> ExitCode {
 /// Read by hand: the command line as a whole did not parse.
 fn json_is_asked_for(arguments: impl Iterator<Item = String>, variable: Option<&str>) -> bool {
     let arguments: Vec<String> = arguments.collect();
-    let spaced = arguments.windows(2).any(|pair| matches!(pair, [name, value] if name == "--output" && value == "json"));
+    let spaced = arguments
+        .windows(2)
+        .any(|pair| matches!(pair, [name, value] if name == "--output" && value == "json"));
     spaced || arguments.iter().any(|argument| argument == "--output=json") || variable == Some("json")
 }
 
@@ -85,9 +91,9 @@ fn details<T: std::error::Error + Serialize + Send + Sync + 'static>(error: &Err
 
 /// What to do about a service that does not answer: the first thing a new user meets.
 fn help(error: &Error) -> Option<&'static str> {
-    format!("{error:#}").contains("can't be reached").then_some(
-        "is it running? `ondol dev` starts every service; --server or ONDOL_SERVER says where one answers",
-    )
+    format!("{error:#}")
+        .contains("can't be reached")
+        .then_some("is it running? `ondol dev` starts every service; --server or ONDOL_SERVER says where one answers")
 }
 
 #[cfg(test)]
@@ -105,10 +111,16 @@ mod tests {
 
     #[test]
     fn an_error_of_a_service_keeps_its_code_and_fields() {
-        let unknown = IngestError::UnknownSource { name: "a".to_owned(), suggestion: Some("b".to_owned()) };
+        let unknown = IngestError::UnknownSource {
+            name: "a".to_owned(),
+            suggestion: Some("b".to_owned()),
+        };
         let document = document(&Error::from(unknown).context("while pushing"));
         assert_eq!(document["code"], "unknown-source");
         assert_eq!(document["details"]["suggestion"], "b");
-        assert_eq!(document["error"], "while pushing: unknown stream source `a`: did you mean `b`?");
+        assert_eq!(
+            document["error"],
+            "while pushing: unknown stream source `a`: did you mean `b`?"
+        );
     }
 }

@@ -30,7 +30,10 @@ impl Form {
             Some("parquet" | "pq") => Ok(Self::Parquet),
             Some("csv") => Ok(Self::Csv),
             Some("arrow" | "feather" | "ipc") => Ok(Self::Arrow),
-            _ => bail!("`{}`: the ending must say what it is: .parquet, .csv or .arrow", path.display()),
+            _ => bail!(
+                "`{}`: the ending must say what it is: .parquet, .csv or .arrow",
+                path.display()
+            ),
         }
     }
 }
@@ -38,9 +41,16 @@ impl Form {
 /// Refuses, before any work is done, a path that [`write`] could not write to.
 pub(crate) fn writable(path: &Path) -> Result<()> {
     Form::of(path)?;
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let folder = path
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
     if !folder.is_dir() {
-        bail!("can't write `{}`: there is no folder `{}`", path.display(), folder.display());
+        bail!(
+            "can't write `{}`: there is no folder `{}`",
+            path.display(),
+            folder.display()
+        );
     }
     Ok(())
 }
@@ -61,7 +71,9 @@ pub(crate) fn read(path: &Path, typed: &[NamedField]) -> Result<(SchemaRef, Vec<
 }
 
 fn read_parquet(file: File) -> Result<(SchemaRef, Vec<RecordBatch>)> {
-    let reader = ParquetRecordBatchReaderBuilder::try_new(file)?.with_batch_size(65_536).build()?;
+    let reader = ParquetRecordBatchReaderBuilder::try_new(file)?
+        .with_batch_size(65_536)
+        .build()?;
     let schema = arrow::array::RecordBatchReader::schema(&reader);
     Ok((schema, reader.collect::<Result<_, _>>()?))
 }
@@ -98,7 +110,9 @@ fn unfinished_name(path: &Path) -> PathBuf {
 }
 
 fn write_parquet(file: File, schema: &SchemaRef, batches: &[RecordBatch]) -> Result<()> {
-    let properties = WriterProperties::builder().set_compression(Compression::ZSTD(ZstdLevel::default())).build();
+    let properties = WriterProperties::builder()
+        .set_compression(Compression::ZSTD(ZstdLevel::default()))
+        .build();
     let mut writer = ArrowWriter::try_new(file, Arc::clone(schema), Some(properties))?;
     for batch in batches {
         writer.write(batch)?;
@@ -108,7 +122,9 @@ fn write_parquet(file: File, schema: &SchemaRef, batches: &[RecordBatch]) -> Res
 }
 
 fn write_csv(file: File, batches: &[RecordBatch]) -> Result<()> {
-    let mut writer = arrow::csv::WriterBuilder::new().with_header(true).build(BufWriter::new(file));
+    let mut writer = arrow::csv::WriterBuilder::new()
+        .with_header(true)
+        .build(BufWriter::new(file));
     for batch in batches {
         writer.write(batch)?;
     }
@@ -162,7 +178,10 @@ mod tests {
     fn every_form_brings_the_same_rows_back() {
         let folder = tempfile::tempdir().unwrap();
         let (schema, batches) = sample();
-        let typed = [NamedField { name: "card_id".to_owned(), data_type: DataType::String }];
+        let typed = [NamedField {
+            name: "card_id".to_owned(),
+            data_type: DataType::String,
+        }];
         for name in ["a.parquet", "a.csv", "a.arrow"] {
             let path = folder.path().join(name);
             write(&path, &schema, &batches).unwrap();
@@ -183,6 +202,11 @@ mod tests {
 
     #[test]
     fn an_unknown_ending_is_refused() {
-        assert!(Form::of(Path::new("spine.xlsx")).unwrap_err().to_string().contains(".parquet, .csv or .arrow"));
+        assert!(
+            Form::of(Path::new("spine.xlsx"))
+                .unwrap_err()
+                .to_string()
+                .contains(".parquet, .csv or .arrow")
+        );
     }
 }

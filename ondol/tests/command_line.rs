@@ -1,6 +1,12 @@
 //! What a user reads: the real binary with embedded stores, its messages and its JSON.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "tests")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    missing_docs,
+    reason = "tests"
+)]
 
 use serde_json::Value;
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -16,7 +22,10 @@ struct Desk {
 
 impl Desk {
     fn alone() -> Self {
-        Self { folder: tempfile::tempdir().unwrap(), server: None }
+        Self {
+            folder: tempfile::tempdir().unwrap(),
+            server: None,
+        }
     }
 
     fn with_dev() -> Self {
@@ -42,8 +51,14 @@ impl Desk {
 
     fn ondol(&self) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_ondol"));
-        let server = self.server.as_ref().map_or("http://127.0.0.1:9", |(_, address)| address);
-        command.current_dir(self.path()).env("ONDOL_SERVER", server).env_remove("ONDOL_OUTPUT");
+        let server = self
+            .server
+            .as_ref()
+            .map_or("http://127.0.0.1:9", |(_, address)| address);
+        command
+            .current_dir(self.path())
+            .env("ONDOL_SERVER", server)
+            .env_remove("ONDOL_OUTPUT");
         command
     }
 
@@ -60,7 +75,11 @@ impl Desk {
     fn succeeds(&self, line: &str) -> String {
         let output = self.ondol().args(line.split(' ')).output().unwrap();
         let errors = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "ondol {line}: {errors}{}", String::from_utf8_lossy(&output.stdout));
+        assert!(
+            output.status.success(),
+            "ondol {line}: {errors}{}",
+            String::from_utf8_lossy(&output.stdout)
+        );
         String::from_utf8(output.stdout).unwrap()
     }
 
@@ -74,7 +93,12 @@ impl Desk {
     /// What a command that fails prints as JSON.
     #[track_caller]
     fn fails_in_json(&self, line: &str) -> Value {
-        let output = self.ondol().args(line.split(' ')).args(["--output", "json"]).output().unwrap();
+        let output = self
+            .ondol()
+            .args(line.split(' '))
+            .args(["--output", "json"])
+            .output()
+            .unwrap();
         assert!(!output.status.success(), "ondol {line} succeeded");
         assert_eq!(String::from_utf8_lossy(&output.stderr), "", "ondol {line}");
         serde_json::from_slice(&output.stdout).unwrap()
@@ -127,13 +151,22 @@ fn a_first_file_is_written_once_and_never_over_another() {
     contains(&desk.succeeds("init"), &["features.toml", "ondol plan"]);
     desk.write("features.toml", "mine");
     contains(&desk.fails("init"), &["exists already"]);
-    assert_eq!(std::fs::read_to_string(desk.path().join("features.toml")).unwrap(), "mine");
+    assert_eq!(
+        std::fs::read_to_string(desk.path().join("features.toml")).unwrap(),
+        "mine"
+    );
 }
 
 #[test]
 fn a_server_that_does_not_answer_is_named_with_the_remedy() {
     let desk = Desk::alone();
-    contains(&desk.fails("ls"), &["http://127.0.0.1:9/ can't be reached", "`ondol dev` starts every service"]);
+    contains(
+        &desk.fails("ls"),
+        &[
+            "http://127.0.0.1:9/ can't be reached",
+            "`ondol dev` starts every service",
+        ],
+    );
     let error = desk.fails_in_json("status");
     assert_eq!(error["code"], "unavailable");
     assert!(error["help"].as_str().unwrap().contains("ONDOL_SERVER"));
@@ -152,13 +185,22 @@ fn a_wrong_command_line_is_json_where_json_is_asked_for() {
 fn a_mistake_in_a_definition_is_shown_where_it_is() {
     let desk = Desk::with_dev();
     desk.write("features.toml", &DEFINITIONS.replace("sum(amount)", "sum(amonut)"));
-    contains(&desk.fails("plan"), &["features.toml:10:23", "`amonut`", "did you mean `amount`?"]);
+    contains(
+        &desk.fails("plan"),
+        &["features.toml:10:23", "`amonut`", "did you mean `amount`?"],
+    );
     let error = desk.fails_in_json("plan");
     assert_eq!(error["code"], "invalid-definitions");
     let diagnostic = &error["details"]["diagnostics"][0];
-    assert_eq!((&diagnostic["line"], &diagnostic["column"]), (&Value::from(10), &Value::from(23)));
+    assert_eq!(
+        (&diagnostic["line"], &diagnostic["column"]),
+        (&Value::from(10), &Value::from(23))
+    );
 
-    desk.write("features.toml", &DEFINITIONS.replace("sum(amount)", &format!("sum(amount{})", "+ amount".repeat(1_000))));
+    desk.write(
+        "features.toml",
+        &DEFINITIONS.replace("sum(amount)", &format!("sum(amount{})", "+ amount".repeat(1_000))),
+    );
     contains(&desk.fails("plan"), &["more than 200 operations"]);
     desk.write("features.toml", DEFINITIONS);
     contains(&desk.succeeds("plan"), &["+ view card@1", "models affected: fraud"]);
@@ -170,13 +212,22 @@ fn a_change_is_a_version_and_an_unknown_name_is_met_with_the_nearest() {
     desk.write("features.toml", DEFINITIONS);
     desk.succeeds("apply");
     desk.write("features.toml", &DEFINITIONS.replace("24h", "12h"));
-    contains(&desk.succeeds("plan"), &["~ view card@2", "over 24h (f64) → sum(amount) over 12h"]);
+    contains(
+        &desk.succeeds("plan"),
+        &["~ view card@2", "over 24h (f64) → sum(amount) over 12h"],
+    );
     desk.succeeds("apply");
-    contains(&desk.succeeds("show card"), &["card@2", "(in force)", "over 12h", "card@1", "over 24h"]);
+    contains(
+        &desk.succeeds("show card"),
+        &["card@2", "(in force)", "over 12h", "card@1", "over 24h"],
+    );
     contains(&desk.succeeds("show fraud"), &["input", "card.spend", "vector"]);
     contains(&desk.succeeds("show payments"), &["topic payments", "amount"]);
     contains(&desk.fails("show crad"), &["did you mean `card`?"]);
-    assert_eq!(desk.fails_in_json("predict fraud card=a amount=1")["code"], "nothing-registered");
+    assert_eq!(
+        desk.fails_in_json("predict fraud card=a amount=1")["code"],
+        "nothing-registered"
+    );
 }
 
 #[test]
@@ -185,9 +236,18 @@ fn bad_events_become_dead_letters_that_can_be_listed() {
     desk.write("features.toml", DEFINITIONS);
     desk.succeeds("apply");
     let good = r#"{"card":"a","amount":1,"ts":"2026-01-01T00:00:00Z"}"#;
-    desk.write("events.jsonl", &format!("{good}\n{{\"card\":\"a\",\"amount\":\"x\",\"ts\":\"2026-01-01T00:00:00Z\"}}\n[1]\n"));
-    contains(&desk.succeeds("push payments events.jsonl"), &["3 events", "2 of the source's became dead letters"]);
-    contains(&desk.succeeds("dead-letters payments"), &["wrong-type", "`amount` is \"x\"", "malformed"]);
+    desk.write(
+        "events.jsonl",
+        &format!("{good}\n{{\"card\":\"a\",\"amount\":\"x\",\"ts\":\"2026-01-01T00:00:00Z\"}}\n[1]\n"),
+    );
+    contains(
+        &desk.succeeds("push payments events.jsonl"),
+        &["3 events", "2 of the source's became dead letters"],
+    );
+    contains(
+        &desk.succeeds("dead-letters payments"),
+        &["wrong-type", "`amount` is \"x\"", "malformed"],
+    );
     let letters = desk.succeeds("dead-letters payments --limit 1 --output json");
     let letters: Vec<Value> = serde_json::from_str(&letters).unwrap();
     assert_eq!(letters.len(), 1);
@@ -199,7 +259,10 @@ fn bad_events_become_dead_letters_that_can_be_listed() {
         writeln!(lines, "{good}").unwrap();
     }
     writeln!(lines, "{{").unwrap();
-    contains(&desk.fails("push payments half.jsonl"), &["stopped after 1000 events", "line 1001 of `half.jsonl`"]);
+    contains(
+        &desk.fails("push payments half.jsonl"),
+        &["stopped after 1000 events", "line 1001 of `half.jsonl`"],
+    );
 }
 
 #[test]
@@ -213,18 +276,51 @@ fn a_spine_that_does_not_fit_is_refused_before_anything_is_written() {
         assert!(!desk.path().join("out.csv").exists());
     };
     check("", &["spine.csv", "the file is empty"]);
-    check("card,amount,time\na,1,2026-01-01T00:00:00\n", &["naive timestamp", "add `Z`"]);
+    check(
+        "card,amount,time\na,1,2026-01-01T00:00:00\n",
+        &["naive timestamp", "add `Z`"],
+    );
     check("card,time\na,2026-01-01T00:00:00Z\n", &["`amount` is missing"]);
-    check("card,amount,time\na,x,2026-01-01T00:00:00Z\n", &["`amount` in row 1: `x` is no f64"]);
+    check(
+        "card,amount,time\na,x,2026-01-01T00:00:00Z\n",
+        &["`amount` in row 1: `x` is no f64"],
+    );
     check("card,amount\na,1\n", &["--time-column"]);
 
     desk.write("spine.csv", "card,amount,time,zip\na,1,2026-01-01T00:00:00Z,007\n");
-    contains(&desk.fails("training-set fraud --spine spine.csv -o spine.csv"), &["both spine and output"]);
-    contains(&desk.fails("training-set fraud --spine spine.csv -o none/out.csv"), &["there is no folder `none`"]);
-    contains(&desk.fails("training-set fraud --spine . -o out.csv"), &["ending must say"]);
+    contains(
+        &desk.fails("training-set fraud --spine spine.csv -o spine.csv"),
+        &["both spine and output"],
+    );
+    contains(
+        &desk.fails("training-set fraud --spine spine.csv -o none/out.csv"),
+        &["there is no folder `none`"],
+    );
+    contains(
+        &desk.fails("training-set fraud --spine . -o out.csv"),
+        &["ending must say"],
+    );
     desk.succeeds("training-set fraud --spine spine.csv -o out.csv");
-    contains(&std::fs::read_to_string(desk.path().join("out.csv")).unwrap(), &["a,1.0,2026-01-01T00:00:00Z,007,"]);
+    contains(
+        &std::fs::read_to_string(desk.path().join("out.csv")).unwrap(),
+        &["a,1.0,2026-01-01T00:00:00Z,007,"],
+    );
     assert!(desk.path().join("out.csv.manifest.json").exists());
+}
+
+#[test]
+fn a_table_that_is_not_where_the_server_looks_is_named_by_its_whole_path() {
+    let desk = Desk::with_dev();
+    desk.write(
+        "features.toml",
+        "[source.shops]\nparquet = \"shops.parquet\"\ntime = \"at\"\nschema = { id = \"string\", at = \"timestamp\" }\n\
+         [view.shop]\nfrom = \"shops\"\nkey = \"id\"\nfeatures.id2 = \"id\"\n",
+    );
+    let whole = desk.path().canonicalize().unwrap().join("shops.parquet");
+    contains(
+        &desk.fails("apply"),
+        &["view `shop` does not serve yet", whole.to_str().unwrap()],
+    );
 }
 
 #[test]
@@ -234,6 +330,9 @@ fn a_second_process_on_the_same_data_or_port_is_refused_with_the_reason() {
     let text = |output: Output| String::from_utf8(output.stdout).unwrap();
     let taken = text(desk.dev(&address).output().unwrap());
     contains(&taken, &["can't listen on", "choose another address with --listen"]);
-    contains(&text(desk.dev("127.0.0.1:0").output().unwrap()), &["another process has it open"]);
+    contains(
+        &text(desk.dev("127.0.0.1:0").output().unwrap()),
+        &["another process has it open"],
+    );
     contains(&desk.succeeds("ls"), &["decisions@1"]);
 }

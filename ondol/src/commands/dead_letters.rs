@@ -7,7 +7,11 @@ use ondol_ingest_api::wire::{DeadLetter, DeadLetterQuery};
 
 /// `ondol dead-letters`.
 pub(crate) async fn run(args: &DeadLettersArgs, output: Output) -> Result<()> {
-    let letters = args.connect.ingest()?.dead_letters(&args.source, DeadLetterQuery { limit: args.limit }).await?;
+    let letters = args
+        .connect
+        .ingest()?
+        .dead_letters(&args.source, DeadLetterQuery { limit: args.limit })
+        .await?;
     print::result(output, &letters, |letters: &Vec<DeadLetter>| {
         if letters.is_empty() {
             return format!("`{}` has no dead letters", args.source);

@@ -6,10 +6,13 @@ use crate::print;
 use anyhow::{Context as _, Result, bail};
 use ondol_feature_store_api::wire::{Applied, Change, ChangeAction, DefinitionHistory, Plan};
 use ondol_feature_store_api::{FeatureStore, FeatureStoreError};
+use ondol_pipelines_api::Pipelines;
+use ondol_pipelines_api::wire::JobState;
 use ondol_vocabulary::{
-    DataType, DefinitionFile, DefinitionFiles, FeatureDefinition, ModelDefinition, Snapshot, SourceDefinition, SourceOrigin,
-    ViewState,
+    DataType, DefinitionFile, DefinitionFiles, FeatureDefinition, ModelDefinition, Snapshot, SourceDefinition,
+    SourceOrigin, ViewState,
 };
+use std::collections::BTreeMap;
 use std::io::{ErrorKind, IsTerminal as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -17,10 +20,18 @@ use std::time::{Duration, Instant};
 /// `ondol plan`.
 pub(crate) async fn plan(args: &DefinitionArgs, output: Output) -> Result<()> {
     let files = read_files(&args.files)?;
-    let plan = args.connect.feature_store()?.plan(files.clone()).await.map_err(|error| explain(error, &files, output))?;
+    let plan = args
+        .connect
+        .feature_store()?
+        .plan(files.clone())
+        .await
+        .map_err(|error| explain(error, &files, output))?;
     print::result(output, &plan, |plan: &Plan| {
         if plan.changes.is_empty() {
-            return format!("nothing would change: registry version {} holds these definitions", plan.base_version);
+            return format!(
+                "nothing would change: registry version {} holds these definitions",
+                plan.base_version
+            );
         }
         format!("{}\n`ondol apply` makes these changes.", describe(&plan.changes))
     })
@@ -30,32 +41,76 @@ pub(crate) async fn plan(args: &DefinitionArgs, output: Output) -> Result<()> {
 pub(crate) async fn apply(args: &ApplyArgs, output: Output) -> Result<()> {
     let files = read_files(&args.definitions.files)?;
     let store = args.definitions.connect.feature_store()?;
-    let mut applied = store.apply(files.clone()).await.map_err(|error| explain(error, &files, output))?;
+    let pipelines = args.definitions.connect.pipelines()?;
+    let failed_before = failed_materializations(pipelines.as_ref()).await;
+    let mut applied = store
+        .apply(files.clone())
+        .await
+        .map_err(|error| explain(error, &files, output))?;
     if !args.no_wait {
-        applied.snapshot = wait_until_active(store.as_ref(), applied.snapshot).await?;
+        applied.snapshot =
+            wait_until_active(store.as_ref(), applied.snapshot, pipelines.as_ref(), &failed_before).await?;
     }
     print::result(output, &applied, |applied: &Applied| {
         if applied.changes.is_empty() {
-            return format!("nothing changed: registry version {} holds these definitions", applied.snapshot.version);
+            return format!(
+                "nothing changed: registry version {} holds these definitions",
+                applied.snapshot.version
+            );
         }
-        format!("{}\napplied as registry version {}", describe(&applied.changes), applied.snapshot.version)
+        format!(
+            "{}\napplied as registry version {}",
+            describe(&applied.changes),
+            applied.snapshot.version
+        )
     })
 }
 
-/// Waits until no view is being provisioned.
-pub(crate) async fn wait_until_active(store: &dyn FeatureStore, mut snapshot: Snapshot) -> Result<Snapshot> {
+/// The failed jobs that brought a batch source online: source and error by job. Empty when the pipelines do not answer:
+/// that is no reason not to apply.
+async fn failed_materializations(pipelines: &dyn Pipelines) -> BTreeMap<String, (String, String)> {
+    let jobs = pipelines.jobs().await.unwrap_or_default();
+    let failed = jobs
+        .into_iter()
+        .filter(|job| job.kind == "materialize" && job.state == JobState::Failed);
+    failed
+        .map(|job| (job.id, (job.subject, job.error.unwrap_or_default())))
+        .collect()
+}
+
+/// Waits until no view is being provisioned, or until a batch source of one can't be read.
+async fn wait_until_active(
+    store: &dyn FeatureStore,
+    mut snapshot: Snapshot,
+    pipelines: &dyn Pipelines,
+    failed_before: &BTreeMap<String, (String, String)>,
+) -> Result<Snapshot> {
     let bar = print::progress(None, "views");
     let started = Instant::now();
     loop {
-        let waiting: Vec<&str> = snapshot
+        let provisioning: Vec<_> = snapshot
             .views
             .iter()
             .filter(|view| view.state == ViewState::Provisioning)
-            .map(|view| view.definition.name.as_str())
+            .map(|view| &view.definition)
             .collect();
+        let waiting: Vec<&str> = provisioning.iter().map(|view| view.name.as_str()).collect();
         if waiting.is_empty() {
             bar.finish_and_clear();
             return Ok(snapshot);
+        }
+        for (job, (source, error)) in failed_materializations(pipelines).await {
+            if let Some(view) = provisioning.iter().find(|view| view.source == source)
+                && !failed_before.contains_key(&job)
+            {
+                bar.finish_and_clear();
+                bail!(
+                    "applied as registry version {}, but view `{}` does not serve yet: {error}. It is tried again by \
+                     itself; `ondol jobs` shows how it stands",
+                    snapshot.version,
+                    view.name
+                );
+            }
         }
         bar.set_message(format!("provisioning {}", waiting.join(", ")));
         if started.elapsed() > Duration::from_secs(600) {
@@ -111,7 +166,10 @@ fn read_file(path: &Path) -> Result<DefinitionFile> {
         };
         anyhow::Error::from(error).context(format!("can't read `{}`{remedy}", path.display()))
     })?;
-    Ok(DefinitionFile { path: path.display().to_string(), text })
+    Ok(DefinitionFile {
+        path: path.display().to_string(),
+        text,
+    })
 }
 
 /// Diagnostics become pictures of the lines they point at.
@@ -157,7 +215,12 @@ pub(crate) async fn ls(connect: &ConnectArgs, output: Output) -> Result<()> {
 fn list(snapshot: &Snapshot) -> String {
     let sources = snapshot.sources.iter().map(|source| {
         let origin = describe_origin(&source.definition.origin);
-        ["source".to_owned(), format!("{}@{}", source.definition.name, source.version), origin, String::new()]
+        [
+            "source".to_owned(),
+            format!("{}@{}", source.definition.name, source.version),
+            origin,
+            String::new(),
+        ]
     });
     let views = snapshot.views.iter().map(|view| {
         let key: Vec<&str> = view.definition.key.iter().map(|field| field.name.as_str()).collect();
@@ -172,11 +235,21 @@ fn list(snapshot: &Snapshot) -> String {
             key.join(", "),
             view.definition.source
         );
-        ["view".to_owned(), format!("{}@{}", view.definition.name, view.version), what, state.to_owned()]
+        [
+            "view".to_owned(),
+            format!("{}@{}", view.definition.name, view.version),
+            what,
+            state.to_owned(),
+        ]
     });
     let models = snapshot.models.iter().map(|model| {
         let what = format!("{} features", model.definition.features.len());
-        ["model".to_owned(), format!("{}@{}", model.definition.name, model.version), what, String::new()]
+        [
+            "model".to_owned(),
+            format!("{}@{}", model.definition.name, model.version),
+            what,
+            String::new(),
+        ]
     });
     print::table(["noun", "name", "what", "state"], sources.chain(views).chain(models))
 }
@@ -207,18 +280,33 @@ fn describe_definition(noun: &str, definition: &serde_json::Value) -> Vec<String
     let line = |name: &str, data_type: DataType, what: &str| format!("{name:24} {:10} {what}", data_type.name());
     let of_features = |features: &[FeatureDefinition], prefix: &str| -> Vec<String> {
         let name = |feature: &FeatureDefinition| format!("{prefix}{}", feature.name);
-        features.iter().map(|feature| line(&name(feature), feature.data_type, &feature.expression)).collect()
+        features
+            .iter()
+            .map(|feature| line(&name(feature), feature.data_type, &feature.expression))
+            .collect()
     };
     match noun {
         "source" => read::<SourceDefinition>(definition).map_or_else(Vec::new, |source| {
             let origin = describe_origin(&source.origin);
-            let columns = source.schema.iter().map(|column| line(&column.name, column.data_type, ""));
+            let columns = source
+                .schema
+                .iter()
+                .map(|column| line(&column.name, column.data_type, ""));
             std::iter::once(origin).chain(columns).collect()
         }),
         "model" => read::<ModelDefinition>(definition).map_or_else(Vec::new, |model| {
-            let inputs = model.inputs.iter().map(|input| line(&input.name, input.data_type, "input"));
-            let features = model.features.iter().map(|feature| line(&feature.name, feature.data_type, "vector"));
-            inputs.chain(features).chain(of_features(&model.derived, "derived.")).collect()
+            let inputs = model
+                .inputs
+                .iter()
+                .map(|input| line(&input.name, input.data_type, "input"));
+            let features = model
+                .features
+                .iter()
+                .map(|feature| line(&feature.name, feature.data_type, "vector"));
+            inputs
+                .chain(features)
+                .chain(of_features(&model.derived, "derived."))
+                .collect()
         }),
         _ => definition
             .get("features")

@@ -14,7 +14,9 @@ pub(crate) fn run(args: &InitArgs, output: Output) -> Result<()> {
     std::fs::create_dir_all(&args.folder).with_context(|| format!("can't make `{}`", args.folder.display()))?;
     let path = args.folder.join("features.toml");
     match OpenOptions::new().write(true).create_new(true).open(&path) {
-        Ok(mut file) => file.write_all(TEMPLATE.as_bytes()).with_context(|| format!("can't write `{}`", path.display()))?,
+        Ok(mut file) => file
+            .write_all(TEMPLATE.as_bytes())
+            .with_context(|| format!("can't write `{}`", path.display()))?,
         Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
             bail!("`{}` exists already: it is left as it is", path.display())
         }

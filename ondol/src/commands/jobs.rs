@@ -10,7 +10,11 @@ use std::time::Duration;
 /// `ondol materialize`.
 pub(crate) async fn materialize(args: &MaterializeArgs, output: Output) -> Result<()> {
     let pipelines = args.connect.pipelines()?;
-    let job = pipelines.materialize(MaterializeRequest { source: args.source.clone() }).await?;
+    let job = pipelines
+        .materialize(MaterializeRequest {
+            source: args.source.clone(),
+        })
+        .await?;
     let job = wait(pipelines.as_ref(), job).await?;
     print::result(output, &job, |job: &Job| match job.rows_done {
         0 => format!("`{}` is online: nothing new to bring", job.subject),
@@ -47,12 +51,19 @@ pub(crate) async fn wait(pipelines: &dyn Pipelines, mut job: Job) -> Result<Job>
             bar.set_length(total);
         }
         bar.set_position(job.rows_done);
-        job = pipelines.job(&job.id, Some(job.revision), Duration::from_secs(10)).await?;
+        job = pipelines
+            .job(&job.id, Some(job.revision), Duration::from_secs(10))
+            .await?;
     }
     bar.finish_and_clear();
     match job.state {
         JobState::Succeeded => Ok(job),
-        _ => bail!("job {} {}: {}", job.id, state(job.state), job.error.as_deref().unwrap_or("no reason given")),
+        _ => bail!(
+            "job {} {}: {}",
+            job.id,
+            state(job.state),
+            job.error.as_deref().unwrap_or("no reason given")
+        ),
     }
 }
 

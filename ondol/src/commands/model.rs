@@ -10,9 +10,13 @@ use std::path::Path;
 
 /// `ondol model register`.
 pub(crate) async fn register(args: &RegisterArgs, output: Output) -> Result<()> {
-    let artifact = std::fs::read(&args.artifact).with_context(|| format!("can't read `{}`", args.artifact.display()))?;
+    let artifact =
+        std::fs::read(&args.artifact).with_context(|| format!("can't read `{}`", args.artifact.display()))?;
     let manifest = args.training_set.as_deref().map(read_manifest).transpose()?;
-    let request = RegisterRequest { artifact: artifact.into(), manifest };
+    let request = RegisterRequest {
+        artifact: artifact.into(),
+        manifest,
+    };
     let registered = args.connect.model_gateway()?.register(&args.model, request).await?;
     print::result(output, &registered, |registered: &RegisteredModel| {
         format!(
@@ -32,7 +36,10 @@ fn read_manifest(path: &Path) -> Result<serde_json::Value> {
         frames::manifest_path(path)
     };
     let bytes = std::fs::read(&manifest).with_context(|| {
-        format!("can't read `{}`: `ondol training-set` writes it beside the training set", manifest.display())
+        format!(
+            "can't read `{}`: `ondol training-set` writes it beside the training set",
+            manifest.display()
+        )
     })?;
     serde_json::from_slice(&bytes).with_context(|| format!("`{}` is not a manifest", manifest.display()))
 }
@@ -42,12 +49,21 @@ pub(crate) async fn list(connect: &ConnectArgs, output: Output) -> Result<()> {
     let models = connect.model_gateway()?.models().await?;
     print::result(output, &models, |models: &Vec<ModelSummary>| {
         let rows = models.iter().map(|model| {
-            let inputs: Vec<String> = model.inputs.iter().map(|(name, kind)| format!("{name}: {kind}")).collect();
+            let inputs: Vec<String> = model
+                .inputs
+                .iter()
+                .map(|(name, kind)| format!("{name}: {kind}"))
+                .collect();
             let serving = model.versions.first().map_or_else(
                 || "nothing registered".to_owned(),
                 |version| format!("{}, since {}", version.model, version.registered_at),
             );
-            [model.name.clone(), inputs.join(", "), model.features.len().to_string(), serving]
+            [
+                model.name.clone(),
+                inputs.join(", "),
+                model.features.len().to_string(),
+                serving,
+            ]
         });
         print::table(["model", "inputs", "features", "serving"], rows)
     })
@@ -58,12 +74,18 @@ pub(crate) async fn predict(args: &PredictArgs, output: Output) -> Result<()> {
     let mut inputs = BTreeMap::new();
     let models = args.connect.model_gateway()?.models().await?;
     let name = args.model.split('@').next().unwrap_or(&args.model);
-    let types = models.iter().find(|model| model.name == name).map(|model| model.inputs.clone()).unwrap_or_default();
+    let types = models
+        .iter()
+        .find(|model| model.name == name)
+        .map(|model| model.inputs.clone())
+        .unwrap_or_default();
     for input in &args.inputs {
         let Some((name, text)) = input.split_once('=') else {
             bail!("`{input}` is not of the form name=value");
         };
-        let is_text = types.get(name).is_some_and(|kind| !kind.is_numeric() && *kind != ondol_vocabulary::DataType::Bool);
+        let is_text = types
+            .get(name)
+            .is_some_and(|kind| !kind.is_numeric() && *kind != ondol_vocabulary::DataType::Bool);
         let value = if is_text {
             Value::String(text.to_owned())
         } else {
@@ -71,7 +93,11 @@ pub(crate) async fn predict(args: &PredictArgs, output: Output) -> Result<()> {
         };
         inputs.insert(name.to_owned(), value);
     }
-    let request = PredictRequest { inputs, as_of: None, deadline_ms: None };
+    let request = PredictRequest {
+        inputs,
+        as_of: None,
+        deadline_ms: None,
+    };
     let prediction = args.connect.model_gateway()?.predict(&args.model, request).await?;
     print::result(output, &prediction, describe)
 }
@@ -80,7 +106,12 @@ pub(crate) async fn predict(args: &PredictArgs, output: Output) -> Result<()> {
 pub(crate) fn describe(prediction: &Prediction) -> String {
     let rows = prediction.features.iter().map(|(name, feature)| {
         let age = feature.age_ms.map(|age| format!("{age} ms")).unwrap_or_default();
-        [name.clone(), feature.value.to_string(), feature.status.name().to_owned(), age]
+        [
+            name.clone(),
+            feature.value.to_string(),
+            feature.status.name().to_owned(),
+            age,
+        ]
     });
     format!(
         "{}  by {}  (request {})\n\n{}",

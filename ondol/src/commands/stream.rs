@@ -26,17 +26,23 @@ pub(crate) async fn push(args: &PushArgs, output: Output) -> Result<()> {
     };
     let before = dead_letters(ingest.as_ref(), &args.source).await?;
     let mut sent = Sent::default();
-    send_lines(reader, args, ingest.as_ref(), &mut sent).await.map_err(|error| match sent.events {
-        0 => error,
-        events => error.context(format!("stopped after {events} events, which were appended to `{}`", args.source)),
-    })?;
+    send_lines(reader, args, ingest.as_ref(), &mut sent)
+        .await
+        .map_err(|error| match sent.events {
+            0 => error,
+            events => error.context(format!(
+                "stopped after {events} events, which were appended to `{}`",
+                args.source
+            )),
+        })?;
     let mut dead = 0;
     if !args.no_wait {
         wait_until_delivered(ingest.as_ref(), &args.source, &sent.positions).await?;
-        dead = dead_letters(ingest.as_ref(), &args.source).await?.saturating_sub(before);
+        dead = dead_letters(ingest.as_ref(), &args.source)
+            .await?
+            .saturating_sub(before);
     }
-    let summary =
-        json!({"source": args.source, "events": sent.events, "visible": !args.no_wait, "dead_letters": dead});
+    let summary = json!({"source": args.source, "events": sent.events, "visible": !args.no_wait, "dead_letters": dead});
     print::result(output, &summary, |_| {
         let appended = format!("{} events appended to `{}`", sent.events, args.source);
         match (args.no_wait, dead) {
@@ -53,7 +59,10 @@ pub(crate) async fn push(args: &PushArgs, output: Output) -> Result<()> {
 /// How many dead letters the source has had since its worker started.
 async fn dead_letters(ingest: &dyn Ingest, source: &str) -> Result<u64> {
     let status = ingest.status().await?;
-    Ok(status.iter().find(|status| status.source == source).map_or(0, |status| status.dead_letters))
+    Ok(status
+        .iter()
+        .find(|status| status.source == source)
+        .map_or(0, |status| status.dead_letters))
 }
 
 async fn send_lines(reader: Box<dyn BufRead>, args: &PushArgs, ingest: &dyn Ingest, sent: &mut Sent) -> Result<()> {
@@ -113,15 +122,24 @@ pub(crate) async fn wait_until_delivered(
         let source_status = status.iter().find(|status| status.source == source);
         let delivered = |partition: i32| {
             source_status
-                .and_then(|status| status.partitions.iter().find(|candidate| candidate.partition == partition))
+                .and_then(|status| {
+                    status
+                        .partitions
+                        .iter()
+                        .find(|candidate| candidate.partition == partition)
+                })
                 .map_or(i64::MIN, |partition| partition.delivered)
         };
         if wanted.iter().all(|(partition, offset)| delivered(*partition) > *offset) {
             return Ok(());
         }
         if started.elapsed() > Duration::from_secs(120) {
-            let reason = source_status.and_then(|status| status.error.clone()).unwrap_or_else(|| "it is slow".to_owned());
-            bail!("`{source}` has not delivered the events after 2 minutes: {reason}. `ondol status` shows how it stands");
+            let reason = source_status
+                .and_then(|status| status.error.clone())
+                .unwrap_or_else(|| "it is slow".to_owned());
+            bail!(
+                "`{source}` has not delivered the events after 2 minutes: {reason}. `ondol status` shows how it stands"
+            );
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
@@ -148,6 +166,18 @@ pub(crate) async fn status(connect: &ConnectArgs, output: Output) -> Result<()> 
                 source.error.clone().unwrap_or_default(),
             ]
         });
-        print::table(["source", "topic", "partitions", "events", "dead letters", "lag", "watermark", "error"], rows)
+        print::table(
+            [
+                "source",
+                "topic",
+                "partitions",
+                "events",
+                "dead letters",
+                "lag",
+                "watermark",
+                "error",
+            ],
+            rows,
+        )
     })
 }

@@ -13,10 +13,16 @@ pub(crate) async fn run(args: &TrainingSetArgs, output: Output) -> Result<()> {
     frames::writable(&args.out)?;
     let same = |path: &Path| std::fs::canonicalize(path).ok();
     if same(&args.spine).is_some_and(|spine| same(&args.out) == Some(spine)) {
-        bail!("`{}` is both spine and output: the training set would replace the spine", args.out.display());
+        bail!(
+            "`{}` is both spine and output: the training set would replace the spine",
+            args.out.display()
+        );
     }
     let snapshot = args.connect.feature_store()?.snapshot().await?;
-    let inputs = snapshot.model(&args.model).map(|model| model.definition.inputs.clone()).unwrap_or_default();
+    let inputs = snapshot
+        .model(&args.model)
+        .map(|model| model.definition.inputs.clone())
+        .unwrap_or_default();
     let (spine_schema, spine) = frames::read(&args.spine, &inputs)?;
 
     let pipelines = args.connect.pipelines()?;
@@ -28,7 +34,13 @@ pub(crate) async fn run(args: &TrainingSetArgs, output: Output) -> Result<()> {
             AsOfArg::EventTime => AsOf::EventTime,
         },
     };
-    let job = pipelines.training_set(TrainingSetRequest { options, spine_schema, spine }).await?;
+    let job = pipelines
+        .training_set(TrainingSetRequest {
+            options,
+            spine_schema,
+            spine,
+        })
+        .await?;
     let job = jobs::wait(pipelines.as_ref(), job).await?;
     let result = pipelines.result(&job.id).await?;
     let manifest = job.manifest.ok_or_else(|| anyhow!("job {} left no manifest", job.id))?;
@@ -41,7 +53,11 @@ pub(crate) async fn run(args: &TrainingSetArgs, output: Output) -> Result<()> {
     let summary = json!({"output": args.out, "manifest_file": manifest_path, "manifest": manifest});
     print::result(output, &summary, |_| {
         let rows = manifest.features.iter().map(|feature| {
-            [feature.name.clone(), feature.data_type.name().to_owned(), feature.nulls.to_string()]
+            [
+                feature.name.clone(),
+                feature.data_type.name().to_owned(),
+                feature.nulls.to_string(),
+            ]
         });
         format!(
             "{}\n\n{} rows × {} features of {} → {}\nmanifest: {}",

@@ -16,13 +16,21 @@ const GUESSES: [ArrowType; 3] = [ArrowType::Boolean, ArrowType::Int64, ArrowType
 
 /// Reads a whole file. Columns named in `typed` take those types.
 pub(super) fn read(mut file: File, typed: &[NamedField]) -> Result<(SchemaRef, Vec<RecordBatch>)> {
-    let (header, _) = arrow::csv::reader::Format::default().with_header(true).infer_schema(&mut file, Some(0))?;
+    let (header, _) = arrow::csv::reader::Format::default()
+        .with_header(true)
+        .infer_schema(&mut file, Some(0))?;
     if header.fields().is_empty() {
         bail!("the file is empty: its first line must name the columns");
     }
     file.rewind()?;
     let text = |name: &str| Field::new(name, ArrowType::Utf8, true);
-    let as_text = Arc::new(Schema::new(header.fields().iter().map(|field| text(field.name())).collect::<Vec<_>>()));
+    let as_text = Arc::new(Schema::new(
+        header
+            .fields()
+            .iter()
+            .map(|field| text(field.name()))
+            .collect::<Vec<_>>(),
+    ));
     let reader = arrow::csv::ReaderBuilder::new(Arc::clone(&as_text))
         .with_header(true)
         .with_batch_size(65_536)
@@ -39,7 +47,10 @@ pub(super) fn read(mut file: File, typed: &[NamedField]) -> Result<(SchemaRef, V
         fields.push(Field::new(field.name(), data_type, true));
     }
     let schema: SchemaRef = Arc::new(Schema::new(fields));
-    let batches = batches.iter().map(|batch| typed_batch(batch, &schema)).collect::<Result<_>>()?;
+    let batches = batches
+        .iter()
+        .map(|batch| typed_batch(batch, &schema))
+        .collect::<Result<_>>()?;
     Ok((schema, batches))
 }
 
@@ -55,7 +66,10 @@ fn declared_type(declared: &NamedField, column: &[&ArrayRef]) -> Result<ArrowTyp
         if let Some(at) = (0..part.len()).find(|at| part.is_valid(*at) && values.is_null(*at)) {
             let value = part.as_string::<i32>().value(at);
             let (row, name) = (row + at + 1, &declared.name);
-            bail!("column `{name}` in row {row}: `{value}` is no {}", declared.data_type.name());
+            bail!(
+                "column `{name}` in row {row}: `{value}` is no {}",
+                declared.data_type.name()
+            );
         }
         row += part.len();
     }
@@ -107,12 +121,26 @@ fn whole_numbers_fit(part: &ArrayRef) -> bool {
 
 /// `part` as `data_type`; what does not fit is null.
 fn parse(part: &ArrayRef, data_type: &ArrowType) -> Result<ArrayRef> {
-    Ok(cast_with_options(part, data_type, &CastOptions { safe: true, ..CastOptions::default() })?)
+    Ok(cast_with_options(
+        part,
+        data_type,
+        &CastOptions {
+            safe: true,
+            ..CastOptions::default()
+        },
+    )?)
 }
 
 fn typed_batch(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
-    let columns = batch.columns().iter().zip(schema.fields()).map(|(column, field)| parse(column, field.data_type()));
-    Ok(RecordBatch::try_new(Arc::clone(schema), columns.collect::<Result<_>>()?)?)
+    let columns = batch
+        .columns()
+        .iter()
+        .zip(schema.fields())
+        .map(|(column, field)| parse(column, field.data_type()));
+    Ok(RecordBatch::try_new(
+        Arc::clone(schema),
+        columns.collect::<Result<_>>()?,
+    )?)
 }
 
 #[cfg(test)]
@@ -125,7 +153,13 @@ mod tests {
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(text.as_bytes()).unwrap();
         file.rewind().unwrap();
-        read(file, &[NamedField { name: "amount".to_owned(), data_type: DataType::F64 }])
+        read(
+            file,
+            &[NamedField {
+                name: "amount".to_owned(),
+                data_type: DataType::F64,
+            }],
+        )
     }
 
     #[track_caller]

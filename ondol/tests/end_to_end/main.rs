@@ -2,7 +2,14 @@
 //! by kill -9. The same scenario runs against one process with embedded stores and against one process per service on
 //! Kafka, Redis and PostgreSQL.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr, missing_docs, reason = "tests")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stderr,
+    missing_docs,
+    reason = "tests"
+)]
 
 mod platform;
 mod scenario;

@@ -37,7 +37,11 @@ impl Platform {
     pub(crate) async fn embedded() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let all = Service::new("all", &folder, BTreeMap::new());
-        let mut platform = Self { _folder: folder, kafka: None, services: BTreeMap::from([("all", all)]) };
+        let mut platform = Self {
+            _folder: folder,
+            kafka: None,
+            services: BTreeMap::from([("all", all)]),
+        };
         platform.start().await;
         platform
     }
@@ -47,8 +51,10 @@ impl Platform {
         let folder = tempfile::tempdir().unwrap();
         let name = unique_name("e2e");
         let kafka = services::kafka();
-        let mut all: BTreeMap<&'static str, Service> =
-            SERVICES.into_iter().map(|service| (service, Service::new(service, &folder, BTreeMap::new()))).collect();
+        let mut all: BTreeMap<&'static str, Service> = SERVICES
+            .into_iter()
+            .map(|service| (service, Service::new(service, &folder, BTreeMap::new())))
+            .collect();
         let environment = BTreeMap::from([
             ("ONDOL_FEATURE_STORE_URL", all["feature-store"].url.to_string()),
             ("ONDOL_INGEST_URL", all["ingest"].url.to_string()),
@@ -60,9 +66,16 @@ impl Platform {
             ("ONDOL_INGEST__STREAM__GROUP", name),
         ]);
         for service in all.values_mut() {
-            service.environment = environment.iter().map(|(key, value)| ((*key).to_owned(), value.clone())).collect();
+            service.environment = environment
+                .iter()
+                .map(|(key, value)| ((*key).to_owned(), value.clone()))
+                .collect();
         }
-        let mut platform = Self { _folder: folder, kafka: Some(kafka), services: all };
+        let mut platform = Self {
+            _folder: folder,
+            kafka: Some(kafka),
+            services: all,
+        };
         platform.start().await;
         platform
     }
@@ -90,17 +103,29 @@ impl Platform {
     pub(crate) async fn stop(mut self) {
         // Callers first, so that each drains into the next.
         for name in ["all", "model-gateway", "pipelines", "ingest", "feature-store"] {
-            let Some(service) = self.services.get_mut(name) else { continue };
+            let Some(service) = self.services.get_mut(name) else {
+                continue;
+            };
             let mut child = service.child.take().unwrap();
-            let terminated = Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
+            let terminated = Command::new("kill")
+                .args(["-TERM", &child.id().to_string()])
+                .status()
+                .unwrap();
             assert!(terminated.success());
-            let status = tokio::task::spawn_blocking(move || child.wait().unwrap()).await.unwrap();
+            let status = tokio::task::spawn_blocking(move || child.wait().unwrap())
+                .await
+                .unwrap();
             assert!(status.success(), "{name} ended with {status}");
         }
     }
 
     fn url(&self, name: &str) -> Url {
-        self.services.get("all").or_else(|| self.services.get(name)).unwrap().url.clone()
+        self.services
+            .get("all")
+            .or_else(|| self.services.get(name))
+            .unwrap()
+            .url
+            .clone()
     }
 
     pub(crate) fn feature_store(&self) -> Arc<dyn FeatureStore> {
@@ -146,8 +171,15 @@ impl Service {
     fn new(name: &str, folder: &TempDir, environment: BTreeMap<String, String>) -> Self {
         let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let data = folder.path().join(name).display().to_string();
-        let arguments = ["serve", name, "--listen", &address.to_string(), "--data", &data].map(str::to_owned).to_vec();
-        Self { arguments, environment, url: Url::parse(&format!("http://{address}")).unwrap(), child: None }
+        let arguments = ["serve", name, "--listen", &address.to_string(), "--data", &data]
+            .map(str::to_owned)
+            .to_vec();
+        Self {
+            arguments,
+            environment,
+            url: Url::parse(&format!("http://{address}")).unwrap(),
+            child: None,
+        }
     }
 
     fn start(&mut self) {
@@ -183,7 +215,10 @@ async fn database(name: &str) -> String {
     use sqlx::Connection as _;
     let server = services::postgres();
     let mut connection = sqlx::PgConnection::connect(&server).await.unwrap();
-    sqlx::query(sqlx::AssertSqlSafe(format!("CREATE DATABASE {name}"))).execute(&mut connection).await.unwrap();
+    sqlx::query(sqlx::AssertSqlSafe(format!("CREATE DATABASE {name}")))
+        .execute(&mut connection)
+        .await
+        .unwrap();
     let mut url = Url::parse(&server).unwrap();
     url.set_path(name);
     url.to_string()

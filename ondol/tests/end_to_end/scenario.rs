@@ -48,9 +48,17 @@ async fn apply(platform: &Platform, topic: &str) {
     let merchants = Path::new(DEMO).join("merchants.parquet").canonicalize().unwrap();
     let text = std::fs::read_to_string(Path::new(DEMO).join("features.toml"))
         .unwrap()
-        .replace("\"merchants.parquet\"", &format!("{:?}", merchants.display().to_string()))
+        .replace(
+            "\"merchants.parquet\"",
+            &format!("{:?}", merchants.display().to_string()),
+        )
         .replace("kafka  = \"transactions\"", &format!("kafka  = \"{topic}\""));
-    let files = DefinitionFiles { files: vec![DefinitionFile { path: "features.toml".to_owned(), text }] };
+    let files = DefinitionFiles {
+        files: vec![DefinitionFile {
+            path: "features.toml".to_owned(),
+            text,
+        }],
+    };
     let store = platform.feature_store();
     let plan = store.plan(files.clone()).await.unwrap();
     assert!(plan.changes.len() >= 5, "{plan:?}");
@@ -59,10 +67,23 @@ async fn apply(platform: &Platform, topic: &str) {
         if snapshot.views.iter().all(|view| view.state == ViewState::Active) {
             break;
         }
-        snapshot = store.next_snapshot(snapshot.version, Duration::from_secs(1)).await.unwrap().as_ref().clone();
+        snapshot = store
+            .next_snapshot(snapshot.version, Duration::from_secs(1))
+            .await
+            .unwrap()
+            .as_ref()
+            .clone();
     }
-    assert!(snapshot.views.iter().all(|view| view.state == ViewState::Active), "{:?}", snapshot.views);
-    assert_eq!(store.apply(files).await.unwrap().changes, [], "applying the same files again changes nothing");
+    assert!(
+        snapshot.views.iter().all(|view| view.state == ViewState::Active),
+        "{:?}",
+        snapshot.views
+    );
+    assert_eq!(
+        store.apply(files).await.unwrap().changes,
+        [],
+        "applying the same files again changes nothing"
+    );
 }
 
 fn event(index: i64, now: EventTime) -> String {
@@ -82,7 +103,10 @@ async fn stream(platform: &Platform, topic: &str) {
     let (pushed, produced) = events.split_at(if platform.kafka.is_some() { 20 } else { events.len() });
     push(platform, pushed).await;
     if let Some(bootstrap) = &platform.kafka {
-        let producer: FutureProducer = ClientConfig::new().set("bootstrap.servers", bootstrap).create().unwrap();
+        let producer: FutureProducer = ClientConfig::new()
+            .set("bootstrap.servers", bootstrap)
+            .create()
+            .unwrap();
         for payload in produced {
             let record = FutureRecord::<(), _>::to(topic).payload(payload.as_bytes());
             producer.send(record, Duration::from_secs(10)).await.unwrap();
@@ -92,8 +116,15 @@ async fn stream(platform: &Platform, topic: &str) {
 }
 
 async fn push(platform: &Platform, events: &[String]) {
-    let events = events.iter().map(|event| serde_json::value::RawValue::from_string(event.clone()).unwrap()).collect();
-    platform.ingest().push("transactions", PushRequest { events }).await.unwrap();
+    let events = events
+        .iter()
+        .map(|event| serde_json::value::RawValue::from_string(event.clone()).unwrap())
+        .collect();
+    platform
+        .ingest()
+        .push("transactions", PushRequest { events })
+        .await
+        .unwrap();
 }
 
 async fn wait_for_events(platform: &Platform, wanted: u64) {
@@ -112,7 +143,11 @@ async fn wait_for_events(platform: &Platform, wanted: u64) {
 async fn a_bad_event_is_a_dead_letter(platform: &Platform) {
     push(platform, &[r#"{"txn_id":"bad","card_id":"c1","merchant_id":"m1","amount":"much","declined":false,"ts":"2026-01-01T00:00:00Z"}"#.to_owned()]).await;
     for _ in 0..200 {
-        let letters = platform.ingest().dead_letters("transactions", DeadLetterQuery::default()).await.unwrap();
+        let letters = platform
+            .ingest()
+            .dead_letters("transactions", DeadLetterQuery::default())
+            .await
+            .unwrap();
         if let Some(letter) = letters.first() {
             assert_eq!(letter.reason, "wrong-type");
             assert!(letter.detail.contains("amount"), "{}", letter.detail);
@@ -129,7 +164,13 @@ async fn register(platform: &Platform) -> u32 {
         artifact: std::fs::read(Path::new(DEMO).join("fraud.onnx")).unwrap().into(),
         manifest: Some(manifest),
     };
-    platform.model_gateway().register("fraud", request).await.unwrap().model.version
+    platform
+        .model_gateway()
+        .register("fraud", request)
+        .await
+        .unwrap()
+        .model
+        .version
 }
 
 fn inputs(card: &str) -> BTreeMap<String, Value> {
@@ -141,7 +182,11 @@ fn inputs(card: &str) -> BTreeMap<String, Value> {
 }
 
 async fn predict(platform: &Platform) -> Prediction {
-    let request = PredictRequest { inputs: inputs("c1"), as_of: None, deadline_ms: Some(20_000) };
+    let request = PredictRequest {
+        inputs: inputs("c1"),
+        as_of: None,
+        deadline_ms: Some(20_000),
+    };
     platform.model_gateway().predict("fraud", request).await.unwrap()
 }
 
@@ -149,7 +194,11 @@ async fn predict(platform: &Platform) -> Prediction {
 async fn predict_once_ready(platform: &Platform) -> Prediction {
     let mut last = None;
     for _ in 0..100 {
-        let request = PredictRequest { inputs: inputs("c1"), as_of: None, deadline_ms: Some(20_000) };
+        let request = PredictRequest {
+            inputs: inputs("c1"),
+            as_of: None,
+            deadline_ms: Some(20_000),
+        };
         match platform.model_gateway().predict("fraud", request).await {
             Ok(prediction) => return prediction,
             Err(error) => last = Some(error),
@@ -160,7 +209,11 @@ async fn predict_once_ready(platform: &Platform) -> Prediction {
 }
 
 async fn an_unknown_card_is_missing_not_wrong(platform: &Platform) {
-    let request = PredictRequest { inputs: inputs("nobody"), as_of: None, deadline_ms: Some(20_000) };
+    let request = PredictRequest {
+        inputs: inputs("nobody"),
+        as_of: None,
+        deadline_ms: Some(20_000),
+    };
     let prediction = platform.model_gateway().predict("fraud", request).await.unwrap();
     assert_eq!(prediction.features["card.n_1h"].status, FeatureStatus::Missing);
     assert_eq!(prediction.features["card.n_1h"].value, Value::I64(0));
@@ -185,21 +238,35 @@ async fn training_set(platform: &Platform, time: EventTime) -> (serde_json::Valu
         Arc::new(StringArray::from(vec!["kept"])),
     ];
     let spine = vec![RecordBatch::try_new(Arc::clone(&schema), columns).unwrap()];
-    let options =
-        TrainingSetOptions { model: "fraud".to_owned(), time_column: Some("time".to_owned()), as_of: AsOf::KnownAt };
+    let options = TrainingSetOptions {
+        model: "fraud".to_owned(),
+        time_column: Some("time".to_owned()),
+        as_of: AsOf::KnownAt,
+    };
     let pipelines = platform.pipelines();
-    let request = TrainingSetRequest { options, spine_schema: schema, spine };
+    let request = TrainingSetRequest {
+        options,
+        spine_schema: schema,
+        spine,
+    };
     let job = ended(platform, pipelines.training_set(request).await.unwrap()).await;
     let result = pipelines.result(&job.id).await.unwrap();
     let rows = arrow::compute::concat_batches(&result.schema, &result.batches).unwrap();
     assert_eq!(rows.num_rows(), 1);
-    assert_eq!(rows.column_by_name("label").unwrap().as_string::<i32>().value(0), "kept");
+    assert_eq!(
+        rows.column_by_name("label").unwrap().as_string::<i32>().value(0),
+        "kept"
+    );
     (serde_json::to_value(job.manifest.unwrap()).unwrap(), rows)
 }
 
 async fn ended(platform: &Platform, mut job: Job) -> Job {
     while !job.state.is_final() {
-        job = platform.pipelines().job(&job.id, Some(job.revision), Duration::from_secs(5)).await.unwrap();
+        job = platform
+            .pipelines()
+            .job(&job.id, Some(job.revision), Duration::from_secs(5))
+            .await
+            .unwrap();
     }
     assert_eq!(job.state, JobState::Succeeded, "{:?}", job.error);
     job
@@ -208,7 +275,9 @@ async fn ended(platform: &Platform, mut job: Job) -> Job {
 async fn the_training_set_says_the_same(platform: &Platform, served: &Prediction) {
     let (_, rows) = training_set(platform, served.as_of).await;
     for (name, feature) in &served.features {
-        let column = rows.column_by_name(name).unwrap_or_else(|| panic!("{name} is in the training set"));
+        let column = rows
+            .column_by_name(name)
+            .unwrap_or_else(|| panic!("{name} is in the training set"));
         assert_eq!(value(column), feature.value, "{name}: training set against served");
     }
 }
@@ -231,7 +300,10 @@ async fn decisions_land_offline(platform: &Platform, wanted: u64) {
     for _ in 0..300 {
         store.flush("decisions").await.unwrap();
         let tables = store.tables().await.unwrap();
-        let rows = tables.iter().find(|table| table.source == "decisions").and_then(|table| table.rows);
+        let rows = tables
+            .iter()
+            .find(|table| table.source == "decisions")
+            .and_then(|table| table.rows);
         if rows.is_some_and(|rows| rows >= wanted) {
             return;
         }

@@ -139,7 +139,8 @@ fn time_column(schema: &Schema, named: Option<&str>) -> Result<String, String> {
     match timestamps.as_slice() {
         [only] => Ok(only.name().clone()),
         [] => Err(format!(
-            "no time column: name it with `time_column`, or add a timestamp column `time`; the spine has {}",
+            "no time column: name it with `time_column` (--time-column), or add a timestamp column `time`; \
+             the spine has {}",
             columns()
         )),
         several => {
