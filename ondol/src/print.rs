@@ -5,8 +5,9 @@
 use crate::cli::Output;
 use anyhow::Result;
 use comfy_table::{ContentArrangement, Table, presets};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use serde::Serialize;
+use std::fmt::Write;
 use std::io::IsTerminal as _;
 use std::time::Duration;
 
@@ -54,9 +55,15 @@ pub(crate) fn progress(total: Option<u64>, unit: &str) -> ProgressBar {
 /// How a bar looks while its end is known, or is not.
 pub(crate) fn bar_style(known: bool, unit: &str) -> ProgressStyle {
     let template = if known {
-        format!("{{msg:24}} {{bar:32}} {{human_pos}}/{{human_len}} {unit} {{per_sec}} {{eta}}")
+        format!("{{msg:24}} {{bar:32}} {{human_pos}}/{{human_len}} {unit} {{rate}} {{eta}}")
     } else {
-        format!("{{msg:24}} {{spinner}} {{human_pos}} {unit} {{per_sec}}")
+        format!("{{msg:24}} {{spinner}} {{human_pos}} {unit} {{rate}}")
     };
-    ProgressStyle::with_template(&template).unwrap_or_else(|_| ProgressStyle::default_bar())
+    let rate = |state: &ProgressState, text: &mut dyn Write| {
+        // Writing to a string can't fail.
+        let _ = write!(text, "{:.0}/s", state.per_sec());
+    };
+    ProgressStyle::with_template(&template)
+        .unwrap_or_else(|_| ProgressStyle::default_bar())
+        .with_key("rate", rate)
 }

@@ -9,7 +9,7 @@
 )]
 
 use serde_json::Value;
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::{BufReader, Write as _};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use tempfile::TempDir;
@@ -30,16 +30,14 @@ impl Desk {
 
     fn with_dev() -> Self {
         let mut desk = Self::alone();
-        let mut child = desk.dev("127.0.0.1:0").stdout(Stdio::piped()).spawn().unwrap();
-        let mut text = String::new();
-        for line in BufReader::new(child.stdout.take().unwrap()).lines() {
-            text.push_str(&line.unwrap());
-            if let Ok(document) = serde_json::from_str::<Value>(&text) {
-                desk.server = Some((child, document["address"].as_str().unwrap().to_owned()));
-                return desk;
-            }
-        }
-        panic!("`ondol dev` ended: {text}");
+        let child = desk.dev("127.0.0.1:0").stdout(Stdio::piped()).spawn().unwrap();
+        let (child, address) = desk.server.insert((child, String::new()));
+        let output = BufReader::new(child.stdout.take().unwrap());
+        let document = serde_json::Deserializer::from_reader(output)
+            .into_iter::<Value>()
+            .next();
+        *address = document.unwrap().unwrap()["address"].as_str().unwrap().to_owned();
+        desk
     }
 
     /// `ondol dev` on this desk's data folder.
