@@ -20,6 +20,8 @@ const LONGEST_SILENCE: Duration = Duration::from_secs(30);
 
 /// The latest attempt at a source.
 struct Attempt {
+    /// The source's version. A corrected definition is tried at once, whatever the pause of the wrong one.
+    version: u32,
     job: String,
     pause: Duration,
     /// When the next may start, once this one has failed.
@@ -64,17 +66,13 @@ async fn submit_waiting(snapshot: &Snapshot, queue: &Arc<Queue>, attempts: &mut 
             .views_of(name)
             .any(|view| view.state == ViewState::Provisioning)
     };
-    let tables = snapshot
-        .sources
-        .iter()
-        .map(|source| &source.definition)
-        .filter(|source| !source.is_stream());
-    let waiting: Vec<&str> = tables
-        .map(|source| source.name.as_str())
-        .filter(|name| waits(name))
+    let tables = snapshot.sources.iter().filter(|source| !source.definition.is_stream());
+    let waiting: HashMap<&str, u32> = tables
+        .map(|source| (source.definition.name.as_str(), source.version))
+        .filter(|(name, _)| waits(name))
         .collect();
-    attempts.retain(|name, _| waiting.contains(&name.as_str()));
-    for name in waiting {
+    attempts.retain(|name, attempt| waiting.get(name.as_str()) == Some(&attempt.version));
+    for (name, version) in waiting {
         let pause = match attempts.get_mut(name) {
             None => FIRST_PAUSE,
             Some(attempt) => match due(attempt, queue).await {
@@ -91,6 +89,7 @@ async fn submit_waiting(snapshot: &Snapshot, queue: &Arc<Queue>, attempts: &mut 
                 attempts.insert(
                     name.to_owned(),
                     Attempt {
+                        version,
                         job: job.id,
                         pause,
                         next: None,
