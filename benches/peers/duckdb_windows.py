@@ -35,7 +35,7 @@ def query(folder):
             WITH spine AS (SELECT *, {tails} FROM read_parquet('{folder}/spine.parquet'))
             SELECT s.row, any_value(s.card) AS card, any_value(s.ts) AS ts, any_value(s.label) AS label, {features}
             FROM spine s
-            LEFT JOIN read_parquet('{folder}/offline/payments/**/*.parquet') e
+            LEFT JOIN read_parquet('{folder}/offline/payments/_event_date=*/*.parquet') e
                 ON e.card = s.card AND e.ts >= s.tail_7d AND e.ts < s.ts AND e._ingested_at <= s.ts
             GROUP BY s.row
         ) TO '{folder}/duckdb.parquet' (FORMAT parquet)
