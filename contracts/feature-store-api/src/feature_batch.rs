@@ -1,12 +1,17 @@
-//! [`FeatureBatch`] on the wire. Services read it as one Arrow record batch, three columns a feature: the values, the
-//! status (`UInt8`, the numbers of [`FeatureStatus`]) and the event time (nullable); what has no row stands in the
-//! schema's metadata. People read the same as JSON.
+//! [`FeatureBatch`] on the wire. Services read it as one Arrow record batch: a column of values per feature, in order;
+//! then `status`, one fixed-size binary cell per entity with a byte per feature (the numbers of [`FeatureStatus`]); then
+//! each distinct column of event times once, since the features of one view share theirs. Columns cost more than bytes
+//! in this format, so there are as few as can be. What has no row stands in the schema's metadata. People read the same
+//! as JSON.
 
 use crate::wire::{FeatureBatch, FeatureColumn};
-use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, RecordBatchOptions, TimestampMicrosecondArray, UInt8Array};
+use arrow::array::{
+    Array, ArrayRef, AsArray, FixedSizeBinaryArray, RecordBatch, RecordBatchOptions, TimestampMicrosecondArray,
+};
+use arrow::buffer::Buffer;
 use arrow::datatypes::{
     DataType as ArrowType, Field, Float32Type, Float64Type, Int32Type, Int64Type, Schema, TimeUnit,
-    TimestampMicrosecondType, UInt8Type,
+    TimestampMicrosecondType,
 };
 use arrow::error::ArrowError;
 use ondol_vocabulary::{DataType, EventTime, FeatureRef, FeatureStatus, Value};
@@ -18,8 +23,8 @@ use utoipa::ToSchema;
 /// The key of the Arrow schema's metadata that holds what has no row, as JSON.
 const METADATA_KEY: &str = "ondol.features";
 
-/// Arrow columns a feature.
-const COLUMNS: usize = 3;
+/// The name of the column of statuses.
+const STATUS: &str = "status";
 
 /// What of a [`FeatureBatch`] has no row.
 #[derive(Serialize, Deserialize)]
@@ -28,6 +33,8 @@ struct Header {
     rows: usize,
     features: Vec<FeatureRef>,
     view_versions: Vec<u32>,
+    /// Which of the distinct columns of event times is each feature's.
+    event_times: Vec<usize>,
 }
 
 /// Feature values for a batch of entities, as JSON.
@@ -62,39 +69,66 @@ impl FeatureBatch {
     /// # Errors
     /// When a column's length is not the number of entities.
     pub fn to_arrow(&self) -> Result<RecordBatch, ArrowError> {
-        let mut fields = Vec::with_capacity(self.columns.len() * COLUMNS);
-        let mut arrays: Vec<ArrayRef> = Vec::with_capacity(self.columns.len() * COLUMNS);
+        let mut fields: Vec<Field> = Vec::with_capacity(self.columns.len() + 3);
+        let mut arrays: Vec<ArrayRef> = Vec::with_capacity(self.columns.len() + 3);
         for column in &self.columns {
-            let name = column.feature.to_string();
-            let event_time: TimestampMicrosecondArray = column
-                .event_time
-                .iter()
-                .map(|time| time.map(EventTime::micros))
-                .collect();
-            fields.push(Field::new(name.as_str(), column.values.data_type().clone(), true));
-            fields.push(Field::new(format!("{name}.status"), ArrowType::UInt8, false));
             fields.push(Field::new(
-                format!("{name}.event_time"),
-                DataType::Timestamp.arrow(),
+                column.feature.to_string(),
+                column.values.data_type().clone(),
                 true,
             ));
             arrays.push(Arc::clone(&column.values));
-            arrays.push(Arc::new(UInt8Array::from_iter_values(
-                column.status.iter().map(|status| *status as u8),
-            )));
-            arrays.push(Arc::new(event_time.with_timezone("UTC")));
+        }
+        if !self.columns.is_empty() {
+            let status = self.statuses()?;
+            fields.push(Field::new(STATUS, status.data_type().clone(), false));
+            arrays.push(Arc::new(status));
+        }
+        let (distinct, event_times) = self.distinct_event_times();
+        for times in distinct {
+            let array: TimestampMicrosecondArray = times.iter().map(|time| time.map(EventTime::micros)).collect();
+            fields.push(Field::new("event_time", DataType::Timestamp.arrow(), true));
+            arrays.push(Arc::new(array.with_timezone("UTC")));
         }
         let header = Header {
             as_of_us: self.as_of.micros(),
             rows: self.rows,
             features: self.columns.iter().map(|column| column.feature.clone()).collect(),
             view_versions: self.columns.iter().map(|column| column.view_version).collect(),
+            event_times,
         };
         let header = serde_json::to_string(&header).map_err(|error| ArrowError::ExternalError(Box::new(error)))?;
         let metadata = HashMap::from([(METADATA_KEY.to_owned(), header)]);
         let schema = Arc::new(Schema::new_with_metadata(fields, metadata));
         let options = RecordBatchOptions::new().with_row_count(Some(self.rows));
         RecordBatch::try_new_with_options(schema, arrays, &options)
+    }
+
+    /// A cell per entity: its features' statuses, a byte each.
+    fn statuses(&self) -> Result<FixedSizeBinaryArray, ArrowError> {
+        let features = self.columns.len();
+        let mut codes = vec![0u8; features * self.rows];
+        for (place, column) in self.columns.iter().enumerate() {
+            for (cell, status) in codes.iter_mut().skip(place).step_by(features).zip(&column.status) {
+                *cell = *status as u8;
+            }
+        }
+        let width = i32::try_from(features).map_err(|_| malformed("too many features"))?;
+        FixedSizeBinaryArray::try_new(width, Buffer::from_vec(codes), None)
+    }
+
+    /// The event times that differ, and which of them each feature has.
+    fn distinct_event_times(&self) -> (Vec<&[Option<EventTime>]>, Vec<usize>) {
+        let mut distinct: Vec<&[Option<EventTime>]> = Vec::new();
+        let places = self.columns.iter().map(|column| {
+            let known = distinct.iter().position(|times| *times == column.event_time.as_slice());
+            known.unwrap_or_else(|| {
+                distinct.push(&column.event_time);
+                distinct.len() - 1
+            })
+        });
+        let places = places.collect();
+        (distinct, places)
     }
 
     /// From the record batch made by [`Self::to_arrow`], possibly elsewhere.
@@ -109,17 +143,34 @@ impl FeatureBatch {
             .ok_or_else(|| malformed("no header"))?;
         let header: Header = serde_json::from_str(header).map_err(|error| malformed(&error.to_string()))?;
         let features = header.features.len();
-        let same_length = header.view_versions.len() == features && batch.num_columns() == features * COLUMNS;
-        if !same_length || header.rows != batch.num_rows() {
+        let fits = header.view_versions.len() == features
+            && header.event_times.len() == features
+            && batch.num_columns() >= features
+            && header.rows == batch.num_rows();
+        if !fits {
             return Err(malformed("the header does not fit the columns"));
         }
-        let columns = header
-            .features
-            .into_iter()
-            .zip(header.view_versions)
-            .zip(batch.columns().chunks_exact(COLUMNS))
-            .map(|((feature, view_version), columns)| FeatureColumn::from_arrow(feature, view_version, columns))
-            .collect::<Result<_, _>>()?;
+        let (values, rest) = batch.columns().split_at(features);
+        let statuses = match rest.first() {
+            Some(column) => Statuses::of(column, features)?,
+            None if features == 0 => Statuses { cells: None, features },
+            None => return Err(malformed("there is no column of statuses")),
+        };
+        let times = rest.iter().skip(1).map(event_times).collect::<Result<Vec<_>, _>>()?;
+        let mut columns = Vec::with_capacity(features);
+        let parts = header.features.into_iter().zip(header.view_versions).zip(values);
+        for (place, (((feature, view_version), values), time)) in parts.zip(header.event_times).enumerate() {
+            let event_time = times
+                .get(time)
+                .ok_or_else(|| malformed("a column of event times is absent"))?;
+            columns.push(FeatureColumn {
+                feature,
+                view_version,
+                values: Arc::clone(values),
+                status: statuses.of_feature(place)?,
+                event_time: event_time.clone(),
+            });
+        }
         Ok(Self {
             as_of: EventTime::from_micros(header.as_of_us),
             rows: header.rows,
@@ -146,31 +197,44 @@ impl FeatureBatch {
     }
 }
 
-impl FeatureColumn {
-    fn from_arrow(feature: FeatureRef, view_version: u32, columns: &[ArrayRef]) -> Result<Self, ArrowError> {
-        let [values, status, event_time] = columns else {
-            return Err(malformed("a feature lacks a column"));
-        };
-        let status = status
-            .as_primitive_opt::<UInt8Type>()
-            .ok_or_else(|| malformed("a status is no UInt8"))?;
-        let event_time = event_time
-            .as_primitive_opt::<TimestampMicrosecondType>()
-            .ok_or_else(|| malformed("an event time is no timestamp"))?;
+/// The column of statuses; absent where there are no features.
+struct Statuses<'a> {
+    cells: Option<&'a FixedSizeBinaryArray>,
+    features: usize,
+}
+
+impl<'a> Statuses<'a> {
+    fn of(column: &'a ArrayRef, features: usize) -> Result<Self, ArrowError> {
+        let cells = column
+            .as_fixed_size_binary_opt()
+            .filter(|cells| usize::try_from(cells.value_length()) == Ok(features) && cells.null_count() == 0)
+            .ok_or_else(|| malformed("the statuses are no byte per feature"))?;
         Ok(Self {
-            feature,
-            view_version,
-            values: Arc::clone(values),
-            status: status
-                .iter()
-                .map(|code| {
-                    code.and_then(FeatureStatus::from_code)
-                        .ok_or_else(|| malformed("an unknown status"))
-                })
-                .collect::<Result<_, _>>()?,
-            event_time: event_time.iter().map(|time| time.map(EventTime::from_micros)).collect(),
+            cells: Some(cells),
+            features,
         })
     }
+
+    fn of_feature(&self, place: usize) -> Result<Vec<FeatureStatus>, ArrowError> {
+        let Some(cells) = self.cells else {
+            return Ok(Vec::new());
+        };
+        debug_assert!(place < self.features, "the caller counts features");
+        let codes = (0..cells.len()).map(|row| cells.value(row).get(place).copied());
+        codes
+            .map(|code| {
+                code.and_then(FeatureStatus::from_code)
+                    .ok_or_else(|| malformed("an unknown status"))
+            })
+            .collect()
+    }
+}
+
+fn event_times(column: &ArrayRef) -> Result<Vec<Option<EventTime>>, ArrowError> {
+    let times = column
+        .as_primitive_opt::<TimestampMicrosecondType>()
+        .ok_or_else(|| malformed("an event time is no timestamp"))?;
+    Ok(times.iter().map(|time| time.map(EventTime::from_micros)).collect())
 }
 
 /// Row `row` of `array` as a scalar: exact, except that an `f32` becomes the `f64` of its shortest decimal text, so
