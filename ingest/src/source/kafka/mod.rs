@@ -233,6 +233,9 @@ fn consumer_config(config: &KafkaConfig, group: &str) -> ClientConfig {
     let mut client = base_config(config);
     // New partitions and topics are noticed this soon.
     default(&mut client, config, "topic.metadata.refresh.interval.ms", "10000");
+    // A worker that was killed keeps its partitions for this long; librdkafka's 45 s would be 45 s without features.
+    default(&mut client, config, "session.timeout.ms", "10000");
+    default(&mut client, config, "heartbeat.interval.ms", "2000");
     client
         .set("group.id", group)
         .set("partition.assignment.strategy", "cooperative-sticky")
