@@ -133,31 +133,25 @@ impl Execution {
             .map(|(view, places)| self.decode(view, places))
             .collect::<Result<Vec<_>, _>>()?;
         let moments = self.moments(&decoded)?;
-        let finished: Vec<Vec<FinishedFeature>> = self
-            .plan
-            .views
-            .iter()
-            .zip(&decoded)
+        let views = self.plan.views.iter().zip(&decoded);
+        let mut finished: Vec<std::vec::IntoIter<FinishedFeature>> = views
             .map(|(view, rows)| {
                 let rows: Vec<Option<&Row>> = rows.iter().map(Option::as_ref).collect();
-                view.compiled.engine.finish(&rows, &moments, &view.features)
+                let finished = view.compiled.engine.finish(&rows, &moments, &view.features);
+                finished.into_iter()
             })
             .collect();
-        let columns = self
-            .features
-            .iter()
-            .zip(&self.plan.outputs)
-            .map(|(feature, &(view, place))| {
-                let planned = self.plan.views.get(view)?;
-                let finished = finished.get(view)?.get(place)?.clone();
-                Some(FeatureColumn {
-                    feature: feature.clone(),
-                    view_version: planned.compiled.version,
-                    values: finished.values,
-                    status: finished.status,
-                    event_time: finished.event_time,
-                })
-            });
+        let columns = self.features.into_iter().zip(&self.plan.outputs).map(|(feature, &view)| {
+            let planned = self.plan.views.get(view)?;
+            let finished = finished.get_mut(view)?.next()?;
+            Some(FeatureColumn {
+                feature,
+                view_version: planned.compiled.version,
+                values: finished.values,
+                status: finished.status,
+                event_time: finished.event_time,
+            })
+        });
         let columns = columns
             .collect::<Option<Vec<_>>>()
             .ok_or_else(|| FeatureStoreError::Internal {

@@ -2,9 +2,10 @@
 
 use super::nearest;
 use crate::views::{CompiledView, CompiledViews};
+// Its hash costs a third of the standard library's: the key is every feature of a request.
+use hashbrown::HashMap;
 use ondol_feature_store_api::FeatureStoreError;
 use ondol_vocabulary::{FeatureRef, Field, Snapshot};
-use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
 /// Plans kept for one snapshot. Clients ask for a few lists over and over; past this many, all are compiled again.
@@ -16,8 +17,8 @@ pub(super) struct ReadPlan {
     pub(super) keys: Vec<Field>,
     /// The views to read, each once.
     pub(super) views: Vec<PlannedView>,
-    /// For each feature asked for: its view, and its place among the view's finished features.
-    pub(super) outputs: Vec<(usize, usize)>,
+    /// For each feature asked for: its view, whose features stand in the order asked for.
+    pub(super) outputs: Vec<usize>,
 }
 
 /// One view's part of a plan.
@@ -26,7 +27,7 @@ pub(super) struct PlannedView {
     pub(super) compiled: Arc<CompiledView>,
     /// Its key columns, as indexes into [`ReadPlan::keys`].
     pub(super) key: Vec<usize>,
-    /// The features to finish, as indexes into the view's.
+    /// The features to finish, as indexes into the view's; one asked for twice is finished twice.
     pub(super) features: Vec<usize>,
 }
 
@@ -97,8 +98,8 @@ impl ReadPlan {
             let Some(planned) = plan.views.get_mut(view) else {
                 continue;
             };
-            let place = planned.place(index);
-            plan.outputs.push((view, place));
+            planned.features.push(index);
+            plan.outputs.push(view);
         }
         Ok(plan)
     }
@@ -116,14 +117,6 @@ impl PlannedView {
     /// The view's name.
     pub(super) fn name(&self) -> &str {
         &self.compiled.engine.definition().name
-    }
-
-    fn place(&mut self, feature: usize) -> usize {
-        let known = self.features.iter().position(|known| *known == feature);
-        known.unwrap_or_else(|| {
-            self.features.push(feature);
-            self.features.len() - 1
-        })
     }
 }
 

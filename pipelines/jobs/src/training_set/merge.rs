@@ -1,18 +1,16 @@
 //! The point-in-time merge: for each entity, events and spine rows walked together in time.
 //!
 //! The engine's [`Row`] absorbs what has become visible and is finished at each spine row's moment, exactly as the
-//! online store does it; nothing here knows what a feature is. Finishing costs a fixed amount per call (it builds
-//! columns), so a chunk of entities advances in *waves*: every entity moves to its next spine row, then all of them are
-//! finished in one call. When few entities are left (a spine in which one entity has most rows), rows are cloned into
-//! batches instead.
+//! online store does it; nothing here knows what a feature is. One entity after another goes all its way through time,
+//! and a chunk of them fills one set of columns.
 
 use super::entities::Entities;
 use super::events::{Events, Wanted, visible_from};
 use crate::error::JobError;
 use crate::pool::Pool;
 use crate::progress::Progress;
-use arrow::array::{Array, ArrayRef};
-use ondol_transform::view::FinishedFeature;
+use arrow::array::ArrayRef;
+use ondol_transform::view::Finisher;
 use ondol_transform::{Projection, Row, ViewEngine};
 use ondol_vocabulary::EventTime;
 use std::ops::Range;
@@ -22,10 +20,8 @@ use std::sync::Mutex;
 const CHUNK_EVENTS: usize = 65_536;
 /// Spine rows of one chunk, unless a single entity has more.
 const CHUNK_ROWS: usize = 16_384;
-/// A wave of fewer entities is not worth a call of its own.
-const NARROW_WAVE: usize = 64;
-/// Rows cloned before they are finished together.
-const CLONES: usize = 256;
+/// Rows of one entity between two reports of progress.
+const PROGRESS_ROWS: usize = 1_024;
 
 /// Feature values of some spine rows.
 pub(super) struct Finished {
@@ -35,11 +31,9 @@ pub(super) struct Finished {
     pub columns: Vec<ArrayRef>,
 }
 
-/// One entity on its way through time.
+/// One entity: its events and its spine rows, each by ascending time.
 struct Lane<'a> {
-    row: Option<Row>,
     events: Vec<u32>,
-    next_event: usize,
     spine: &'a [u32],
 }
 
@@ -67,10 +61,10 @@ pub(super) fn merge(
 }
 
 /// Values of rows that name no entity: those of an entity without events.
-pub(super) fn finish_absent(engine: &ViewEngine, rows: &[u32], times: &[i64]) -> Result<Finished, JobError> {
-    let mut output = Output::new(engine);
-    for rows in rows.chunks(CHUNK_ROWS) {
-        output.finish(rows.iter().map(|&row| (None, row)), times);
+pub(super) fn finish_absent(engine: &ViewEngine, rows: &[u32], times: &[i64]) -> Finished {
+    let mut output = Output::new(engine, rows.len());
+    for &row in rows {
+        output.push(None, row, moment(times, row));
     }
     output.end()
 }
@@ -101,54 +95,19 @@ fn merge_chunk(
     let engine = &wanted.view.engine;
     let times = &wanted.spine.times;
     let projection = engine.project(&events.batch(chunk)?)?;
-    let mut lanes = lanes(wanted.entities, chunk, &projection)?;
-    // Entities with many rows first: the entities of every wave are then a prefix.
-    lanes.sort_by_key(|lane| std::cmp::Reverse(lane.spine.len()));
-    let mut output = Output::new(engine);
-    let mut wave = 0;
-    let mut width = lanes.len();
-    loop {
-        while width
-            .checked_sub(1)
-            .and_then(|last| lanes.get(last))
-            .is_some_and(|lane| lane.spine.len() <= wave)
-        {
-            width -= 1;
-        }
-        let Some(abreast) = lanes.get_mut(..width).filter(|_| width >= NARROW_WAVE) else {
-            break;
-        };
-        for lane in abreast.iter_mut() {
-            lane.advance(
-                engine,
-                &projection,
-                lane.spine.get(wave).map_or(i64::MIN, |&row| moment(times, row)),
-            );
-        }
-        output.finish(
-            abreast
-                .iter()
-                .filter_map(|lane| Some((lane.row.as_ref(), *lane.spine.get(wave)?))),
-            times,
-        );
-        progress.add(width as u64);
-        wave += 1;
+    let lanes = lanes(wanted.entities, chunk, &projection)?;
+    let mut output = Output::new(engine, lanes.iter().map(|lane| lane.spine.len()).sum());
+    for lane in &lanes {
+        lane.walk(engine, &projection, times, &mut output, progress)?;
     }
-    for lane in lanes.iter_mut().take(width) {
-        finish_alone(lane, wave, engine, &projection, times, &mut output);
-        progress.add((lane.spine.len() - wave) as u64);
-        progress.checkpoint()?;
-    }
-    output.end()
+    Ok(output.end())
 }
 
 fn lanes<'a>(entities: &'a Entities, chunk: &Range<u32>, projection: &Projection) -> Result<Vec<Lane<'a>>, JobError> {
     let mut lanes: Vec<Lane<'a>> = chunk
         .clone()
         .map(|entity| Lane {
-            row: None,
             events: Vec::new(),
-            next_event: 0,
             spine: entities.rows(entity),
         })
         .collect();
@@ -163,113 +122,69 @@ fn lanes<'a>(entities: &'a Entities, chunk: &Range<u32>, projection: &Projection
     Ok(lanes)
 }
 
-/// The rest of one lane's rows from `wave` on, with clones of its state where it changes between rows.
-fn finish_alone(
-    lane: &mut Lane<'_>,
-    wave: usize,
-    engine: &ViewEngine,
-    projection: &Projection,
-    times: &[i64],
-    output: &mut Output<'_>,
-) {
-    let rest = lane.spine.get(wave..).unwrap_or_default();
-    let mut states: Vec<Option<Row>> = Vec::with_capacity(CLONES.min(rest.len()));
-    for batch in rest.chunks(CLONES) {
-        states.clear();
-        let mut state_of: Vec<usize> = Vec::with_capacity(batch.len());
-        for &row in batch {
-            let changed = lane.advance(engine, projection, moment(times, row));
-            if changed || states.is_empty() {
-                states.push(lane.row.clone());
-            }
-            state_of.push(states.len() - 1);
-        }
-        let rows = state_of.iter().zip(batch);
-        output.finish(
-            rows.map(|(&state, &row)| (states.get(state).and_then(Option::as_ref), row)),
-            times,
-        );
-    }
-}
-
 fn moment(times: &[i64], row: u32) -> i64 {
     times.get(row as usize).copied().unwrap_or(i64::MIN)
 }
 
 impl Lane<'_> {
-    /// Absorbs every event visible at `t`; whether there was one.
-    fn advance(&mut self, engine: &ViewEngine, projection: &Projection, t: i64) -> bool {
-        let before = self.next_event;
-        while let Some(&index) = self.events.get(self.next_event) {
-            let index = index as usize;
-            let (time, known) = (
-                projection.event_time(index).micros(),
-                projection.ingested_at(index).micros(),
-            );
-            if visible_from(time, known) > t {
-                break;
+    /// Takes the entity through time: at each spine row it has absorbed every event visible by then.
+    fn walk(
+        &self,
+        engine: &ViewEngine,
+        projection: &Projection,
+        times: &[i64],
+        output: &mut Output<'_>,
+        progress: &Progress,
+    ) -> Result<(), JobError> {
+        let mut row: Option<Row> = None;
+        let mut events = self.events.iter().map(|&index| index as usize).peekable();
+        for rows in self.spine.chunks(PROGRESS_ROWS) {
+            for &spine in rows {
+                let t = moment(times, spine);
+                let visible = |index: &usize| {
+                    let (time, known) = (projection.event_time(*index), projection.ingested_at(*index));
+                    visible_from(time.micros(), known.micros()) <= t
+                };
+                while let Some(index) = events.next_if(visible) {
+                    // What the row makes of it is the row's to say: too late for its tiles here is too late online.
+                    engine.absorb(row.get_or_insert_default(), projection, index);
+                }
+                output.push(row.as_ref(), spine, t);
             }
-            // What the row makes of it is the row's to say: too late for its tiles here is too late online.
-            engine.absorb(self.row.get_or_insert_default(), projection, index);
-            self.next_event += 1;
+            progress.add(rows.len() as u64);
+            progress.checkpoint()?;
         }
-        self.next_event > before
+        Ok(())
     }
 }
 
-/// Collects finished columns of one chunk.
-struct Output<'a> {
-    engine: &'a ViewEngine,
-    features: Vec<usize>,
+/// Finished values of one chunk on their way to columns.
+struct Output<'e> {
     rows: Vec<u32>,
-    pieces: Vec<Vec<ArrayRef>>,
+    finisher: Finisher<'e>,
 }
 
-impl<'a> Output<'a> {
-    fn new(engine: &'a ViewEngine) -> Self {
+impl<'e> Output<'e> {
+    /// Of every feature of the view, with room for `rows` rows.
+    fn new(engine: &'e ViewEngine, rows: usize) -> Self {
         let features: Vec<usize> = (0..engine.definition().features.len()).collect();
-        let pieces = vec![Vec::new(); features.len()];
         Self {
-            engine,
-            features,
-            rows: Vec::new(),
-            pieces,
+            rows: Vec::with_capacity(rows),
+            finisher: engine.finisher(&features, rows),
         }
     }
 
-    /// Finishes each state at its spine row's moment.
-    fn finish<'r>(&mut self, states: impl Iterator<Item = (Option<&'r Row>, u32)>, times: &[i64]) {
-        let start = self.rows.len();
-        let mut rows = Vec::with_capacity(states.size_hint().1.unwrap_or(0));
-        for (state, row) in states {
-            rows.push(state);
-            self.rows.push(row);
-        }
-        let as_of: Vec<EventTime> = (self.rows.iter().skip(start))
-            .map(|&row| EventTime::from_micros(moment(times, row)))
-            .collect();
-        let finished = self.engine.finish(&rows, &as_of, &self.features);
-        for (pieces, FinishedFeature { values, .. }) in self.pieces.iter_mut().zip(finished) {
-            pieces.push(values);
-        }
+    /// Finishes an entity's state at the moment `t` of spine row `row`.
+    fn push(&mut self, state: Option<&Row>, row: u32, t: i64) {
+        self.rows.push(row);
+        self.finisher.push(state, EventTime::from_micros(t));
     }
 
-    fn end(self) -> Result<Finished, JobError> {
-        let join = |pieces: Vec<ArrayRef>| {
-            let pieces: Vec<&dyn Array> = pieces.iter().map(AsRef::as_ref).collect();
-            arrow::compute::concat(&pieces)
-        };
-        // A chunk without spine rows has no pieces to join.
-        if self.rows.is_empty() {
-            return Ok(Finished {
-                rows: Vec::new(),
-                columns: Vec::new(),
-            });
-        }
-        let columns = self.pieces.into_iter().map(join).collect::<Result<_, _>>()?;
-        Ok(Finished {
+    fn end(self) -> Finished {
+        let finished = self.finisher.finish().into_iter();
+        Finished {
             rows: self.rows,
-            columns,
-        })
+            columns: finished.map(|feature| feature.values).collect(),
+        }
     }
 }

@@ -78,6 +78,11 @@ impl<'a> Reader<'a> {
     }
 
     pub(crate) fn varint(&mut self) -> Result<u64, RowError> {
+        // Most numbers of a row take one byte.
+        if let [byte @ ..0x80, rest @ ..] = self.rest {
+            self.rest = rest;
+            return Ok(u64::from(*byte));
+        }
         let number = self.leb128(u64::BITS)?;
         u64::try_from(number).map_err(|_| malformed("a number is too large"))
     }
@@ -92,10 +97,23 @@ impl<'a> Reader<'a> {
         Ok((number >> 1) as i128 ^ -((number & 1) as i128))
     }
 
-    /// A number of at most `bits` bits, in its shortest form.
+    /// A number of at most `bits` bits (64 or more), in its shortest form.
     fn leb128(&mut self, bits: u32) -> Result<u128, RowError> {
-        let mut number = 0u128;
+        // Nine bytes fill 63 bits: no number that short is too large, and half the width does.
+        let mut narrow = 0u64;
         let mut shift = 0;
+        while shift < 63 {
+            let byte = self.byte()?;
+            narrow |= u64::from(byte & 0x7f) << shift;
+            if byte & 0x80 == 0 {
+                if byte == 0 && shift > 0 {
+                    return Err(malformed("a number is longer than it needs to be"));
+                }
+                return Ok(u128::from(narrow));
+            }
+            shift += 7;
+        }
+        let mut number = u128::from(narrow);
         loop {
             let byte = self.byte()?;
             let part = u128::from(byte & 0x7f);
@@ -104,7 +122,7 @@ impl<'a> Reader<'a> {
             }
             number |= part << shift;
             if byte & 0x80 == 0 {
-                if byte == 0 && shift > 0 {
+                if byte == 0 {
                     return Err(malformed("a number is longer than it needs to be"));
                 }
                 return Ok(number);

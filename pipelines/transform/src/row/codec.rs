@@ -196,7 +196,7 @@ fn encode_tiles(tiles: &TileSet, set: &SetLayout, layout: &RowLayout, newest: i6
         }
         previous = Some(index);
         if states.len() > 1 {
-            push_bits(bytes, states.iter().map(|state| *state != State::Empty));
+            push_bits(bytes, states.iter().map(|state| !matches!(state, State::Empty)));
         }
         for (state, measure) in states.iter().zip(&set.measures) {
             encode_state(
@@ -247,7 +247,7 @@ fn decode_tiles(
                 Some(bits) if !bits.get(at) => State::Empty,
                 Some(_) | None => decode_state(reader, measure, layout, origin(set.span, index, newest))?,
             };
-            any |= state != State::Empty;
+            any |= !matches!(state, State::Empty);
             tiles.push_state(state);
         }
         if !any {

@@ -23,7 +23,10 @@ const SPECIAL_EXPONENT: u64 = 0x7ff;
 /// First byte position past the widest sum: 2⁶⁴ times the largest double needs 2,163 bits with its sign.
 pub(crate) const MAX_BYTES: usize = 272;
 
-type Limbs = SmallVec<[u64; 4]>;
+/// Limbs of a run that live inline.
+const INLINE: usize = 4;
+
+type Limbs = SmallVec<[u64; INLINE]>;
 
 /// The exact sum of a multiset of floats.
 #[derive(Clone, Debug, Default)]
@@ -34,6 +37,17 @@ pub struct ExactSum {
     low: usize,
     /// What is no finite number, if anything was not.
     special: Option<Box<Special>>,
+}
+
+/// The sum of many sums, most of them near the first: those are added into a run of fixed width and place, which costs
+/// neither a search for their place nor a carry of unknown length.
+#[derive(Debug, Default)]
+pub(crate) struct Total {
+    /// The place of the run, from the first sum on.
+    place: Option<usize>,
+    near: [u64; INLINE],
+    /// Sums that do not fit the run.
+    far: ExactSum,
 }
 
 /// Counts of the values that no integer can hold. Counts rather than flags, so that they can be taken out again.
@@ -164,6 +178,16 @@ impl ExactSum {
         let low = place / LIMB_BYTES;
         let skip = place % LIMB_BYTES;
         let fill = bytes.last().copied().map_or(0, sign_byte);
+        if skip + bytes.len() <= INLINE * LIMB_BYTES {
+            // What lives inline is laid out in one piece; nearly every stored sum does.
+            let mut run = [[0; LIMB_BYTES]; INLINE];
+            let flat = run.as_flattened_mut();
+            flat[skip..].fill(fill);
+            flat[skip..skip + bytes.len()].copy_from_slice(bytes);
+            let used = (skip + bytes.len()).div_ceil(LIMB_BYTES);
+            let limbs = Limbs::from_buf_and_len(run.map(u64::from_le_bytes), used);
+            return Self { limbs, low, special };
+        }
         let byte_at = |at: usize| {
             if at < skip {
                 0
@@ -272,6 +296,50 @@ impl ExactSum {
             None => 0,
         };
         rest != 0 || limbs[..whole].iter().any(|limb| *limb != 0)
+    }
+}
+
+impl Total {
+    /// Adds every value of `part`.
+    pub(crate) fn merge(&mut self, part: &ExactSum) {
+        let run = part.limbs.as_slice();
+        if run.is_empty() || part.special.is_some() {
+            self.far.merge(part);
+            return;
+        }
+        // A limb below the first sum leaves room for smaller ones.
+        let place = *self.place.get_or_insert(part.low.saturating_sub(1));
+        let fits = |skip: &usize| skip + run.len() < INLINE;
+        let Some(skip) = part.low.checked_sub(place).filter(fits) else {
+            self.far.merge(part);
+            return;
+        };
+        // The run's last limb holds signs and carries only: 2⁶³ sums fit.
+        let extension = sign_limb(part.is_negative());
+        let mut carry = false;
+        for (at, limb) in self.near.iter_mut().enumerate() {
+            let addend = match at.checked_sub(skip) {
+                Some(at) => run.get(at).copied().unwrap_or(extension),
+                None => 0,
+            };
+            let (sum, first) = limb.overflowing_add(addend);
+            let (sum, second) = sum.overflowing_add(u64::from(carry));
+            *limb = sum;
+            carry = first || second;
+        }
+    }
+
+    /// Adds one value.
+    pub(crate) fn add(&mut self, value: f64) {
+        self.far.add(value);
+    }
+
+    /// The sum of all that was added, as [`ExactSum::value`].
+    pub(crate) fn value(mut self) -> f64 {
+        if let Some(place) = self.place {
+            self.far.add_limbs(place, &self.near);
+        }
+        self.far.value()
     }
 }
 
@@ -495,6 +563,19 @@ mod tests {
             prop_assert_eq!(&merged, &whole);
             merged.remove(&right);
             prop_assert_eq!(merged, left.iter().copied().collect::<ExactSum>());
+        }
+
+        #[test]
+        fn a_total_is_the_sum_of_its_parts(
+            parts in prop::collection::vec(
+                prop::collection::vec(prop_oneof![20 => any_finite(), 1 => prop::num::f64::ANY], 0..4),
+                0..20,
+            ),
+        ) {
+            let whole: ExactSum = parts.iter().flatten().copied().collect();
+            let mut total = Total::default();
+            parts.into_iter().for_each(|part| total.merge(&part.into_iter().collect()));
+            prop_assert_eq!(total.value().to_bits(), whole.value().to_bits());
         }
 
         #[test]

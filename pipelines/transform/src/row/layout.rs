@@ -144,6 +144,9 @@ impl Span {
         match self {
             Self::Ever => i64::MIN,
             Self::Tiles { hop_us, .. } => {
+                if let Some(tail) = moment.checked_sub(width_us) {
+                    return tail.div_euclid(hop_us);
+                }
                 let tail = (i128::from(moment) - i128::from(width_us)).div_euclid(i128::from(hop_us));
                 // Tiles of representable times have representable indexes, so clamping loses none.
                 i64::try_from(tail).unwrap_or(if tail < 0 { i64::MIN } else { i64::MAX })

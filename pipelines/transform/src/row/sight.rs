@@ -4,11 +4,11 @@
 //! nothing per value.
 
 use super::event::{AheadEvent, Event, Position};
-use super::exact_sum::ExactSum;
+use super::exact_sum::Total;
 use super::layout::{Measure, RowLayout, SetLayout};
 use super::scalar::{Scalar, ScalarRef};
 use super::state::{Kind, State};
-use super::{Row, TileSet};
+use super::Row;
 
 /// The events of a row that happened before a moment.
 pub(crate) struct Sight<'a> {
@@ -20,13 +20,12 @@ pub(crate) struct Sight<'a> {
     newest: i64,
 }
 
-/// One measure's states over one window.
+/// One window over one set of states, found once for every feature that reads it.
 #[derive(Clone, Copy)]
 pub(crate) struct Reach<'a> {
     set: &'a SetLayout,
-    tiles: Option<&'a TileSet>,
-    /// The window's first tile.
-    first: i64,
+    /// Of the window's tiles, oldest first: one of each measure, tile by tile.
+    states: &'a [State],
     /// Kept events in the window.
     ahead: &'a [AheadEvent],
 }
@@ -69,13 +68,13 @@ impl<'a> Sight<'a> {
     pub(crate) fn reach(&self, layout: &'a RowLayout, set: usize, width_us: Option<i64>) -> Option<Reach<'a>> {
         let layout = layout.sets.get(set)?;
         let first = width_us.map_or(i64::MIN, |width_us| layout.span.first_index(self.moment, width_us));
+        let tiles = self.row.tiles.get(set);
         let from = self
             .ahead
             .partition_point(|ahead| layout.span.index(ahead.position.time) < first);
         Some(Reach {
             set: layout,
-            tiles: self.row.tiles.get(set),
-            first,
+            states: tiles.map_or(&[], |tiles| tiles.from(layout, first)),
             ahead: &self.ahead[from..],
         })
     }
@@ -87,10 +86,8 @@ impl<'a> Reach<'a> {
     }
 
     fn states(&self, measure: usize) -> impl DoubleEndedIterator<Item = &'a State> + use<'a> {
-        let Self { set, tiles, first, .. } = *self;
-        tiles
-            .into_iter()
-            .flat_map(move |tiles| tiles.states(set, measure, first))
+        let tiles = self.states.chunks_exact(self.set.measures.len().max(1));
+        tiles.filter_map(move |states| states.get(measure))
     }
 
     /// The values that `measure` takes of the kept events.
@@ -128,7 +125,7 @@ impl<'a> Reach<'a> {
 
     /// The sum of floats, rounded once; none over nothing.
     pub(crate) fn float(&self, measure: usize) -> Option<f64> {
-        let mut sum: Option<ExactSum> = None;
+        let mut sum: Option<Total> = None;
         for state in self.states(measure) {
             if let State::Float(part) = state {
                 sum.get_or_insert_default().merge(part);

@@ -60,16 +60,10 @@ impl TileSet {
         }
     }
 
-    /// The states of measure `measure` in the tiles from `first` on, oldest first.
-    pub(crate) fn states<'a>(
-        &'a self,
-        layout: &SetLayout,
-        measure: usize,
-        first: i64,
-    ) -> impl DoubleEndedIterator<Item = &'a State> + use<'a> {
-        let width = layout.measures.len();
-        let from = self.indexes.partition_point(|index| *index < first) * width + measure;
-        self.states.get(from..).unwrap_or_default().iter().step_by(width.max(1))
+    /// The states of the tiles from `first` on, oldest first: one of each measure, tile by tile.
+    pub(crate) fn from(&self, layout: &SetLayout, first: i64) -> &[State] {
+        let from = self.indexes.partition_point(|index| *index < first) * layout.measures.len();
+        self.states.get(from..).unwrap_or_default()
     }
 
     /// Every tile's index and states, oldest first.

@@ -2,9 +2,8 @@
 
 use crate::row::scalar::{ScalarRef, narrowed};
 use arrow::array::{
-    Array, ArrayRef, AsArray, BooleanArray, BooleanBuilder, Float32Array, Float32Builder, Float64Array, Float64Builder,
-    Int32Array, Int32Builder, Int64Array, Int64Builder, StringArray, StringBuilder, TimestampMicrosecondArray,
-    TimestampMicrosecondBuilder,
+    Array, ArrayRef, ArrowPrimitiveType, AsArray, BooleanArray, BooleanBuilder, Float32Array, Float64Array, Int32Array,
+    Int64Array, NullBufferBuilder, PrimitiveArray, StringArray, StringBuilder, TimestampMicrosecondArray,
 };
 use arrow::datatypes::{
     DataType as ArrowType, Float32Type, Float64Type, Int32Type, Int64Type, TimeUnit, TimestampMicrosecondType,
@@ -62,12 +61,39 @@ impl Column {
 #[derive(Debug)]
 pub(super) enum ColumnBuilder {
     Bool(BooleanBuilder),
-    I32(Int32Builder),
-    I64(Int64Builder),
-    F32(Float32Builder),
-    F64(Float64Builder),
-    Timestamp(TimestampMicrosecondBuilder),
+    I32(Values<Int32Type>),
+    I64(Values<Int64Type>),
+    F32(Values<Float32Type>),
+    F64(Values<Float64Type>),
+    Timestamp(Values<TimestampMicrosecondType>),
     String(StringBuilder),
+}
+
+/// Numbers, and which of them are null. Becomes an array without a copy and without Arrow's checks of what it can't
+/// know; on a read of one entity those cost more than its values.
+#[derive(Debug)]
+pub(super) struct Values<T: ArrowPrimitiveType> {
+    values: Vec<T::Native>,
+    nulls: NullBufferBuilder,
+}
+
+impl<T: ArrowPrimitiveType> Values<T> {
+    fn new(rows: usize) -> Self {
+        Self {
+            values: Vec::with_capacity(rows),
+            // Takes no memory before the first null.
+            nulls: NullBufferBuilder::new(rows),
+        }
+    }
+
+    fn push(&mut self, value: Option<T::Native>) {
+        self.nulls.append(value.is_some());
+        self.values.push(value.unwrap_or_default());
+    }
+
+    fn finish(mut self) -> PrimitiveArray<T> {
+        PrimitiveArray::new(self.values.into(), self.nulls.finish())
+    }
 }
 
 impl ColumnBuilder {
@@ -75,46 +101,51 @@ impl ColumnBuilder {
     pub(super) fn new(data_type: DataType, rows: usize) -> Self {
         match data_type {
             DataType::Bool => Self::Bool(BooleanBuilder::with_capacity(rows)),
-            DataType::I32 => Self::I32(Int32Builder::with_capacity(rows)),
-            DataType::I64 => Self::I64(Int64Builder::with_capacity(rows)),
-            DataType::F32 => Self::F32(Float32Builder::with_capacity(rows)),
-            DataType::F64 => Self::F64(Float64Builder::with_capacity(rows)),
-            DataType::Timestamp => {
-                Self::Timestamp(TimestampMicrosecondBuilder::with_capacity(rows).with_data_type(data_type.arrow()))
-            }
+            DataType::I32 => Self::I32(Values::new(rows)),
+            DataType::I64 => Self::I64(Values::new(rows)),
+            DataType::F32 => Self::F32(Values::new(rows)),
+            DataType::F64 => Self::F64(Values::new(rows)),
+            DataType::Timestamp => Self::Timestamp(Values::new(rows)),
             DataType::String => Self::String(StringBuilder::with_capacity(rows, rows * 8)),
         }
     }
 
     /// Appends a value of the builder's type; any other is null.
     pub(super) fn push(&mut self, value: Option<ScalarRef<'_>>) {
-        match (self, value) {
-            (Self::Bool(values), Some(ScalarRef::Bool(value))) => values.append_value(value),
+        let int = || match value {
+            Some(ScalarRef::Int(value)) => Some(value),
+            _ => None,
+        };
+        let float = || match value {
+            Some(ScalarRef::Float(value)) => Some(value),
+            _ => None,
+        };
+        match self {
+            Self::Bool(values) => values.append_option(match value {
+                Some(ScalarRef::Bool(value)) => Some(value),
+                _ => None,
+            }),
             // Narrowing is exact: the value was widened from an i32.
-            (Self::I32(values), Some(ScalarRef::Int(value))) => values.append_value(value as i32),
-            (Self::I64(values), Some(ScalarRef::Int(value))) => values.append_value(value),
-            (Self::F32(values), Some(ScalarRef::Float(value))) => values.append_value(narrowed(value)),
-            (Self::F64(values), Some(ScalarRef::Float(value))) => values.append_value(value),
-            (Self::Timestamp(values), Some(ScalarRef::Int(value))) => values.append_value(value),
-            (Self::String(values), Some(ScalarRef::Text(value))) => values.append_value(value),
-            (Self::Bool(values), _) => values.append_null(),
-            (Self::I32(values), _) => values.append_null(),
-            (Self::I64(values), _) => values.append_null(),
-            (Self::F32(values), _) => values.append_null(),
-            (Self::F64(values), _) => values.append_null(),
-            (Self::Timestamp(values), _) => values.append_null(),
-            (Self::String(values), _) => values.append_null(),
+            Self::I32(values) => values.push(int().map(|value| value as i32)),
+            Self::I64(values) => values.push(int()),
+            Self::F32(values) => values.push(float().map(narrowed)),
+            Self::F64(values) => values.push(float()),
+            Self::Timestamp(values) => values.push(int()),
+            Self::String(values) => values.append_option(match value {
+                Some(ScalarRef::Text(value)) => Some(value),
+                _ => None,
+            }),
         }
     }
 
     pub(super) fn finish(self) -> ArrayRef {
         match self {
             Self::Bool(mut values) => Arc::new(values.finish()),
-            Self::I32(mut values) => Arc::new(values.finish()),
-            Self::I64(mut values) => Arc::new(values.finish()),
-            Self::F32(mut values) => Arc::new(values.finish()),
-            Self::F64(mut values) => Arc::new(values.finish()),
-            Self::Timestamp(mut values) => Arc::new(values.finish()),
+            Self::I32(values) => Arc::new(values.finish()),
+            Self::I64(values) => Arc::new(values.finish()),
+            Self::F32(values) => Arc::new(values.finish()),
+            Self::F64(values) => Arc::new(values.finish()),
+            Self::Timestamp(values) => Arc::new(values.finish().with_data_type(DataType::Timestamp.arrow())),
             Self::String(mut values) => Arc::new(values.finish()),
         }
     }

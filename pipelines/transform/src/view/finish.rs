@@ -70,6 +70,8 @@ impl<'e> Finisher<'e> {
     pub fn push(&mut self, row: Option<&Row>, moment: EventTime) {
         let standing = standing(row, moment, self.engine.definition.ttl_us);
         self.event_time.push(standing.newest());
+        // Features of one window mostly stand side by side.
+        let mut window = None;
         for UnfinishedFeature {
             reading,
             missing,
@@ -81,7 +83,7 @@ impl<'e> Finisher<'e> {
                 Standing::Missing => (*missing, FeatureStatus::Missing),
                 Standing::Stale(_) => (None, FeatureStatus::Stale),
                 Standing::Live(sight) => {
-                    let value = read(sight, &self.engine.layout, *reading);
+                    let value = read(sight, &self.engine.layout, *reading, &mut window);
                     (
                         value,
                         if value.is_some() {
@@ -129,10 +131,25 @@ impl Standing<'_> {
     }
 }
 
-fn read<'a>(sight: &Sight<'a>, layout: &'a RowLayout, reading: Reading) -> Option<ScalarRef<'a>> {
+/// A set and a width, and what they reach.
+type LastWindow<'a> = Option<((usize, Option<i64>), Reach<'a>)>;
+
+/// A feature's value; `window` is the one found last.
+fn read<'a>(
+    sight: &Sight<'a>,
+    layout: &'a RowLayout,
+    reading: Reading,
+    window: &mut LastWindow<'a>,
+) -> Option<ScalarRef<'a>> {
     match reading {
         Reading::Latest { slot } => sight.latest(layout, slot),
-        Reading::Window { set, width_us, answer } => answer.of(&sight.reach(layout, set, width_us)?),
+        Reading::Window { set, width_us, answer } => match window {
+            Some((of, reach)) if *of == (set, width_us) => answer.of(reach),
+            _ => {
+                let (_, reach) = window.insert(((set, width_us), sight.reach(layout, set, width_us)?));
+                answer.of(reach)
+            }
+        },
     }
 }
 
