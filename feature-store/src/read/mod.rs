@@ -141,17 +141,21 @@ impl Execution {
                 finished.into_iter()
             })
             .collect();
-        let columns = self.features.into_iter().zip(&self.plan.outputs).map(|(feature, &view)| {
-            let planned = self.plan.views.get(view)?;
-            let finished = finished.get_mut(view)?.next()?;
-            Some(FeatureColumn {
-                feature,
-                view_version: planned.compiled.version,
-                values: finished.values,
-                status: finished.status,
-                event_time: finished.event_time,
-            })
-        });
+        let columns = self
+            .features
+            .into_iter()
+            .zip(&self.plan.outputs)
+            .map(|(feature, &view)| {
+                let planned = self.plan.views.get(view)?;
+                let finished = finished.get_mut(view)?.next()?;
+                Some(FeatureColumn {
+                    feature,
+                    view_version: planned.compiled.version,
+                    values: finished.values,
+                    status: finished.status,
+                    event_time: finished.event_time,
+                })
+            });
         let columns = columns
             .collect::<Option<Vec<_>>>()
             .ok_or_else(|| FeatureStoreError::Internal {

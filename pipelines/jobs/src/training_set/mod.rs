@@ -135,7 +135,7 @@ impl TrainingSet {
             &view.engine,
             entities.keyless(),
             &self.spine.times,
-        )?];
+        )];
         for range in passes(entities.len(), &units, view, limits.memory_bytes) {
             wanted.range = range;
             progress.stage(

@@ -235,20 +235,19 @@ fn decode_tiles(
             .filter(|index| *index <= last)
             .ok_or_else(|| malformed("a tile is out of range"))?;
         previous = Some(index);
-        tiles.push_tile(index);
+        let states = tiles.push_tile(set, index);
         let present = if set.measures.len() > 1 {
             Some(reader.bits(set.measures.len())?)
         } else {
             None
         };
         let mut any = false;
-        for (at, measure) in set.measures.iter().enumerate() {
-            let state = match present {
-                Some(bits) if !bits.get(at) => State::Empty,
-                Some(_) | None => decode_state(reader, measure, layout, origin(set.span, index, newest))?,
-            };
-            any |= !matches!(state, State::Empty);
-            tiles.push_state(state);
+        for (at, (state, measure)) in states.iter_mut().zip(&set.measures).enumerate() {
+            if present.is_none_or(|bits| bits.get(at)) {
+                // In place: states are the bulk of a row, and large to move.
+                decode_state(reader, state, measure, layout, origin(set.span, index, newest))?;
+                any = true;
+            }
         }
         if !any {
             return Err(malformed("a tile is empty"));
@@ -301,21 +300,23 @@ fn encode_state(state: &State, data_type: DataType, origin: Origin, bytes: &mut 
     }
 }
 
+/// Fills in an empty state.
 fn decode_state(
     reader: &mut Reader<'_>,
+    state: &mut State,
     measure: &Measure,
     layout: &RowLayout,
     origin: Origin,
-) -> Result<State, RowError> {
+) -> Result<(), RowError> {
     let data_type = argument_type(measure, layout);
-    match measure.kind {
+    *state = match measure.kind {
         Kind::Count => match reader.varint()? {
-            0 => Err(malformed("a count of nothing is stored")),
-            count => Ok(State::Count(count)),
+            0 => return Err(malformed("a count of nothing is stored")),
+            count => State::Count(count),
         },
-        Kind::Integer => reader.signed_wide().map(State::Integer),
-        Kind::Float => decode_sum(reader).map(State::Float),
-        Kind::Min | Kind::Max => decode_value(reader, data_type).map(State::Extreme),
+        Kind::Integer => State::Integer(reader.signed_wide()?),
+        Kind::Float => State::Float(decode_sum(reader)?),
+        Kind::Min | Kind::Max => State::Extreme(decode_value(reader, data_type)?),
         Kind::First | Kind::Last => {
             let distance = reader.varint()?;
             let time = match origin {
@@ -329,9 +330,10 @@ fn decode_state(
                 time,
                 source: decode_source(reader)?,
             };
-            Ok(State::Picked(position, decode_value(reader, data_type)?))
+            State::Picked(position, decode_value(reader, data_type)?)
         }
-    }
+    };
+    Ok(())
 }
 
 fn encode_sum(sum: &ExactSum, bytes: &mut Vec<u8>) {

@@ -3,12 +3,12 @@
 //! Nothing is copied out of the row but sums: a sight borrows states and values, so finishing a feature allocates
 //! nothing per value.
 
+use super::Row;
 use super::event::{AheadEvent, Event, Position};
 use super::exact_sum::Total;
 use super::layout::{Measure, RowLayout, SetLayout};
 use super::scalar::{Scalar, ScalarRef};
 use super::state::{Kind, State};
-use super::Row;
 
 /// The events of a row that happened before a moment.
 pub(crate) struct Sight<'a> {
@@ -150,18 +150,21 @@ impl<'a> Reach<'a> {
         };
         let kind = self.measure(measure)?.kind;
         let candidate = |state: &'a State| match state {
-            State::Extreme(value) => Some((NOWHERE, value.borrow())),
             State::Picked(position, value) => Some((*position, value.borrow())),
-            State::Empty | State::Count(_) | State::Integer(_) | State::Float(_) => None,
+            _ => None,
         };
+        let extremes = self.states(measure).filter_map(|state| match state {
+            State::Extreme(value) => Some(value.borrow()),
+            _ => None,
+        });
         let folded = match kind {
             // Tiles stand in order of time: the first or last that holds a value holds the one.
             Kind::First => self.states(measure).find_map(candidate),
             Kind::Last => self.states(measure).rev().find_map(candidate),
-            _ => self
-                .states(measure)
-                .filter_map(candidate)
-                .reduce(|best, next| better(kind, best, next)),
+            // Equal values are the same value, so it does not matter which of them is the one.
+            Kind::Min => extremes.min().map(|value| (NOWHERE, value)),
+            Kind::Max => extremes.max().map(|value| (NOWHERE, value)),
+            Kind::Count | Kind::Integer | Kind::Float => None,
         };
         folded
             .into_iter()

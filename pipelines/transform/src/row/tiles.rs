@@ -84,13 +84,11 @@ impl TileSet {
         self.states.reserve_exact(tiles * layout.measures.len());
     }
 
-    /// Appends a tile, newer than all held, and its states in the order of the measures.
-    pub(crate) fn push_tile(&mut self, index: i64) {
+    /// Appends a tile, newer than all held, and gives its states, one of each measure, to be filled in.
+    pub(crate) fn push_tile(&mut self, layout: &SetLayout, index: i64) -> &mut [State] {
         self.indexes.push(index);
-    }
-
-    /// Appends the next state of the tile pushed last.
-    pub(crate) fn push_state(&mut self, state: State) {
-        self.states.push(state);
+        let start = self.states.len();
+        self.states.resize_with(start + layout.measures.len(), State::default);
+        &mut self.states[start..]
     }
 }
