@@ -9,6 +9,7 @@ use super::exact_sum::Total;
 use super::layout::{Measure, RowLayout, SetLayout};
 use super::scalar::{Scalar, ScalarRef};
 use super::state::{Kind, State};
+use smallvec::SmallVec;
 
 /// The events of a row that happened before a moment.
 pub(crate) struct Sight<'a> {
@@ -21,13 +22,14 @@ pub(crate) struct Sight<'a> {
 }
 
 /// One window over one set of states, found once for every feature that reads it.
-#[derive(Clone, Copy)]
 pub(crate) struct Reach<'a> {
     set: &'a SetLayout,
     /// Of the window's tiles, oldest first: one of each measure, tile by tile.
     states: &'a [State],
     /// Kept events in the window.
     ahead: &'a [AheadEvent],
+    /// The sums of floats asked for so far, by measure: a sum and a mean of one argument add it up once.
+    sums: SmallVec<[(usize, Option<f64>); 4]>,
 }
 
 impl<'a> Sight<'a> {
@@ -76,6 +78,7 @@ impl<'a> Sight<'a> {
             set: layout,
             states: tiles.map_or(&[], |tiles| tiles.from(layout, first)),
             ahead: &self.ahead[from..],
+            sums: SmallVec::new(),
         })
     }
 }
@@ -92,7 +95,7 @@ impl<'a> Reach<'a> {
 
     /// The values that `measure` takes of the kept events.
     fn kept(&self, measure: usize) -> impl Iterator<Item = (Position, ScalarRef<'a>)> + use<'a> {
-        let Self { ahead, .. } = *self;
+        let ahead = self.ahead;
         let taken = self.measure(measure);
         ahead
             .iter()
@@ -124,7 +127,16 @@ impl<'a> Reach<'a> {
     }
 
     /// The sum of floats, rounded once; none over nothing.
-    pub(crate) fn float(&self, measure: usize) -> Option<f64> {
+    pub(crate) fn float(&mut self, measure: usize) -> Option<f64> {
+        if let Some((_, sum)) = self.sums.iter().find(|(known, _)| *known == measure) {
+            return *sum;
+        }
+        let sum = self.added(measure);
+        self.sums.push((measure, sum));
+        sum
+    }
+
+    fn added(&self, measure: usize) -> Option<f64> {
         let mut sum: Option<Total> = None;
         for state in self.states(measure) {
             if let State::Float(part) = state {

@@ -240,7 +240,7 @@ proptest! {
             row.absorb(&layout, &event(1, 1, 1.5, Some("x")), 2 * MINUTE);
             if let Some(sight) = Sight::of(&row, i64::MAX) {
                 for set in 0..layout.sets.len() {
-                    let reach = sight.reach(&layout, set, Some(MINUTE)).unwrap();
+                    let mut reach = sight.reach(&layout, set, Some(MINUTE)).unwrap();
                     (0..layout.sets[set].measures.len()).for_each(|at| { reach.picked(at); reach.float(at); reach.integer(at); reach.count(at); });
                 }
             }

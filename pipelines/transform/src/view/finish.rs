@@ -154,7 +154,7 @@ fn read<'a>(
 }
 
 impl Answer {
-    fn of<'a>(self, reach: &Reach<'a>) -> Option<ScalarRef<'a>> {
+    fn of<'a>(self, reach: &mut Reach<'a>) -> Option<ScalarRef<'a>> {
         match self {
             Self::Count(measure) => Some(ScalarRef::Int(i64::try_from(reach.count(measure)).unwrap_or(i64::MAX))),
             // Beyond an i64 the sum is null rather than wrong.
