@@ -2,7 +2,7 @@
 
 use super::nearest;
 use crate::views::{CompiledView, CompiledViews};
-// Its hash costs a third of the standard library's: the key is every feature of a request.
+// Keyed by every feature of a request, so a cheaper hash than the standard library's.
 use hashbrown::HashMap;
 use ondol_feature_store_api::FeatureStoreError;
 use ondol_vocabulary::{FeatureRef, Field, Snapshot};
