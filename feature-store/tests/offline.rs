@@ -36,6 +36,7 @@ fn clicks() -> SourceDefinition {
         origin: SourceOrigin::Stream {
             topic: "clicks".to_owned(),
             format: StreamFormat::Json,
+            shape: ondol_vocabulary::MessageShape::default(),
         },
         time: "ts".to_owned(),
         late_us: 0,

@@ -44,7 +44,7 @@ impl SourcePlan {
     /// When the definition contradicts itself, which the registry rules out: names what is missing.
     pub fn compile(snapshot: &Snapshot, source: &SourceVersion) -> Result<Option<Self>, String> {
         let definition = &source.definition;
-        let SourceOrigin::Stream { topic, format } = &definition.origin else {
+        let SourceOrigin::Stream { topic, format, .. } = &definition.origin else {
             return Ok(None);
         };
         let place = |name: &str| {
@@ -68,7 +68,7 @@ impl SourcePlan {
             name: definition.name.clone(),
             version: source.version,
             topic: topic.clone(),
-            format: *format,
+            format: format.clone(),
             fields: definition.schema.clone(),
             time,
             keys,

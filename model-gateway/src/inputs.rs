@@ -101,6 +101,7 @@ fn conform(field: &Field, value: Value) -> Result<Value, String> {
             &value,
             "send RFC 3339 text such as `2013-01-01T05:17:00Z`, or microseconds since the epoch",
         ),
+        (DataType::List(_), value) => wrong(&value, "declare the input as a scalar"),
     }
 }
 
@@ -181,6 +182,8 @@ fn to_array(data_type: DataType, values: &[Value]) -> ArrayRef {
         DataType::F32 => Arc::new(Float32Array::from_iter(
             floats().map(|number| number.map(|number| number as f32)),
         )),
+        // No definition has an input of lists.
+        DataType::List(_) => arrow::array::new_null_array(&data_type.arrow(), values.len()),
         DataType::F64 => Arc::new(Float64Array::from_iter(floats())),
         DataType::Timestamp => {
             let micros = values.iter().map(|value| match value {

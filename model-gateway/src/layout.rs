@@ -217,7 +217,7 @@ fn feeds(data_type: DataType, element: ElementType) -> bool {
         DataType::I32 => element.is_float() || matches!(element, ElementType::I32 | ElementType::I64),
         DataType::Bool => element.is_float() || matches!(element, ElementType::Bool | ElementType::I64),
         DataType::String => element == ElementType::String,
-        DataType::Timestamp => false,
+        DataType::Timestamp | DataType::List(_) => false,
     }
 }
 

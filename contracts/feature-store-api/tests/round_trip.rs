@@ -108,6 +108,7 @@ fn snapshot() -> Snapshot {
         origin: SourceOrigin::Stream {
             topic: "t".to_owned(),
             format: StreamFormat::Json,
+            shape: ondol_vocabulary::MessageShape::default(),
         },
         time: "ts".to_owned(),
         late_us: 300_000_000,

@@ -3,6 +3,7 @@
 
 use crate::{DataType, FeatureRef};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use utoipa::ToSchema;
 
 /// A named, typed column of a source or a model's input.
@@ -23,7 +24,8 @@ pub struct SourceDefinition {
     pub origin: SourceOrigin,
     /// The column that holds event time.
     pub time: String,
-    /// How late an event may be and still count, in microseconds.
+    /// How late an event may reach its stream and still count, in microseconds: the record's timestamp minus its event
+    /// time. 0: any event counts.
     pub late_us: i64,
     /// When an event counts as known to the platform.
     pub arrival: Arrival,
@@ -41,6 +43,9 @@ pub enum SourceOrigin {
         topic: String,
         /// How each message is encoded.
         format: StreamFormat,
+        /// Where in a message the columns are.
+        #[serde(default, skip_serializing_if = "MessageShape::is_plain")]
+        shape: MessageShape,
     },
     /// A table read where it stands.
     Table {
@@ -52,11 +57,124 @@ pub enum SourceOrigin {
 }
 
 /// How a message of a stream is encoded.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum StreamFormat {
     /// One JSON object a message.
     Json,
+    /// One Avro record a message, in the binary encoding.
+    Avro {
+        /// The reader's schema as JSON text. Absent: the writer's schema decides, found in the schema registry.
+        schema: Option<String>,
+    },
+    /// One Protobuf message a message.
+    Protobuf {
+        /// The `.proto` text. Absent: the writer's schema, found in the schema registry.
+        schema: Option<String>,
+        /// The message type's full name. Absent: the first of the file, or the one the frame names.
+        message: Option<String>,
+    },
+}
+
+/// Where in a message the columns are, and what a message stands for. The default: a message is an event, and a column
+/// is the top-level field of its own name.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct MessageShape {
+    /// What stands before the encoded value.
+    #[serde(default)]
+    pub framing: Framing,
+    /// Columns that are not the top-level field of their own name, by column.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub columns: BTreeMap<String, ColumnReading>,
+    /// The path of an array each element of which is an event. In the paths of columns the array stands for its
+    /// current element.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unnest: Option<Vec<String>>,
+    /// Messages are changes of a database's rows. Such a source gives latest-row features.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub changes: Option<ChangeFormat>,
+    /// What a message without a value is.
+    #[serde(default)]
+    pub tombstones: Tombstones,
+}
+
+/// What stands before an encoded value.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Framing {
+    /// Nothing.
+    #[default]
+    None,
+    /// A zero byte and the schema's id as 4 bytes, big endian (and message indexes for Protobuf), as Confluent's
+    /// serializers write it.
+    Confluent,
+}
+
+/// How a change of a database's row is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ChangeFormat {
+    /// Debezium's envelope: `before`, `after`, `op`, `source`, `ts_ms`; bare or within `{schema, payload}`. Columns are
+    /// fields of the row.
+    Debezium,
+}
+
+/// What a message without a value (the deletion marker of a compacted topic) is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Tombstones {
+    /// A bad event: a dead letter.
+    #[default]
+    DeadLetter,
+    /// Nothing: it is passed over, and counted.
+    Ignore,
+    /// The deletion of the row that the record's key names. Such a source gives latest-row features.
+    Delete,
+}
+
+/// Where a column's value is read, and how.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ColumnReading {
+    /// The place.
+    pub origin: ColumnOrigin,
+    /// The unit of a timestamp that is an integer.
+    #[serde(default)]
+    pub unit: TimestampUnit,
+}
+
+/// The place of a column's value.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ColumnOrigin {
+    /// A field of the value (of the row, for changes), by its path from the top.
+    Field(Vec<String>),
+    /// The record's key, or a field of it by its path.
+    Key(Vec<String>),
+    /// A header of the record, as text; the last of that name.
+    Header(String),
+    /// A field of a change's envelope, by its path: `source.ts_ms`.
+    Envelope(Vec<String>),
+    /// The record's timestamp in the stream.
+    Timestamp,
+    /// The record's partition.
+    Partition,
+    /// The record's offset.
+    Offset,
+}
+
+/// The unit of a timestamp that is an integer since the epoch.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum TimestampUnit {
+    /// Seconds.
+    Seconds,
+    /// Milliseconds.
+    Milliseconds,
+    /// Microseconds.
+    #[default]
+    Microseconds,
+    /// Nanoseconds; what is below a microsecond is cut off.
+    Nanoseconds,
 }
 
 /// How a table is stored.
@@ -127,6 +245,9 @@ pub enum FeatureKind {
         function: Aggregation,
         /// SQL over the source's columns; absent for `count()`.
         argument: Option<String>,
+        /// What else the function is given: `n` of `last_n`, `last_distinct` and `top_k`; quantiles in millionths.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        parameters: Vec<u32>,
         /// SQL condition over the source's columns.
         filter: Option<String>,
         /// The window; absent means all time.
@@ -148,22 +269,61 @@ pub enum Aggregation {
     Min,
     /// Greatest value.
     Max,
+    /// Sample variance, from exact sums; null below two values.
+    Variance,
+    /// Population variance, from exact sums.
+    VarPop,
+    /// Square root of [`Self::Variance`].
+    Stddev,
+    /// Square root of [`Self::VarPop`].
+    StddevPop,
     /// The value of the least (event time, source position).
     First,
     /// The value of the greatest (event time, source position).
     Last,
+    /// The last `n` values, newest first.
+    LastN,
+    /// The last `n` distinct values, by the newest time of each, newest first.
+    LastDistinct,
+    /// Number of distinct values, by sketch.
+    CountDistinct,
+    /// One quantile, by sketch.
+    Quantile,
+    /// Several quantiles, by one sketch, as a list.
+    Quantiles,
+    /// The `k` greatest values, greatest first, each as often as it occurs.
+    TopK,
+    /// The `k` most frequent values, most frequent first, by sketch.
+    Frequent,
+    /// Whether any value is true.
+    Any,
+    /// Whether every value is true.
+    All,
 }
 
 impl Aggregation {
     /// Every function, in the order shown to users.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 20] = [
         Self::Count,
         Self::Sum,
         Self::Mean,
         Self::Min,
         Self::Max,
+        Self::Variance,
+        Self::VarPop,
+        Self::Stddev,
+        Self::StddevPop,
         Self::First,
         Self::Last,
+        Self::LastN,
+        Self::LastDistinct,
+        Self::CountDistinct,
+        Self::Quantile,
+        Self::Quantiles,
+        Self::TopK,
+        Self::Frequent,
+        Self::Any,
+        Self::All,
     ];
 
     /// The name used in expressions.
@@ -174,8 +334,21 @@ impl Aggregation {
             Self::Mean => "mean",
             Self::Min => "min",
             Self::Max => "max",
+            Self::Variance => "variance",
+            Self::VarPop => "var_pop",
+            Self::Stddev => "stddev",
+            Self::StddevPop => "stddev_pop",
             Self::First => "first",
             Self::Last => "last",
+            Self::LastN => "last_n",
+            Self::LastDistinct => "last_distinct",
+            Self::CountDistinct => "count_distinct",
+            Self::Quantile => "quantile",
+            Self::Quantiles => "quantiles",
+            Self::TopK => "top_k",
+            Self::Frequent => "frequent",
+            Self::Any => "any",
+            Self::All => "all",
         }
     }
 }
@@ -247,6 +420,23 @@ impl SourceDefinition {
     /// Whether events stream in, rather than being read from a table.
     pub const fn is_stream(&self) -> bool {
         matches!(self.origin, SourceOrigin::Stream { .. })
+    }
+}
+
+impl MessageShape {
+    /// Whether it is the default.
+    pub fn is_plain(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+impl SourceOrigin {
+    /// Whether rows of the source can be deleted by later ones, so that only their latest state has a meaning.
+    pub const fn has_deletions(&self) -> bool {
+        match self {
+            Self::Stream { shape, .. } => shape.changes.is_some() || matches!(shape.tombstones, Tombstones::Delete),
+            Self::Table { .. } => false,
+        }
     }
 }
 

@@ -48,6 +48,7 @@ impl EntityKey {
                 Value::Bool(truth) => bytes.extend([BOOL, u8::from(*truth)]),
                 Value::Timestamp(time) => push_fixed(&mut bytes, TIMESTAMP, time.micros()),
                 Value::F64(_) => return Err(EntityKeyError::Type("a float".to_owned())),
+                Value::List(_) => return Err(EntityKeyError::Type("a list".to_owned())),
             }
         }
         Ok(Some(Self(bytes)))

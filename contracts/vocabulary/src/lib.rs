@@ -16,8 +16,9 @@ pub mod time;
 pub mod value;
 
 pub use definition::{
-    Aggregation, Arrival, FeatureDefinition, FeatureKind, FeatureOrigin, Field, ModelDefinition, ModelFeature,
-    SourceDefinition, SourceOrigin, StreamFormat, TableFormat, ViewDefinition, Window,
+    Aggregation, Arrival, ChangeFormat, ColumnOrigin, ColumnReading, FeatureDefinition, FeatureKind, FeatureOrigin,
+    Field, Framing, MessageShape, ModelDefinition, ModelFeature, SourceDefinition, SourceOrigin, StreamFormat,
+    TableFormat, TimestampUnit, Tombstones, ViewDefinition, Window,
 };
 pub use files::{DefinitionFile, DefinitionFiles, Diagnostic};
 pub use key::EntityKey;
@@ -26,4 +27,4 @@ pub use position::{PartitionRange, SourcePosition};
 pub use snapshot::{ModelVersion, Snapshot, SourceVersion, ViewState, ViewVersion};
 pub use status::FeatureStatus;
 pub use time::EventTime;
-pub use value::{DataType, Value};
+pub use value::{DataType, Element, Value};

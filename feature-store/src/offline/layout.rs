@@ -3,7 +3,7 @@
 //! Any Delta reader may rely on it; `docs/offline-tables.md` describes it for users. Only this service writes it.
 
 use arrow::datatypes::{DataType as ArrowType, Field as ArrowField, Schema as ArrowSchema, SchemaRef};
-use deltalake_core::kernel::{DataType as DeltaType, PrimitiveType, StructField, StructType};
+use deltalake_core::kernel::{ArrayType, DataType as DeltaType, PrimitiveType, StructField, StructType};
 use ondol_feature_store_api::wire::columns;
 use ondol_vocabulary::{DataType, SourceDefinition};
 use std::sync::Arc;
@@ -52,7 +52,10 @@ pub(super) fn file_schema(table: &StructType) -> Result<SchemaRef, String> {
 }
 
 fn delta_type(data_type: DataType) -> DeltaType {
-    DeltaType::Primitive(match data_type {
+    let scalar = match data_type {
+        DataType::List(element) => {
+            return DeltaType::Array(Box::new(ArrayType::new(delta_type(element.data_type()), true)));
+        }
         DataType::String => PrimitiveType::String,
         DataType::Bool => PrimitiveType::Boolean,
         DataType::I32 => PrimitiveType::Integer,
@@ -60,7 +63,8 @@ fn delta_type(data_type: DataType) -> DeltaType {
         DataType::F32 => PrimitiveType::Float,
         DataType::F64 => PrimitiveType::Double,
         DataType::Timestamp => PrimitiveType::Timestamp,
-    })
+    };
+    DeltaType::Primitive(scalar)
 }
 
 fn arrow_type(delta: &DeltaType) -> Option<ArrowType> {

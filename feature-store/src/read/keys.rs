@@ -74,7 +74,7 @@ fn typed_value<'a>(key: &Field, row: usize, value: &'a Value) -> Result<Cow<'a, 
         (DataType::I32 | DataType::I64, _) => wrong("give a whole number without quotes"),
         (DataType::Bool, _) => wrong("give true or false"),
         (DataType::Timestamp, _) => wrong("give an RFC 3339 text with a zone, or microseconds since the epoch"),
-        (DataType::F32 | DataType::F64, _) => wrong("a float can't name an entity"),
+        (DataType::F32 | DataType::F64 | DataType::List(_), _) => wrong("floats and lists can't name an entity"),
     }
 }
 

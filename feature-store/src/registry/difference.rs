@@ -2,7 +2,9 @@
 
 use super::catalog::Definition;
 use ondol_vocabulary::definition::Field;
-use ondol_vocabulary::{Arrival, FeatureDefinition, ModelDefinition, SourceDefinition, SourceOrigin, ViewDefinition};
+use ondol_vocabulary::{
+    Arrival, FeatureDefinition, ModelDefinition, SourceDefinition, SourceOrigin, StreamFormat, ViewDefinition,
+};
 
 /// A definition as labelled values, in the order shown: comparing two of these lists gives the lines.
 type Traits = Vec<(String, String)>;
@@ -46,7 +48,7 @@ fn traits(definition: &Definition) -> Traits {
 
 fn of_source(source: &SourceDefinition) -> Traits {
     let origin = match &source.origin {
-        SourceOrigin::Stream { topic, format } => ("stream", format!("{topic} ({format:?})").to_lowercase()),
+        SourceOrigin::Stream { topic, format, .. } => ("stream", format!("{topic} ({})", format_name(format))),
         SourceOrigin::Table { location, format } => (
             "table",
             format!("{location} ({})", format!("{format:?}").to_lowercase()),
@@ -65,6 +67,14 @@ fn of_source(source: &SourceDefinition) -> Traits {
     ];
     traits.extend(fields("column", &source.schema));
     traits
+}
+
+fn format_name(format: &StreamFormat) -> &'static str {
+    match format {
+        StreamFormat::Json => "json",
+        StreamFormat::Avro { .. } => "avro",
+        StreamFormat::Protobuf { .. } => "protobuf",
+    }
 }
 
 fn of_view(view: &ViewDefinition) -> Traits {

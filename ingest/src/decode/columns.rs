@@ -45,7 +45,7 @@ impl Columns {
 impl Column {
     fn new(data_type: DataType, rows: usize) -> Self {
         match data_type {
-            DataType::String => Self::String(StringBuilder::with_capacity(rows, rows * 8)),
+            DataType::String | DataType::List(_) => Self::String(StringBuilder::with_capacity(rows, rows * 8)),
             DataType::Bool => Self::Bool(BooleanBuilder::with_capacity(rows)),
             DataType::I32 => Self::I32(Int32Builder::with_capacity(rows)),
             DataType::I64 => Self::I64(Int64Builder::with_capacity(rows)),

@@ -326,6 +326,7 @@ fn wrong_type(field: &Field, shown: &str, remedy: &str) -> Rejection {
 const fn remedy(data_type: DataType) -> &'static str {
     match data_type {
         DataType::String => "send a string",
+        DataType::List(_) => "declare a scalar column",
         DataType::Bool => "send true or false",
         DataType::I32 => "send a whole number from -2147483648 to 2147483647",
         DataType::I64 => "send a whole number of at most 64 bits, without a fraction beyond 2^53",

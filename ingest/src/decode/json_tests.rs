@@ -222,6 +222,7 @@ fn oracle_cell(data_type: DataType, value: &Value) -> Option<Cell<'static>> {
     let calendar = |micros: &i64| (FIRST_MICROS..=LAST_MICROS).contains(micros);
     match data_type {
         _ if value.is_null() => Some(Cell::Null),
+        DataType::List(_) => None,
         DataType::String => Some(Cell::Text(value.as_str()?.to_owned().into())),
         DataType::Bool => value.as_bool().map(Cell::Bool),
         DataType::I32 => whole(i32::MIN.into(), i32::MAX.into()),

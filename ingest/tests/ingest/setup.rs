@@ -33,6 +33,7 @@ pub(crate) fn snapshot(topic: &str) -> Snapshot {
         origin: SourceOrigin::Stream {
             topic: topic.to_owned(),
             format: StreamFormat::Json,
+            shape: ondol_vocabulary::MessageShape::default(),
         },
         time: "ts".to_owned(),
         late_us: 0,

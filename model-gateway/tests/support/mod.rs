@@ -56,6 +56,7 @@ fn aggregate(name: &str, function: Aggregation, argument: Option<&str>, data_typ
     let kind = FeatureKind::Aggregate {
         function,
         argument: argument.map(ToOwned::to_owned),
+        parameters: Vec::new(),
         filter: None,
         window: Some(Window {
             width_us: 3_600_000_000,
@@ -77,6 +78,7 @@ fn source(name: &str, schema: Vec<Field>) -> SourceVersion {
         origin: SourceOrigin::Stream {
             topic: name.to_owned(),
             format: StreamFormat::Json,
+            shape: ondol_vocabulary::MessageShape::default(),
         },
         time: "ts".to_owned(),
         late_us: 0,

@@ -38,6 +38,7 @@ fn source() -> SourceDefinition {
         origin: SourceOrigin::Stream {
             topic: "payments".to_owned(),
             format: StreamFormat::Json,
+            shape: ondol_vocabulary::MessageShape::default(),
         },
         time: "ts".to_owned(),
         late_us: 0,
@@ -73,6 +74,7 @@ fn windows() -> Vec<FeatureDefinition> {
                 kind: FeatureKind::Aggregate {
                     function,
                     argument: argument.map(str::to_owned),
+                    parameters: Vec::new(),
                     filter: filter.map(str::to_owned),
                     window: Some(Window {
                         width_us: width * MINUTE,

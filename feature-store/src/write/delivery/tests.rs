@@ -14,6 +14,7 @@ fn source(version: u32, columns: &[(&str, DataType)]) -> SourceVersion {
             origin: SourceOrigin::Stream {
                 topic: "payments".to_owned(),
                 format: StreamFormat::Json,
+                shape: ondol_vocabulary::MessageShape::default(),
             },
             time: "ts".to_owned(),
             late_us: 0,

@@ -204,5 +204,6 @@ fn width(data_type: DataType) -> u64 {
         DataType::I64 | DataType::F64 | DataType::Timestamp => 8,
         // An offset and a guess.
         DataType::String => 20,
+        DataType::List(element) => 4 + 8 * width(element.data_type()),
     }
 }

@@ -1,7 +1,7 @@
 //! The built-in source of decisions: what each prediction saw and said, written by the model gateway. A view may read
 //! it like any other source; a definition file may not redefine it.
 
-use ondol_vocabulary::{Arrival, DataType, Field, SourceDefinition, SourceOrigin, StreamFormat};
+use ondol_vocabulary::{Arrival, DataType, Field, MessageShape, SourceDefinition, SourceOrigin, StreamFormat};
 
 /// The name of the built-in source of decisions.
 pub const DECISIONS: &str = "decisions";
@@ -33,6 +33,7 @@ pub fn decisions_source() -> SourceDefinition {
         origin: SourceOrigin::Stream {
             topic: "ondol.decisions".to_owned(),
             format: StreamFormat::Json,
+            shape: MessageShape::default(),
         },
         time: "at".to_owned(),
         late_us: 0,

@@ -5,7 +5,9 @@ use super::duration;
 use super::name;
 use super::report::{Reports, choose};
 use super::tree::{Node, Section, Text, Word};
-use ondol_vocabulary::{Arrival, DataType, Field, SourceDefinition, SourceOrigin, StreamFormat, TableFormat};
+use ondol_vocabulary::{
+    Arrival, DataType, Field, MessageShape, SourceDefinition, SourceOrigin, StreamFormat, TableFormat,
+};
 
 const KEYS: [&str; 9] = [
     "kafka", "parquet", "delta", "time", "late", "format", "arrival", "delay", "schema",
@@ -77,6 +79,7 @@ fn origin(section: &Section<'_>, reports: &mut Reports<'_>) -> Option<SourceOrig
         "kafka" => SourceOrigin::Stream {
             topic: topic(location, reports)?,
             format,
+            shape: MessageShape::default(),
         },
         "parquet" => SourceOrigin::Table {
             location: owned,

@@ -114,6 +114,7 @@ fn the_design_compiles_in_full() {
         FeatureKind::Aggregate {
             function: Aggregation::Count,
             argument: None,
+            parameters: Vec::new(),
             filter: Some("declined".into()),
             window: Some(Window {
                 width_us: 7 * 24 * hour,

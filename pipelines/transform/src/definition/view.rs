@@ -299,6 +299,7 @@ fn aggregation(
                 FeatureKind::Aggregate {
                     function,
                     argument,
+                    parameters: Vec::new(),
                     filter,
                     window,
                 },

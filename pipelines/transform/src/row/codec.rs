@@ -482,6 +482,7 @@ fn decode_value(reader: &mut Reader<'_>, data_type: DataType) -> Result<Scalar, 
             let value = f64::from_le_bytes(reader.array()?);
             decode_float(value, value.to_bits() == f64::NAN.to_bits())
         }
+        DataType::List(_) => Err(malformed("a list is no stored value")),
         DataType::String => {
             let length = reader.length()?;
             let text = std::str::from_utf8(reader.take(length)?).map_err(|_| malformed("a text is not UTF-8"))?;

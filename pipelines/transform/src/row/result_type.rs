@@ -11,6 +11,9 @@ pub enum ArgumentError {
     /// The function only takes numbers.
     #[error("{}() takes a number, not a {}: use i32, i64, f32 or f64", .0.name(), .1.name())]
     NotNumeric(Aggregation, DataType),
+    /// The engine does not compute the function.
+    #[error("{}() is not supported yet", .0.name())]
+    Unsupported(Aggregation),
 }
 
 /// The type of `function`'s values over an argument of type `argument` (`None`: no argument, as in `count()`).
@@ -24,6 +27,7 @@ pub fn result_type(function: Aggregation, argument: Option<DataType>) -> Result<
         (Aggregation::Sum, Some(DataType::I32 | DataType::I64)) => Ok(DataType::I64),
         (Aggregation::Sum | Aggregation::Mean, Some(_)) => Ok(DataType::F64),
         (Aggregation::Min | Aggregation::Max | Aggregation::First | Aggregation::Last, Some(argument)) => Ok(argument),
+        _ => Err(ArgumentError::Unsupported(function)),
     }
 }
 

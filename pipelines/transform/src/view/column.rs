@@ -106,7 +106,7 @@ impl ColumnBuilder {
             DataType::F32 => Self::F32(Values::new(rows)),
             DataType::F64 => Self::F64(Values::new(rows)),
             DataType::Timestamp => Self::Timestamp(Values::new(rows)),
-            DataType::String => Self::String(StringBuilder::with_capacity(rows, rows * 8)),
+            DataType::String | DataType::List(_) => Self::String(StringBuilder::with_capacity(rows, rows * 8)),
         }
     }
 

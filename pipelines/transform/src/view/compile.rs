@@ -158,6 +158,7 @@ impl<'a> Planner<'a> {
                 argument,
                 filter,
                 window,
+                ..
             } => {
                 check_window(feature, *window)?;
                 let input = argument.as_deref().map(|text| self.input(text)).transpose()?;
@@ -208,7 +209,8 @@ impl<'a> Planner<'a> {
             Aggregation::Min => wrap(place(Kind::Min), Answer::Picked),
             Aggregation::Max => wrap(place(Kind::Max), Answer::Picked),
             Aggregation::First => wrap(place(Kind::First), Answer::Picked),
-            Aggregation::Last => wrap(place(Kind::Last), Answer::Picked),
+            // `result_type` has refused every other function.
+            _ => wrap(place(Kind::Last), Answer::Picked),
         };
         Reading::Window {
             set,

@@ -58,6 +58,7 @@ pub(crate) fn source() -> SourceDefinition {
         origin: SourceOrigin::Stream {
             topic: "events".to_owned(),
             format: StreamFormat::Json,
+            shape: ondol_vocabulary::MessageShape::default(),
         },
         time: "ts".to_owned(),
         late_us: 0,

@@ -174,6 +174,7 @@ fn value(feature: &Feature, seen: &[&Event], moment: i64) -> Value {
         Aggregation::Max => values.into_iter().max_by(Value::compare).unwrap(),
         Aggregation::First => values.into_iter().next().unwrap(),
         Aggregation::Last => values.into_iter().last().unwrap(),
+        other => unimplemented!("{other:?}"),
     }
 }
 

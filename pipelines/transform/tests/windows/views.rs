@@ -82,6 +82,7 @@ impl Feature {
             } => FeatureKind::Aggregate {
                 function: *function,
                 argument: argument.map(|argument| ARGUMENTS[argument].0.to_owned()),
+                parameters: Vec::new(),
                 filter: filter.map(|filter| CONDITIONS[filter].0.to_owned()),
                 window: *window,
             },
