@@ -57,6 +57,8 @@ pub struct KafkaConfig {
     pub partitions: i32,
     /// Replicas of topics that ingest creates; -1 is the broker's default.
     pub replication: i32,
+    /// Most KiB that one source's consumer fetches ahead of being read.
+    pub fetch_queue_kib: u32,
     /// More settings of librdkafka, by its names, for example `security.protocol`. Settings that ingest relies on
     /// can't be set here.
     pub properties: BTreeMap<String, String>,
@@ -105,6 +107,7 @@ impl Default for KafkaConfig {
             group: "ondol-ingest".to_owned(),
             partitions: 4,
             replication: -1,
+            fetch_queue_kib: 32 << 10,
             properties: BTreeMap::new(),
         }
     }

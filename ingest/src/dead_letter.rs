@@ -4,6 +4,7 @@
 //! than losing it; listing shows each position once.
 
 use crate::decode::Rejection;
+use crate::source::scan::tail;
 use crate::source::{NewRecord, Stream, StreamError};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -75,10 +76,10 @@ pub async fn list(
     limit: usize,
 ) -> Result<Vec<DeadLetter>, StreamError> {
     // Several sources may read one topic, and redelivery repeats letters: look further back than asked.
-    let records = stream.tail(&topic_of(topic), limit.saturating_mul(2).max(16)).await?;
+    let records = tail(stream, &topic_of(topic), limit.saturating_mul(2).max(16)).await?;
     let mut letters: Vec<DeadLetter> = Vec::with_capacity(records.len());
     for record in records {
-        match serde_json::from_slice::<DeadLetter>(&record.value) {
+        match serde_json::from_slice::<DeadLetter>(&record.value.unwrap_or_default()) {
             Ok(letter) if letter.source == source => letters.push(letter),
             Ok(_) => {}
             Err(error) => {

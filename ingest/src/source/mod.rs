@@ -5,12 +5,15 @@
 
 pub mod embedded;
 pub mod kafka;
+pub mod scan;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use ondol_feature_store_api::wire::PartitionPosition;
 use ondol_vocabulary::{EventTime, SourcePosition};
+use scan::{Keep, Scan, TopicDescription};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// A stream: where topics live.
 #[async_trait]
@@ -23,12 +26,34 @@ pub trait Stream: Send + Sync + 'static {
     /// A missing topic is created. After an error some of the records may have been written nevertheless.
     async fn append(&self, topic: &str, records: Vec<NewRecord>) -> Result<Vec<SourcePosition>, StreamError>;
 
-    /// First offset not yet written, for each partition; empty when the topic does not exist.
-    async fn ends(&self, topic: &str) -> Result<Vec<PartitionPosition>, StreamError>;
+    /// What `topic` is now; none when it does not exist.
+    async fn describe(&self, topic: &str) -> Result<Option<TopicDescription>, StreamError>;
 
-    /// The last records of each partition, at most `limit` of them each, oldest first; empty when the topic does not
-    /// exist.
-    async fn tail(&self, topic: &str, limit: usize) -> Result<Vec<TailRecord>, StreamError>;
+    /// First offset of each partition whose record is not older than `time`; the partition's end where there is none.
+    async fn offsets_at(&self, topic: &str, time: EventTime) -> Result<Vec<PartitionPosition>, StreamError>;
+
+    /// Records of the listed partitions from these places on, outside of every group of readers.
+    async fn scan(&self, topic: &str, from: Vec<PartitionPosition>) -> Result<Box<dyn Scan>, StreamError>;
+
+    /// Creates a topic that belongs to ingest itself, if it is missing, to keep no more than `keep` says.
+    async fn create_own(&self, topic: &str, keep: Keep) -> Result<(), StreamError>;
+
+    /// Starts the names of topics that belong to ingest itself: workers of the same name share them.
+    fn namespace(&self) -> &str;
+
+    /// Whether other processes may read the same topics.
+    fn is_shared(&self) -> bool;
+
+    /// First offset not yet written, for each partition; empty when the topic does not exist.
+    async fn ends(&self, topic: &str) -> Result<Vec<PartitionPosition>, StreamError> {
+        let description = self.describe(topic).await?;
+        let extents = description.map(|description| description.partitions).unwrap_or_default();
+        let end = |extent: &scan::PartitionExtent| PartitionPosition {
+            partition: extent.partition,
+            next_offset: extent.end,
+        };
+        Ok(extents.iter().map(end).collect())
+    }
 }
 
 /// Reads one topic. Fetches no more than a bounded number of records ahead of [`Reader::next`]: a caller that must
@@ -42,6 +67,12 @@ pub trait Reader: Send {
     /// beginning; its first range starts at offset 0, whatever the topic still holds.
     async fn begin(&mut self, positions: Vec<PartitionPosition>) -> Result<(), StreamError>;
 
+    /// While held, no records come and none are fetched; everything else that happens is reported as ever.
+    async fn hold(&mut self, held: bool) -> Result<(), StreamError>;
+
+    /// What the reader has fetched and not given out; stays up to date.
+    fn fetching(&self) -> Arc<Fetching>;
+
     /// Continues `partition` at `offset`; nothing read before comes after this.
     async fn seek(&mut self, partition: i32, offset: i64) -> Result<(), StreamError>;
 
@@ -53,6 +84,33 @@ pub trait Reader: Send {
 
     /// Leaves, committing `durable` first.
     async fn close(self: Box<Self>, durable: Vec<PartitionPosition>);
+}
+
+/// The state of a reader's fetching, for status and metrics.
+#[derive(Debug, Default)]
+pub struct Fetching {
+    stopped: AtomicBool,
+    queued_bytes: AtomicU64,
+}
+
+impl Fetching {
+    /// Whether nothing is fetched: the reader is held, or nobody takes what is there.
+    pub fn is_stopped(&self) -> bool {
+        self.stopped.load(Ordering::Relaxed)
+    }
+
+    /// Bytes fetched that wait to be read, as far as the stream tells.
+    pub fn queued_bytes(&self) -> u64 {
+        self.queued_bytes.load(Ordering::Relaxed)
+    }
+
+    fn set_stopped(&self, stopped: bool) {
+        self.stopped.store(stopped, Ordering::Relaxed);
+    }
+
+    fn set_queued_bytes(&self, bytes: u64) {
+        self.queued_bytes.store(bytes, Ordering::Relaxed);
+    }
 }
 
 /// What a reader reports.
@@ -129,6 +187,27 @@ impl Records {
         }
     }
 
+    /// A run without records that covers `[from, to)`.
+    pub fn covering(partition: i32, from: i64, to: i64) -> Self {
+        Self {
+            to,
+            ..Self::starting(partition, from)
+        }
+    }
+
+    /// Drops what lies at or past `offset`, so that the run ends there.
+    pub fn truncate(&mut self, offset: i64) {
+        let kept = self.entries.partition_point(|entry| entry.offset < offset);
+        self.entries.truncate(kept);
+        self.bytes.truncate(self.entries.last().map_or(0, |entry| entry.end));
+        self.to = self.to.min(offset.max(self.from));
+    }
+
+    /// The first record's timestamp.
+    pub fn first_timestamp(&self) -> Option<EventTime> {
+        self.entries.first().map(|entry| entry.timestamp)
+    }
+
     fn of_epoch(partition: i32, from: i64, epoch: u64) -> Self {
         Self {
             epoch,
@@ -185,15 +264,6 @@ pub struct NewRecord {
     pub key: Option<Bytes>,
     /// When it was produced.
     pub timestamp: EventTime,
-    /// The message.
-    pub value: Bytes,
-}
-
-/// A record from the end of a topic.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TailRecord {
-    /// Where it stands.
-    pub position: SourcePosition,
     /// The message.
     pub value: Bytes,
 }
@@ -273,6 +343,21 @@ mod tests {
             seen,
             [(10, Some(b"ab".as_slice())), (12, None), (13, Some(b"".as_slice()))]
         );
+    }
+
+    #[test]
+    fn a_run_is_cut_at_an_offset() {
+        let time = EventTime::from_micros(5);
+        let mut records = Records::starting(2, 10);
+        records.push(10, time, Some(b"ab"));
+        records.push(12, time, Some(b"cd"));
+        records.push(13, time, Some(b"ef"));
+        records.truncate(12);
+        assert_eq!((records.from, records.to, records.len(), records.size_bytes()), (10, 12, 1, 2));
+        records.truncate(5);
+        assert_eq!((records.to, records.len()), (10, 0));
+        records.truncate(20);
+        assert_eq!(records.to, 10);
     }
 
     #[test]

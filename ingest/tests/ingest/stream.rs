@@ -1,8 +1,10 @@
 //! What every stream must do, run against each implementation.
 
-use crate::setup::{keyed, record, topic};
+use crate::setup::{NOON_US, keyed, record, topic};
 use ondol_feature_store_api::wire::PartitionPosition;
-use ondol_ingest::source::{Reader, ReaderEvent, Stream, StreamError};
+use ondol_ingest::source::scan::{tail, visit};
+use ondol_ingest::source::{NewRecord, Reader, ReaderEvent, Stream, StreamError};
+use ondol_vocabulary::EventTime;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -165,10 +167,10 @@ pub(crate) async fn records_of_one_key_share_a_partition_and_receipts_name_the_l
 
 pub(crate) async fn the_tail_is_the_last_records_of_each_partition(stream: &dyn Stream) {
     let topic = topic();
-    assert_eq!(stream.tail(&topic, 5).await.unwrap(), Vec::new());
+    assert_eq!(tail(stream, &topic, 5).await.unwrap(), Vec::new());
     stream.append(&topic, numbers(0, 200)).await.unwrap();
     let ends = stream.ends(&topic).await.unwrap();
-    let tail = stream.tail(&topic, 5).await.unwrap();
+    let tail = tail(stream, &topic, 5).await.unwrap();
     for end in ends {
         let offsets: Vec<_> = tail
             .iter()
@@ -180,6 +182,76 @@ pub(crate) async fn the_tail_is_the_last_records_of_each_partition(stream: &dyn 
             ((end.next_offset - 5).max(0)..end.next_offset).collect::<Vec<_>>()
         );
     }
+}
+
+pub(crate) async fn a_scan_reads_everything_from_its_places_and_goes_on_with_what_comes(stream: &dyn Stream) {
+    let topic = topic();
+    stream.append(&topic, numbers(0, 3000)).await.unwrap();
+    let ends = stream.ends(&topic).await.unwrap();
+    let mut records = Vec::new();
+    visit(stream, &topic, beginning(&ends), |record| {
+        records.push((
+            record.position.partition,
+            record.position.offset,
+            record.value.unwrap().to_vec(),
+        ));
+        true
+    })
+    .await
+    .unwrap();
+    assert_eq!(values(&records), (0..3000).collect());
+    let mut scan = stream.scan(&topic, ends).await.unwrap();
+    stream.append(&topic, numbers(3000, 3010)).await.unwrap();
+    let mut late = 0;
+    while late < 10 {
+        let chunk = scan.next(Duration::from_secs(5)).await.unwrap();
+        late += chunk.records.len();
+        assert!(chunk.records.iter().all(|record| record.key == record.value));
+    }
+}
+
+pub(crate) async fn an_offset_is_found_by_its_time(stream: &dyn Stream) {
+    let topic = topic();
+    for second in 0..10 {
+        let timestamp = EventTime::from_micros(NOON_US + second * 1_000_000);
+        let record = NewRecord {
+            timestamp,
+            ..keyed("k", second.to_string())
+        };
+        stream.append(&topic, vec![record]).await.unwrap();
+    }
+    let full = stream
+        .ends(&topic)
+        .await
+        .unwrap()
+        .into_iter()
+        .find(|end| end.next_offset == 10)
+        .unwrap();
+    for (micros, offset) in [(-1, 0), (0, 0), (3_500_000, 4), (9_000_000, 9), (9_000_001, 10)] {
+        let found = stream
+            .offsets_at(&topic, EventTime::from_micros(NOON_US + micros))
+            .await
+            .unwrap();
+        let found = found.iter().find(|place| place.partition == full.partition).unwrap();
+        assert_eq!(found.next_offset, offset, "{micros} µs after the first");
+    }
+}
+
+pub(crate) async fn a_held_reader_gives_nothing_and_goes_on_where_it_was(stream: &dyn Stream) {
+    let topic = topic();
+    stream.append(&topic, numbers(0, 10)).await.unwrap();
+    let ends = stream.ends(&topic).await.unwrap();
+    let mut reader = stream.reader(&topic, "a").await.unwrap();
+    let mut records = read(&mut reader, &beginning(&ends), 10).await.unwrap();
+    reader.hold(true).await.unwrap();
+    stream.append(&topic, numbers(10, 20)).await.unwrap();
+    let held = tokio::time::timeout(Duration::from_secs(1), reader.next()).await;
+    assert!(held.is_err(), "{held:?}");
+    assert!(reader.fetching().is_stopped());
+    reader.hold(false).await.unwrap();
+    records.extend(read(&mut reader, &[], 10).await.unwrap());
+    assert_eq!(values(&records), (0..20).collect());
+    reader.close(Vec::new()).await;
 }
 
 pub(crate) async fn a_topic_that_does_not_exist_has_no_ends(stream: &dyn Stream) {
@@ -227,6 +299,9 @@ macro_rules! suite {
                 a_reader_at_the_end_is_told_of_new_records,
                 records_of_one_key_share_a_partition_and_receipts_name_the_last_positions,
                 the_tail_is_the_last_records_of_each_partition,
+                a_scan_reads_everything_from_its_places_and_goes_on_with_what_comes,
+                an_offset_is_found_by_its_time,
+                a_held_reader_gives_nothing_and_goes_on_where_it_was,
                 a_topic_that_does_not_exist_has_no_ends,
                 a_position_beyond_the_end_is_refused,
                 large_records_pass,

@@ -12,14 +12,14 @@
 mod frame;
 mod partition;
 mod reader;
+mod scan;
 mod topic;
 
-use super::{NewRecord, Reader, Stream, StreamError, TailRecord, check_topic_name};
+use super::scan::{Keep, PartitionExtent, Scan, TopicDescription};
+use super::{NewRecord, Reader, Stream, StreamError, check_topic_name};
 use async_trait::async_trait;
-use bytes::Bytes;
 use ondol_feature_store_api::wire::PartitionPosition;
-use ondol_vocabulary::SourcePosition;
-use partition::Cursor;
+use ondol_vocabulary::{EventTime, SourcePosition};
 use std::collections::HashMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -137,46 +137,56 @@ impl Stream for EmbeddedStream {
         self.topic(topic)?.append(records).await
     }
 
-    async fn ends(&self, topic: &str) -> Result<Vec<PartitionPosition>, StreamError> {
+    async fn describe(&self, topic: &str) -> Result<Option<TopicDescription>, StreamError> {
         let Some(topic) = self.existing(topic)? else {
-            return Ok(Vec::new());
+            return Ok(None);
         };
-        let end = |(index, partition): (usize, &Arc<partition::Partition>)| PartitionPosition {
+        let extent = |(index, partition): (usize, &Arc<partition::Partition>)| PartitionExtent {
             partition: index as i32,
-            next_offset: partition.end(),
+            begin: partition.begin(),
+            end: partition.end(),
         };
-        Ok(topic.partitions.iter().enumerate().map(end).collect())
+        Ok(Some(TopicDescription {
+            generation: Arc::clone(&topic.generation),
+            partitions: topic.partitions.iter().enumerate().map(extent).collect(),
+        }))
     }
 
-    async fn tail(&self, topic: &str, limit: usize) -> Result<Vec<TailRecord>, StreamError> {
+    async fn offsets_at(&self, topic: &str, time: EventTime) -> Result<Vec<PartitionPosition>, StreamError> {
         let Some(topic) = self.existing(topic)? else {
             return Ok(Vec::new());
         };
-        tokio::task::spawn_blocking(move || tail(&topic, limit))
+        let find = move || {
+            let place = |(index, partition): (usize, &Arc<partition::Partition>)| {
+                let next_offset = scan::offset_at(partition, time)?;
+                Ok(PartitionPosition {
+                    partition: index as i32,
+                    next_offset,
+                })
+            };
+            topic.partitions.iter().enumerate().map(place).collect()
+        };
+        tokio::task::spawn_blocking(find)
             .await
             .map_err(|error| StreamError::Unavailable(format!("reading was stopped: {error}")))?
     }
-}
 
-fn tail(topic: &Topic, limit: usize) -> Result<Vec<TailRecord>, StreamError> {
-    let mut records = Vec::new();
-    for (index, partition) in topic.partitions.iter().enumerate() {
-        let end = partition.end();
-        let mut cursor = Cursor::seek(partition, end.saturating_sub(limit as i64).max(0))?;
-        while cursor.offset() < end {
-            cursor.read(partition, end, &mut |offset, frame| {
-                let position = SourcePosition {
-                    partition: index as i32,
-                    offset,
-                };
-                records.push(TailRecord {
-                    position,
-                    value: Bytes::copy_from_slice(frame.value),
-                });
-            })?;
-        }
+    async fn scan(&self, topic: &str, from: Vec<PartitionPosition>) -> Result<Box<dyn Scan>, StreamError> {
+        Ok(Box::new(scan::EmbeddedScan::new(self.topic(topic)?, from)))
     }
-    Ok(records)
+
+    /// Keeps everything: only one process writes these topics, and writes little.
+    async fn create_own(&self, topic: &str, _keep: Keep) -> Result<(), StreamError> {
+        self.topic(topic).map(drop)
+    }
+
+    fn namespace(&self) -> &str {
+        "ondol-ingest"
+    }
+
+    fn is_shared(&self) -> bool {
+        false
+    }
 }
 
 /// Writes `path` so that after a crash it is either absent or whole: beside it, synced, renamed, directory synced.

@@ -51,6 +51,12 @@ impl Partition {
         self.end.load(Ordering::Acquire)
     }
 
+    /// First offset that retention has left.
+    pub(super) fn begin(&self) -> i64 {
+        let segments = self.segments.read().unwrap_or_else(PoisonError::into_inner);
+        segments.first().map_or(0, |segment| segment.base)
+    }
+
     /// The checksum's start for this topic.
     pub(super) fn seed(&self) -> u32 {
         self.seed

@@ -2,7 +2,7 @@
 
 use super::partition::{Cursor, Partition};
 use super::topic::Topic;
-use crate::source::{Reader, ReaderEvent, Records, StreamError};
+use crate::source::{Fetching, Reader, ReaderEvent, Records, StreamError};
 use async_trait::async_trait;
 use ondol_feature_store_api::wire::PartitionPosition;
 use std::sync::Arc;
@@ -15,6 +15,8 @@ pub(super) struct EmbeddedReader {
     state: State,
     lanes: Vec<Lane>,
     turn: usize,
+    held: bool,
+    fetching: Arc<Fetching>,
     /// The read under way, kept here so that a dropped `next` loses nothing.
     reading: Option<JoinHandle<Result<Read, StreamError>>>,
 }
@@ -49,6 +51,8 @@ impl EmbeddedReader {
             state: State::New,
             lanes: Vec::new(),
             turn: 0,
+            held: false,
+            fetching: Arc::default(),
             reading: None,
         }
     }
@@ -114,6 +118,10 @@ impl Reader for EmbeddedReader {
                 generation: Arc::clone(&self.topic.generation),
             });
         }
+        if self.held {
+            // There is nothing else to report. A read under way is finished when the hold ends.
+            return std::future::pending().await;
+        }
         loop {
             if let Some(reading) = &mut self.reading {
                 let read = reading.await;
@@ -149,6 +157,16 @@ impl Reader for EmbeddedReader {
         }
         self.state = State::Reading;
         Ok(())
+    }
+
+    async fn hold(&mut self, held: bool) -> Result<(), StreamError> {
+        self.held = held;
+        self.fetching.set_stopped(held);
+        Ok(())
+    }
+
+    fn fetching(&self) -> Arc<Fetching> {
+        Arc::clone(&self.fetching)
     }
 
     async fn seek(&mut self, partition: i32, offset: i64) -> Result<(), StreamError> {

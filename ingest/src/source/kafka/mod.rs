@@ -10,29 +10,27 @@
 mod poller;
 mod reader;
 mod rebalance;
+mod scan;
 
-use super::{NewRecord, Reader, Stream, StreamError, TailRecord, check_topic_name};
+use super::scan::{Keep, Scan, TopicDescription};
+use super::{NewRecord, Reader, Stream, StreamError, check_topic_name};
 use crate::config::KafkaConfig;
 use async_trait::async_trait;
-use bytes::Bytes;
 use futures::future::join_all;
 use ondol_feature_store_api::wire::PartitionPosition;
-use ondol_vocabulary::SourcePosition;
+use ondol_vocabulary::{EventTime, SourcePosition};
+use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::Message;
 use rdkafka::producer::{FutureProducer, FutureRecord};
-use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// How long one question to the brokers may take.
 const REQUEST: Duration = Duration::from_secs(5);
-/// How long a listing of a topic's end may take.
-const TAIL: Duration = Duration::from_secs(15);
 /// How long an append waits for room in the producer's queue.
 const QUEUE_WAIT: Duration = Duration::from_secs(5);
 /// Records of one append that are under way at once.
@@ -109,7 +107,7 @@ impl KafkaStream {
         }
         let name = topic.to_owned();
         if self.blocking(move |lookup| partitions(lookup, &name)).await?.is_empty() {
-            self.create_topic(topic).await?;
+            self.create_topic(topic, self.config.partitions, &[]).await?;
         }
         self.topics
             .lock()
@@ -118,13 +116,14 @@ impl KafkaStream {
         Ok(())
     }
 
-    async fn create_topic(&self, topic: &str) -> Result<(), StreamError> {
+    async fn create_topic(&self, topic: &str, partitions: i32, settings: &[(&str, String)]) -> Result<(), StreamError> {
         let admin: AdminClient<DefaultClientContext> = base_config(&self.config).create().map_err(|e| failed(&e))?;
-        let new = NewTopic::new(
-            topic,
-            self.config.partitions,
-            TopicReplication::Fixed(self.config.replication),
-        );
+        let replication = TopicReplication::Fixed(self.config.replication);
+        let new = settings
+            .iter()
+            .fold(NewTopic::new(topic, partitions, replication), |new, (key, value)| {
+                new.set(key, value)
+            });
         let options = AdminOptions::new()
             .operation_timeout(Some(REQUEST))
             .request_timeout(Some(REQUEST * 2));
@@ -134,7 +133,7 @@ impl KafkaStream {
             .map_err(|error| failed(&error))?;
         for result in results {
             match result {
-                Ok(_) => tracing::info!(topic, partitions = self.config.partitions, "topic created"),
+                Ok(_) => tracing::info!(topic, partitions, "topic created"),
                 Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
                 Err((_, code)) => {
                     return Err(StreamError::Unavailable(format!(
@@ -168,7 +167,9 @@ impl KafkaStream {
 impl Stream for KafkaStream {
     async fn reader(&self, topic: &str, reader: &str) -> Result<Box<dyn Reader>, StreamError> {
         check_topic_name(topic)?;
-        let config = consumer_config(&self.config, &format!("{}.{reader}", self.config.group));
+        let mut config = consumer_config(&self.config, &format!("{}.{reader}", self.config.group));
+        // Tells how much waits in librdkafka's own queue.
+        default(&mut config, &self.config, "statistics.interval.ms", "5000");
         Ok(Box::new(reader::KafkaReader::start(
             config,
             topic,
@@ -188,25 +189,50 @@ impl Stream for KafkaStream {
             .collect())
     }
 
-    async fn ends(&self, topic: &str) -> Result<Vec<PartitionPosition>, StreamError> {
+    async fn describe(&self, topic: &str) -> Result<Option<TopicDescription>, StreamError> {
         check_topic_name(topic)?;
         let topic = topic.to_owned();
-        self.blocking(move |lookup| {
-            let end = |partition: i32| {
-                let (_, next_offset) = watermarks(lookup, &topic, partition)?;
-                Ok(PartitionPosition { partition, next_offset })
-            };
-            partitions(lookup, &topic)?.into_iter().map(end).collect()
-        })
-        .await
+        self.blocking(move |lookup| scan::describe(lookup, &topic)).await
     }
 
-    async fn tail(&self, topic: &str, limit: usize) -> Result<Vec<TailRecord>, StreamError> {
+    async fn offsets_at(&self, topic: &str, time: EventTime) -> Result<Vec<PartitionPosition>, StreamError> {
         check_topic_name(topic)?;
-        let mut config = consumer_config(&self.config, &format!("{}.tail", self.config.group));
+        let topic = topic.to_owned();
+        self.blocking(move |lookup| scan::offsets_at(lookup, &topic, time))
+            .await
+    }
+
+    async fn scan(&self, topic: &str, from: Vec<PartitionPosition>) -> Result<Box<dyn Scan>, StreamError> {
+        check_topic_name(topic)?;
+        // A group must be named although none is joined.
+        let mut config = consumer_config(&self.config, &format!("{}.scan", self.config.group));
         config.set("enable.partition.eof", "true");
         let topic = topic.to_owned();
-        self.blocking(move |lookup| tail(lookup, &config, &topic, limit)).await
+        let open = move |_: &BaseConsumer| scan::KafkaScan::open(&config, &topic, &from);
+        Ok(Box::new(self.blocking(open).await?))
+    }
+
+    async fn create_own(&self, topic: &str, keep: Keep) -> Result<(), StreamError> {
+        check_topic_name(topic)?;
+        let settings = match keep {
+            Keep::NewestOfEachKey => vec![("cleanup.policy", "compact".to_owned())],
+            Keep::For(age) => ["retention.ms", "segment.ms"]
+                .map(|key| (key, age.as_millis().to_string()))
+                .to_vec(),
+        };
+        let name = topic.to_owned();
+        if self.blocking(move |lookup| partitions(lookup, &name)).await?.is_empty() {
+            self.create_topic(topic, 1, &settings).await?;
+        }
+        Ok(())
+    }
+
+    fn namespace(&self) -> &str {
+        &self.config.group
+    }
+
+    fn is_shared(&self) -> bool {
+        true
     }
 }
 
@@ -236,6 +262,9 @@ fn consumer_config(config: &KafkaConfig, group: &str) -> ClientConfig {
     // A worker that was killed keeps its partitions for this long; librdkafka's 45 s would be 45 s without features.
     default(&mut client, config, "session.timeout.ms", "10000");
     default(&mut client, config, "heartbeat.interval.ms", "2000");
+    // librdkafka reads ahead of its poller: this is what bounds it.
+    let queue = config.fetch_queue_kib.to_string();
+    default(&mut client, config, "queued.max.messages.kbytes", &queue);
     client
         .set("group.id", group)
         .set("partition.assignment.strategy", "cooperative-sticky")
@@ -304,56 +333,5 @@ fn refused(topic: &str, error: &KafkaError, records: &[NewRecord]) -> StreamErro
             limit_bytes: 1_000_000,
         },
         _ => StreamError::Unavailable(format!("Kafka did not take records for topic `{topic}`: {error}")),
-    }
-}
-
-fn tail(
-    lookup: &BaseConsumer,
-    config: &ClientConfig,
-    topic: &str,
-    limit: usize,
-) -> Result<Vec<TailRecord>, StreamError> {
-    let mut open = HashSet::new();
-    let mut assignment = TopicPartitionList::new();
-    for partition in partitions(lookup, topic)? {
-        let (low, high) = watermarks(lookup, topic, partition)?;
-        if low < high {
-            let from = high.saturating_sub(limit as i64).max(low);
-            assignment
-                .add_partition_offset(topic, partition, Offset::Offset(from))
-                .map_err(|error| failed(&error))?;
-            open.insert(partition);
-        }
-    }
-    if open.is_empty() {
-        return Ok(Vec::new());
-    }
-    let consumer: BaseConsumer = config.create().map_err(|error| failed(&error))?;
-    consumer.assign(&assignment).map_err(|error| failed(&error))?;
-    let deadline = Instant::now() + TAIL;
-    let mut records = Vec::new();
-    while !open.is_empty() && Instant::now() < deadline {
-        match consumer.poll(Duration::from_millis(100)) {
-            None => {}
-            Some(Ok(message)) => {
-                let position = SourcePosition {
-                    partition: message.partition(),
-                    offset: message.offset(),
-                };
-                let value = Bytes::copy_from_slice(message.payload().unwrap_or_default());
-                records.push(TailRecord { position, value });
-            }
-            Some(Err(KafkaError::PartitionEOF(partition))) => drop(open.remove(&partition)),
-            // Brokers come and go; the deadline bounds the wait.
-            Some(Err(error)) => tracing::debug!(topic, %error, "reading the end of a topic goes on after an error"),
-        }
-    }
-    if open.is_empty() {
-        records.sort_by_key(|record| record.position);
-        Ok(records)
-    } else {
-        Err(StreamError::Unavailable(format!(
-            "the end of topic `{topic}` could not be read within {TAIL:?}"
-        )))
     }
 }

@@ -9,7 +9,7 @@
 
 use super::rebalance::{Context, Rebalance, answer_at_closing};
 use super::{failed, partitions, watermarks};
-use crate::source::{Records, StreamError};
+use crate::source::{Fetching, Records, StreamError};
 use ondol_feature_store_api::wire::PartitionPosition;
 use ondol_vocabulary::EventTime;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
@@ -52,6 +52,9 @@ pub(super) enum Order {
     Seek {
         start: Start,
     },
+    Hold {
+        held: bool,
+    },
     Release {
         partitions: Vec<i32>,
         durable: Vec<PartitionPosition>,
@@ -78,6 +81,7 @@ pub(super) struct Channels {
     pub(super) runs: mpsc::Sender<Records>,
     pub(super) notices: mpsc::Sender<Notice>,
     pub(super) orders: blocking::Receiver<Order>,
+    pub(super) fetching: Arc<Fetching>,
     pub(super) runtime: tokio::runtime::Handle,
 }
 
@@ -99,9 +103,9 @@ pub(super) fn run(config: &ClientConfig, topic: &str, lookup: &BaseConsumer, cha
 fn find_topic(topic: &str, lookup: &BaseConsumer, channels: &Channels) -> Option<Arc<str>> {
     loop {
         let detail = match partitions(lookup, topic) {
-            Ok(found) if !found.is_empty() => match lookup.client().fetch_cluster_id(super::REQUEST) {
-                Some(cluster) => return Some(format!("{cluster}/{topic}").into()),
-                None => "Kafka does not tell its cluster id: trying again".to_owned(),
+            Ok(found) if !found.is_empty() => match super::scan::generation(lookup, topic) {
+                Ok(generation) => return Some(generation),
+                Err(error) => error.to_string(),
             },
             Ok(_) => format!("topic `{topic}` does not exist: create it, or push an event to the source"),
             Err(error) => error.to_string(),
@@ -132,7 +136,10 @@ struct Poller {
     outbox: VecDeque<Records>,
     assigning: bool,
     revoking: Option<(Vec<i32>, Instant)>,
+    /// Whether Kafka was told not to send.
     paused: bool,
+    /// Whether the reader wants nothing.
+    held: bool,
 }
 
 /// One partition being read.
@@ -149,7 +156,8 @@ enum Flow {
 impl Poller {
     fn open(config: &ClientConfig, topic: &str, generation: Arc<str>, channels: Channels) -> Result<Self, StreamError> {
         let invalid = |error: KafkaError| StreamError::Config(format!("kafka settings are not valid: {error}"));
-        let consumer: BaseConsumer<Context> = config.create_with_context(Context::default()).map_err(invalid)?;
+        let context = Context::new(Arc::clone(&channels.fetching));
+        let consumer: BaseConsumer<Context> = config.create_with_context(context).map_err(invalid)?;
         consumer.subscribe(&[topic]).map_err(|error| failed(&error))?;
         Ok(Self {
             consumer,
@@ -163,6 +171,7 @@ impl Poller {
             assigning: false,
             revoking: None,
             paused: false,
+            held: false,
         })
     }
 
@@ -187,6 +196,7 @@ impl Poller {
             match self.channels.orders.try_recv() {
                 Ok(Order::Begin { starts }) => self.begin(&starts)?,
                 Ok(Order::Seek { start }) => self.seek(start)?,
+                Ok(Order::Hold { held }) => self.held = held,
                 Ok(Order::Release { partitions, durable }) => self.release(&partitions, &durable)?,
                 Ok(Order::Commit { durable }) => self.commit(&durable, CommitMode::Async),
                 Ok(Order::Close { durable, done }) => {
@@ -246,6 +256,12 @@ impl Poller {
                 break;
             }
         }
+        if self.held {
+            if !self.paused {
+                self.pause(true);
+            }
+            return;
+        }
         if self.outbox.is_empty() {
             if self.paused {
                 self.pause(false);
@@ -273,7 +289,10 @@ impl Poller {
             self.consumer.resume(&list)
         };
         match done {
-            Ok(()) => self.paused = pause,
+            Ok(()) => {
+                self.paused = pause;
+                self.channels.fetching.set_stopped(pause);
+            }
             // Tried again in the next turn.
             Err(error) => tracing::debug!(%error, pause, "partitions can't be paused or resumed"),
         }

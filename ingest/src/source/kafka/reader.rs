@@ -3,7 +3,7 @@
 //! here, which is how a seek voids what was already on its way.
 
 use super::poller::{self, Notice, Order};
-use crate::source::{Reader, ReaderEvent, Records, StreamError};
+use crate::source::{Fetching, Reader, ReaderEvent, Records, StreamError};
 use async_trait::async_trait;
 use ondol_feature_store_api::wire::PartitionPosition;
 use rdkafka::ClientConfig;
@@ -23,6 +23,8 @@ pub(super) struct KafkaReader {
     orders: blocking::SyncSender<Order>,
     epochs: BTreeMap<i32, u64>,
     epoch: u64,
+    held: bool,
+    fetching: Arc<Fetching>,
 }
 
 impl KafkaReader {
@@ -30,10 +32,12 @@ impl KafkaReader {
         let (runs_in, runs) = mpsc::channel(RUNS);
         let (notices_in, notices) = mpsc::channel(NOTICES);
         let (orders, orders_out) = blocking::sync_channel(NOTICES);
+        let fetching = Arc::<Fetching>::default();
         let channels = poller::Channels {
             runs: runs_in,
             notices: notices_in,
             orders: orders_out,
+            fetching: Arc::clone(&fetching),
             runtime: tokio::runtime::Handle::current(),
         };
         let topic = topic.to_owned();
@@ -47,6 +51,8 @@ impl KafkaReader {
             orders,
             epochs: BTreeMap::new(),
             epoch: 0,
+            held: false,
+            fetching,
         })
     }
 
@@ -88,7 +94,7 @@ impl Reader for KafkaReader {
                     Some(notice) => return self.heed(notice),
                     None => return Err(StreamError::Unavailable("the Kafka thread has stopped".to_owned())),
                 },
-                Some(run) = self.runs.recv() => {
+                Some(run) = self.runs.recv(), if !self.held => {
                     if self.epochs.get(&run.partition) == Some(&run.epoch) {
                         return Ok(ReaderEvent::Records(run));
                     }
@@ -105,6 +111,15 @@ impl Reader for KafkaReader {
         });
         let starts = starts.collect();
         self.order(Order::Begin { starts })
+    }
+
+    async fn hold(&mut self, held: bool) -> Result<(), StreamError> {
+        self.held = held;
+        self.order(Order::Hold { held })
+    }
+
+    fn fetching(&self) -> Arc<Fetching> {
+        Arc::clone(&self.fetching)
     }
 
     async fn seek(&mut self, partition: i32, offset: i64) -> Result<(), StreamError> {

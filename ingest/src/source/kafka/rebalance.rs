@@ -1,5 +1,7 @@
 //! What librdkafka calls back: rebalances are noted for the poller's thread, and answered here only while closing.
 
+use crate::source::Fetching;
+use rdkafka::Statistics;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, KafkaResult};
@@ -7,13 +9,14 @@ use rdkafka::types::RDKafkaRespErr;
 use rdkafka::{ClientContext, TopicPartitionList};
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// Notes rebalances for the thread.
 #[derive(Debug, Default)]
 pub(super) struct Context {
     rebalances: Mutex<VecDeque<Rebalance>>,
     closing: AtomicBool,
+    fetching: Arc<Fetching>,
 }
 
 #[derive(Debug)]
@@ -23,6 +26,13 @@ pub(super) enum Rebalance {
 }
 
 impl Context {
+    pub(super) fn new(fetching: Arc<Fetching>) -> Self {
+        Self {
+            fetching,
+            ..Self::default()
+        }
+    }
+
     /// The oldest rebalance that is not answered yet.
     pub(super) fn next(&self) -> Option<Rebalance> {
         self.rebalances
@@ -45,6 +55,12 @@ impl ClientContext for Context {
             }
             _ => tracing::warn!(facility, message, "librdkafka"),
         }
+    }
+
+    fn stats(&self, statistics: Statistics) {
+        let partitions = statistics.topics.values().flat_map(|topic| topic.partitions.values());
+        self.fetching
+            .set_queued_bytes(partitions.map(|partition| partition.fetchq_size).sum());
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
