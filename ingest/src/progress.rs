@@ -146,6 +146,7 @@ impl Progress {
             delivered: reached.delivered,
             durable: reached.durable,
             end: end(partition),
+            ..PartitionStatus::default()
         };
         SourceStatus {
             source: source.to_owned(),
@@ -155,6 +156,7 @@ impl Progress {
             dead_letters: state.dead_letters,
             watermark: state.watermark,
             error: state.errors.iter().flatten().next().cloned(),
+            ..SourceStatus::default()
         }
     }
 

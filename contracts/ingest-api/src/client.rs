@@ -2,7 +2,10 @@
 
 use crate::error::IngestError;
 use crate::service::Ingest;
-use crate::wire::{DeadLetter, DeadLetterQuery, PushReceipt, PushRequest, SourceStatus};
+use crate::wire::{
+    DeadLetterPage, DeadLetterQuery, DeadLetterSummary, DiscardRequest, FixReceipt, FixRequest, HandledReceipt,
+    PauseRequest, PushReceipt, PushRequest, ReplayRequest, SeekReceipt, SeekRequest, SourceStatus,
+};
 use async_trait::async_trait;
 use http::Method;
 use ondol_wire::Caller;
@@ -27,22 +30,51 @@ impl IngestClient {
     }
 }
 
+fn path(source: &str, rest: &str) -> String {
+    format!("/v1/sources/{}/{rest}", encode_segment(source))
+}
+
 #[async_trait]
 impl Ingest for IngestClient {
     async fn push(&self, source: &str, request: PushRequest) -> Result<PushReceipt, IngestError> {
-        self.caller
-            .post(&format!("/v1/sources/{}/events", encode_segment(source)), &request)
-            .await
+        self.caller.post(&path(source, "events"), &request).await
     }
 
     async fn status(&self) -> Result<Vec<SourceStatus>, IngestError> {
         self.caller.get("/v1/sources").await
     }
 
-    async fn dead_letters(&self, source: &str, query: DeadLetterQuery) -> Result<Vec<DeadLetter>, IngestError> {
-        let path = format!("/v1/sources/{}/dead-letters", encode_segment(source));
-        self.caller
-            .json(self.caller.request(Method::GET, &path).query(&query))
-            .await
+    async fn pause(&self, source: &str, request: PauseRequest) -> Result<(), IngestError> {
+        self.caller.post(&path(source, "reading:pause"), &request).await
+    }
+
+    async fn resume(&self, source: &str) -> Result<(), IngestError> {
+        let request = self.caller.request(Method::POST, &path(source, "reading:resume"));
+        self.caller.json(request).await
+    }
+
+    async fn seek(&self, source: &str, request: SeekRequest) -> Result<SeekReceipt, IngestError> {
+        self.caller.post(&path(source, "reading:seek"), &request).await
+    }
+
+    async fn dead_letters(&self, source: &str, query: DeadLetterQuery) -> Result<DeadLetterPage, IngestError> {
+        let request = self.caller.request(Method::GET, &path(source, "dead-letters"));
+        self.caller.json(request.query(&query)).await
+    }
+
+    async fn dead_letter_summary(&self, source: &str) -> Result<DeadLetterSummary, IngestError> {
+        self.caller.get(&path(source, "dead-letters:summary")).await
+    }
+
+    async fn fix(&self, source: &str, request: FixRequest) -> Result<FixReceipt, IngestError> {
+        self.caller.post(&path(source, "dead-letters:fix"), &request).await
+    }
+
+    async fn replay(&self, source: &str, request: ReplayRequest) -> Result<HandledReceipt, IngestError> {
+        self.caller.post(&path(source, "dead-letters:replay"), &request).await
+    }
+
+    async fn discard(&self, source: &str, request: DiscardRequest) -> Result<HandledReceipt, IngestError> {
+        self.caller.post(&path(source, "dead-letters:discard"), &request).await
     }
 }

@@ -22,6 +22,30 @@ pub enum IngestError {
         /// The nearest valid name.
         suggestion: Option<String>,
     },
+    /// A seek leads back to events that were delivered.
+    #[error(
+        "`{source_name}` has delivered partition {partition} up to offset {delivered}, and {to} lies before it: events \
+         that were absorbed stay absorbed, so reading them again would change nothing. To compute features anew from the \
+         log of events: `ondol rebuild`"
+    )]
+    SeekBackward {
+        /// The source.
+        source_name: String,
+        /// The partition.
+        partition: i32,
+        /// First offset not delivered.
+        delivered: i64,
+        /// Where the seek leads.
+        to: i64,
+    },
+    /// No dead letter of the source stands at this position.
+    #[error("`{source_name}` has no dead letter at {position}: `ondol dead-letters list {source_name}` lists them")]
+    UnknownLetter {
+        /// The source.
+        source_name: String,
+        /// The position asked for.
+        position: String,
+    },
     /// More is waiting than the configured bound.
     #[error("ingest is overloaded: {detail}")]
     Overloaded {
@@ -46,7 +70,8 @@ impl ContractError for IngestError {
     fn status(&self) -> StatusCode {
         match self {
             Self::InvalidRequest { .. } => StatusCode::BAD_REQUEST,
-            Self::UnknownSource { .. } => StatusCode::NOT_FOUND,
+            Self::UnknownSource { .. } | Self::UnknownLetter { .. } => StatusCode::NOT_FOUND,
+            Self::SeekBackward { .. } => StatusCode::CONFLICT,
             Self::Overloaded { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::Unavailable { .. } => StatusCode::SERVICE_UNAVAILABLE,
             Self::Internal { .. } => StatusCode::INTERNAL_SERVER_ERROR,
@@ -57,6 +82,8 @@ impl ContractError for IngestError {
         match self {
             Self::InvalidRequest { .. } => "invalid-request",
             Self::UnknownSource { .. } => "unknown-source",
+            Self::SeekBackward { .. } => "seek-backward",
+            Self::UnknownLetter { .. } => "unknown-letter",
             Self::Overloaded { .. } => "overloaded",
             Self::Unavailable { .. } => "unavailable",
             Self::Internal { .. } => "internal",

@@ -38,8 +38,30 @@ impl Ingest for Stub {
     async fn status(&self) -> Result<Vec<SourceStatus>, IngestError> {
         self.take("status".to_owned(), status())
     }
-    async fn dead_letters(&self, source: &str, query: DeadLetterQuery) -> Result<Vec<DeadLetter>, IngestError> {
-        self.take(format!("dead_letters {source} {}", query.limit), dead_letters())
+    async fn pause(&self, source: &str, request: PauseRequest) -> Result<(), IngestError> {
+        self.take(format!("pause {source} {request:?}"), ())
+    }
+    async fn resume(&self, source: &str) -> Result<(), IngestError> {
+        self.take(format!("resume {source}"), ())
+    }
+    async fn seek(&self, source: &str, request: SeekRequest) -> Result<SeekReceipt, IngestError> {
+        self.take(format!("seek {source} {request:?}"), sought())
+    }
+    async fn dead_letters(&self, source: &str, query: DeadLetterQuery) -> Result<DeadLetterPage, IngestError> {
+        self.take(format!("dead_letters {source} {query:?}"), dead_letters())
+    }
+    async fn dead_letter_summary(&self, source: &str) -> Result<DeadLetterSummary, IngestError> {
+        self.take(format!("summary {source}"), summary())
+    }
+    async fn fix(&self, source: &str, request: FixRequest) -> Result<FixReceipt, IngestError> {
+        let still_bad = handled().refused.pop();
+        self.take(format!("fix {source} {request:?}"), FixReceipt { still_bad })
+    }
+    async fn replay(&self, source: &str, request: ReplayRequest) -> Result<HandledReceipt, IngestError> {
+        self.take(format!("replay {source} {request:?}"), handled())
+    }
+    async fn discard(&self, source: &str, request: DiscardRequest) -> Result<HandledReceipt, IngestError> {
+        self.take(format!("discard {source} {request:?}"), handled())
     }
 }
 
@@ -53,25 +75,68 @@ fn receipt() -> PushReceipt {
 }
 
 fn status() -> Vec<SourceStatus> {
+    let watermark = Some(EventTime::from_micros(1_700_000_000_000_001));
     let partition = PartitionStatus {
         partition: 0,
         delivered: 9,
         durable: 7,
-        end: None,
+        end: Some(11),
+        lag_events: Some(2),
+        lag_seconds: Some(0.25),
+        watermark,
+        events_per_second_10s: 1.5,
+        events_per_second_60s: 0.1,
+        dead_letters: 2,
+        dead_letters_60s: 1,
+        owner: Some("host/1".to_owned()),
+    };
+    let unread = PartitionStatus {
+        partition: 1,
+        ..PartitionStatus::default()
+    };
+    let paused = Pause {
+        since: EventTime::from_micros(7),
+        reason: Some("moving".to_owned()),
     };
     vec![SourceStatus {
         source: "transactions".to_owned(),
         topic: "tx".to_owned(),
-        partitions: vec![partition],
+        partitions: vec![partition, unread],
         events: u64::MAX,
         dead_letters: 2,
-        watermark: Some(EventTime::from_micros(1_700_000_000_000_001)),
+        late_events: 1,
+        skipped_events: 3,
+        watermark,
+        lag_events: Some(2),
+        lag_seconds: Some(0.25),
+        events_per_second_10s: 1.5,
+        events_per_second_60s: 0.1,
+        dead_letters_60s: 1,
+        paused: Some(paused),
+        fetch: Fetch {
+            stopped: true,
+            queued_bytes: 1,
+            in_flight_bytes: 2,
+        },
         error: Some("topic is gone".to_owned()),
     }]
 }
 
-fn dead_letters() -> Vec<DeadLetter> {
-    vec![DeadLetter {
+fn sought() -> SeekReceipt {
+    let skipped = vec![SkippedEvents {
+        partition: 0,
+        from: 5,
+        to: 9,
+    }];
+    SeekReceipt { skipped, dry_run: true }
+}
+
+fn position(partition: i32, offset: i64) -> LetterPosition {
+    LetterPosition(SourcePosition { partition, offset })
+}
+
+fn dead_letters() -> DeadLetterPage {
+    let letter = DeadLetter {
         source: "transactions".to_owned(),
         position: SourcePosition {
             partition: 0,
@@ -81,7 +146,67 @@ fn dead_letters() -> Vec<DeadLetter> {
         detail: "`amount` is no f64".to_owned(),
         at: EventTime::from_micros(5),
         payload_base64: "e30=".to_owned(),
-    }]
+        truncated: true,
+        key_base64: Some("aw==".to_owned()),
+        headers: vec![MessageHeader {
+            name: "h".to_owned(),
+            value_base64: String::new(),
+        }],
+        timestamp: Some(EventTime::from_micros(4)),
+        replay_of: Some(SourcePosition {
+            partition: 0,
+            offset: 3,
+        }),
+    };
+    let plain = DeadLetter {
+        truncated: false,
+        key_base64: None,
+        headers: Vec::new(),
+        timestamp: None,
+        replay_of: None,
+        ..letter.clone()
+    };
+    let entry = |letter, state, fixed_base64| DeadLetterEntry {
+        letter,
+        state,
+        state_since: None,
+        fixed_base64,
+    };
+    DeadLetterPage {
+        letters: vec![
+            entry(letter, LetterState::Fixed, Some("e30=".to_owned())),
+            entry(plain, LetterState::Open, None),
+        ],
+        next: Some("5/0/17".to_owned()),
+    }
+}
+
+fn summary() -> DeadLetterSummary {
+    DeadLetterSummary {
+        source: "s".to_owned(),
+        open: [("malformed".to_owned(), 3)].into(),
+        states: [("open".to_owned(), 3)].into(),
+        not_counted: 1,
+        skipped: vec![SkippedRange {
+            partition: 0,
+            from: 1,
+            to: 2,
+            at: EventTime::from_micros(1),
+            reason: "poison".to_owned(),
+        }],
+    }
+}
+
+fn handled() -> HandledReceipt {
+    let refusal = LetterRefusal {
+        position: position(1, 2),
+        code: "unknown".to_owned(),
+        detail: "none".to_owned(),
+    };
+    HandledReceipt {
+        handled: vec![position(0, 1)],
+        refused: vec![refusal],
+    }
 }
 
 fn raw(text: &str) -> Box<RawValue> {
@@ -115,16 +240,100 @@ async fn every_call_and_answer_arrives_as_it_was_sent() {
     let events = vec![raw(r#"{"a":  1.00000000000000000001}"#), raw("{}")];
     assert_eq!(client.push("s/x", PushRequest { events }).await.unwrap(), receipt());
     assert_eq!(client.status().await.unwrap(), status());
+    client.pause("s", PauseRequest::default()).await.unwrap();
+    client.resume("s").await.unwrap();
     assert_eq!(
-        client.dead_letters("s", DeadLetterQuery { limit: 7 }).await.unwrap(),
-        dead_letters()
+        *stub.calls.lock().unwrap(),
+        [
+            r#"push s/x ["{\"a\":  1.00000000000000000001}", "{}"]"#,
+            "status",
+            "pause s PauseRequest { reason: None }",
+            "resume s",
+        ]
     );
-    let expected = [
-        r#"push s/x ["{\"a\":  1.00000000000000000001}", "{}"]"#,
-        "status",
-        "dead_letters s 7",
+}
+
+/// What the stub was last asked.
+fn last(stub: &Stub) -> String {
+    stub.calls.lock().unwrap().last().unwrap().clone()
+}
+
+#[tokio::test]
+async fn every_seek_arrives_as_it_was_sent() {
+    let (stub, client, _) = serve(None).await;
+    let at = EventTime::from_micros(1_700_000_000_000_001);
+    let range = ondol_vocabulary::PartitionRange {
+        partition: 2,
+        from: 3,
+        to: 4,
+    };
+    let targets = [
+        SeekTarget::Beginning,
+        SeekTarget::End,
+        SeekTarget::Offset {
+            partition: 1,
+            offset: 9,
+        },
+        SeekTarget::Timestamp { at },
+        SeekTarget::Range { range },
     ];
-    assert_eq!(*stub.calls.lock().unwrap(), expected);
+    for to in targets {
+        let request = SeekRequest {
+            to,
+            reason: Some("poison".to_owned()),
+            dry_run: true,
+        };
+        assert_eq!(client.seek("s", request.clone()).await.unwrap(), sought());
+        assert_eq!(last(&stub), format!("seek s {request:?}"));
+    }
+}
+
+#[tokio::test]
+async fn every_call_about_dead_letters_arrives_as_it_was_sent() {
+    let (stub, client, _) = serve(None).await;
+    let query = DeadLetterQuery {
+        limit: 7,
+        after: Some("5/0/17".to_owned()),
+        reason: Some("wrong-type & more".to_owned()),
+        partition: Some(3),
+        since: Some(EventTime::from_micros(1_700_000_000_000_001)),
+        position: Some(position(2, 17)),
+        all: true,
+    };
+    assert_eq!(client.dead_letters("s", query.clone()).await.unwrap(), dead_letters());
+    assert_eq!(last(&stub), format!("dead_letters s {query:?}"));
+    assert_eq!(client.dead_letter_summary("s/x").await.unwrap(), summary());
+    assert_eq!(last(&stub), "summary s/x");
+    let fix = FixRequest {
+        position: position(2, 17),
+        payload_base64: "e30=".to_owned(),
+    };
+    let still_bad = client.fix("s", fix.clone()).await.unwrap().still_bad;
+    assert_eq!(still_bad, handled().refused.pop());
+    assert_eq!(last(&stub), format!("fix s {fix:?}"));
+    let replay = ReplayRequest {
+        positions: vec![position(0, 1), position(1, 2)],
+        again: true,
+        unchecked: true,
+        dry_run: true,
+    };
+    assert_eq!(client.replay("s", replay.clone()).await.unwrap(), handled());
+    assert_eq!(last(&stub), format!("replay s {replay:?}"));
+    let discard = DiscardRequest {
+        positions: vec![position(0, 1)],
+        reason: Some("test data".to_owned()),
+    };
+    assert_eq!(client.discard("s", discard.clone()).await.unwrap(), handled());
+    assert_eq!(last(&stub), format!("discard s {discard:?}"));
+}
+
+#[test]
+fn a_position_is_written_partition_and_offset() {
+    assert_eq!("3:42".parse(), Ok(position(3, 42)));
+    for wrong in ["", "3", "3:", ":4", "-1:4", "3:-4", "3:4:5", "a:b"] {
+        let error = wrong.parse::<LetterPosition>().unwrap_err();
+        assert!(error.contains("PARTITION:OFFSET"), "{wrong}: {error}");
+    }
 }
 
 #[tokio::test]
@@ -173,7 +382,8 @@ async fn without_a_limit_a_hundred_dead_letters_are_listed() {
             .status(),
         200
     );
-    assert_eq!(*stub.calls.lock().unwrap(), ["dead_letters s 100"]);
+    assert_eq!(last(&stub), format!("dead_letters s {:?}", DeadLetterQuery::default()));
+    assert_eq!(DeadLetterQuery::default().limit, 100);
 }
 
 #[tokio::test]
@@ -192,6 +402,24 @@ async fn every_error_comes_back_as_itself_and_as_a_problem() {
             },
             404,
             "unknown-source",
+        ),
+        (
+            IngestError::SeekBackward {
+                source_name: text("s"),
+                partition: 1,
+                delivered: 9,
+                to: 3,
+            },
+            409,
+            "seek-backward",
+        ),
+        (
+            IngestError::UnknownLetter {
+                source_name: text("s"),
+                position: text("1:2"),
+            },
+            404,
+            "unknown-letter",
         ),
         (IngestError::Overloaded { detail: text("d") }, 429, "overloaded"),
         (IngestError::Unavailable { detail: text("d") }, 503, "unavailable"),

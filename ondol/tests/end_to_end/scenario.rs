@@ -3,7 +3,7 @@
 use crate::platform::Platform;
 use arrow::array::{Array, ArrayRef, AsArray, Float64Array, RecordBatch, StringArray, TimestampMicrosecondArray};
 use arrow::datatypes::{DataType, Field, Float64Type, Int64Type, Schema, TimeUnit};
-use ondol_ingest_api::wire::{DeadLetterQuery, PushRequest};
+use ondol_ingest_api::wire::{DeadLetterEntry, DeadLetterQuery, PushRequest};
 use ondol_model_gateway_api::wire::{PredictRequest, Prediction, RegisterRequest};
 use ondol_pipelines_api::wire::{AsOf, Job, JobState, TrainingSetOptions, TrainingSetRequest};
 use ondol_testkit::unique_name;
@@ -147,8 +147,9 @@ async fn a_bad_event_is_a_dead_letter(platform: &Platform) {
             .ingest()
             .dead_letters("transactions", DeadLetterQuery::default())
             .await
-            .unwrap();
-        if let Some(letter) = letters.first() {
+            .unwrap()
+            .letters;
+        if let Some(DeadLetterEntry { letter, .. }) = letters.first() {
             assert_eq!(letter.reason, "wrong-type");
             assert!(letter.detail.contains("amount"), "{}", letter.detail);
             return;
