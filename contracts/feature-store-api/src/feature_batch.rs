@@ -184,7 +184,7 @@ impl FeatureBatch {
             feature: column.feature.clone(),
             view_version: column.view_version,
             values: (0..column.values.len())
-                .map(|row| scalar(&column.values, row))
+                .map(|row| value_at(&column.values, row))
                 .collect(),
             status: column.status.clone(),
             event_time: column.event_time.clone(),
@@ -237,9 +237,9 @@ fn event_times(column: &ArrayRef) -> Result<Vec<Option<EventTime>>, ArrowError> 
     Ok(times.iter().map(|time| time.map(EventTime::from_micros)).collect())
 }
 
-/// Row `row` of `array` as a scalar: exact, except that an `f32` becomes the `f64` of its shortest decimal text, so
+/// Row `row` of `array` as a value: exact, except that an `f32` becomes the `f64` of its shortest decimal text, so
 /// that JSON shows `0.1` and reads back as the same `f32`. A type that no feature has is null.
-pub fn scalar(array: &ArrayRef, row: usize) -> Value {
+pub fn value_at(array: &ArrayRef, row: usize) -> Value {
     if row >= array.len() || array.is_null(row) {
         return Value::Null;
     }
@@ -256,6 +256,10 @@ pub fn scalar(array: &ArrayRef, row: usize) -> Value {
         ArrowType::Timestamp(TimeUnit::Microsecond, _) => Value::Timestamp(EventTime::from_micros(
             array.as_primitive::<TimestampMicrosecondType>().value(row),
         )),
+        ArrowType::List(_) => {
+            let items = array.as_list::<i32>().value(row);
+            Value::List((0..items.len()).map(|item| value_at(&items, item)).collect())
+        }
         _ => Value::Null,
     }
 }

@@ -7,8 +7,8 @@
     reason = "tests"
 )]
 
-use arrow::array::{ArrayRef, Float32Array, Float64Array, Int32Array, Int64Array, RecordBatch, StringArray};
-use arrow::datatypes::{Field, Schema};
+use arrow::array::{ArrayRef, Float32Array, Float64Array, Int32Array, Int64Array, ListArray, RecordBatch, StringArray};
+use arrow::datatypes::{Field, Float32Type, Schema};
 use async_trait::async_trait;
 use ondol_feature_store_api::wire::*;
 use ondol_feature_store_api::{FeatureStore, FeatureStoreClient, FeatureStoreError, server};
@@ -180,6 +180,13 @@ fn features() -> FeatureBatch {
             column("spend", Arc::new(Float64Array::from(vec![Some(0.1 + 0.2), None]))),
             column("risk", Arc::new(Float32Array::from(vec![Some(0.1), None]))),
             column("country", Arc::new(StringArray::from(vec![Some("KR"), None]))),
+            column(
+                "last_amounts",
+                Arc::new(ListArray::from_iter_primitive::<Float32Type, _, _>([
+                    Some(vec![Some(0.1), Some(f32::INFINITY)]),
+                    None,
+                ])),
+            ),
         ],
     }
 }
@@ -372,6 +379,7 @@ async fn a_person_reads_features_as_json() {
         "an f32 is shown in its shortest form"
     );
     assert_eq!(body["features"][3]["values"], json!(["KR", null]));
+    assert_eq!(body["features"][4]["values"], json!([[0.1, "Infinity"], null]));
     assert_eq!(body["features"][0]["status"], json!(["fresh", "missing"]));
     assert_eq!(
         body["features"][0]["event_time"],

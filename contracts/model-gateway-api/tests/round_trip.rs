@@ -90,7 +90,16 @@ fn prediction() -> Prediction {
         model: VersionedName::new("fraud", 4),
         request_id: "01J".to_owned(),
         as_of: EventTime::from_micros(1_700_000_000_000_001),
-        features: BTreeMap::from([("card.n_1h".to_owned(), served)]),
+        features: BTreeMap::from([
+            ("card.n_1h".to_owned(), served.clone()),
+            (
+                "card.recent".to_owned(),
+                ServedFeature {
+                    value: Value::List(vec![Value::F64(0.5), Value::F64(2.0)]),
+                    ..served
+                },
+            ),
+        ]),
     }
 }
 
@@ -251,7 +260,7 @@ async fn hostile_requests_are_refused_with_a_problem() {
     for (path, body, status) in [
         ("/v1/models/m:predict", "{", 400),
         ("/v1/models/m:predict", r#"{"input": {}}"#, 400),
-        ("/v1/models/m:predict", r#"{"inputs": {"a": [1]}}"#, 400),
+        ("/v1/models/m:predict", r#"{"inputs": {"a": [[1]]}}"#, 400),
         (
             "/v1/models/m:predict",
             r#"{"inputs": {}, "as_of": "2013-01-01T00:00:00"}"#,
