@@ -1,5 +1,7 @@
 //! Handles to the real services the tests run against. Dev-only: it panics where a test can't go on.
 
+pub mod kafka_cluster;
+pub mod process;
 pub mod services;
 
 pub use services::unique_name;

@@ -7,6 +7,16 @@ pub fn kafka() -> String {
     address("ONDOL_TEST_KAFKA")
 }
 
+/// The folder of Kafka's libraries (`libs/*.jar`), for tests that run brokers of their own.
+pub fn kafka_home() -> String {
+    address("ONDOL_TEST_KAFKA_HOME")
+}
+
+/// The URL of a schema registry that speaks Confluent's protocol; each test uses subjects of its own.
+pub fn schema_registry() -> String {
+    address("ONDOL_TEST_SCHEMA_REGISTRY")
+}
+
 /// A Redis URL; each test uses a key prefix of its own.
 pub fn redis() -> String {
     address("ONDOL_TEST_REDIS")
