@@ -14,6 +14,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use ondol_feature_store_api::FeatureStore;
 use ondol_ingest::IngestService;
 use ondol_ingest::batch::decode;
+use ondol_ingest::decode::formats::Formats;
 use ondol_ingest::config::{IngestConfig, KafkaConfig, Limits, StreamConfig};
 use ondol_ingest::plan::SourcePlan;
 use ondol_ingest::source::Records;
@@ -116,7 +117,7 @@ async fn floor(topic: &Topic, events: u64) -> Result<Outcome> {
     let store = Store::open(folder.path(), None).await?;
     let snapshot = store.apply(eight_features(&topic.name)).await?;
     let source = snapshot.source(SOURCE).context("no source")?;
-    let plan = SourcePlan::compile(&snapshot, source)
+    let plan = SourcePlan::compile(&snapshot, source, &Formats::default())
         .map_err(anyhow::Error::msg)?
         .context("no stream")?;
     store.close().await?;

@@ -1,11 +1,12 @@
 //! Runs of records to one delivery: decode, validate, build. Pure, and CPU work: callers run it on the blocking pool.
 //!
-//! Cost per event: one pass over its bytes and one append per column; per batch: the columns' buffers.
+//! Cost per event of plain JSON: one pass over its bytes and one append per column; per batch: the columns' buffers.
+//! A record may give no event, one, or several: those of a record are taken together or become one dead letter.
 
 use crate::dead_letter::dead_letter;
+use crate::decode::Fault;
 use crate::decode::columns::Columns;
-use crate::decode::json::Parser;
-use crate::decode::{Reason, Rejection};
+use crate::decode::decoder::Decoder;
 use crate::plan::SourcePlan;
 use crate::source::{Record, Records};
 use crate::validate::{Times, check_size, validate};
@@ -23,40 +24,49 @@ pub struct Decoded {
     pub delivery: Delivery,
     /// The bad ones.
     pub dead_letters: Vec<DeadLetter>,
+    /// Records that stand for no event and are no fault: deletion markers that the source ignores, empty arrays.
+    pub passed_over: usize,
     /// Bytes of all messages.
     pub size_bytes: usize,
     /// The newest event time among the good ones.
     pub newest: Option<EventTime>,
 }
 
+/// Why a batch can't be decoded.
+#[derive(Debug, thiserror::Error)]
+pub enum DecodeError {
+    /// Not now: what is missing, and the remedy. The batch may be tried again.
+    #[error("{0}")]
+    Unavailable(String),
+    /// The arrays contradict the plan's schema, which only a fault of the program can cause.
+    #[error("decoding failed: {0}")]
+    Arrow(#[from] ArrowError),
+}
+
 /// Decodes `runs`, accepted at `now`. Runs of one partition must touch and stand in order.
 ///
 /// # Errors
-/// When the arrays contradict the plan's schema, which only a fault of the program can cause.
+/// See [`DecodeError`].
 pub fn decode(
     plan: &SourcePlan,
     generation: &str,
     runs: &[Records],
     now: EventTime,
     max_event_bytes: usize,
-) -> Result<Decoded, ArrowError> {
+) -> Result<Decoded, DecodeError> {
     let rows = runs.iter().map(Records::len).sum();
     let mut builder = Builder::new(plan, rows);
-    let mut parser = Parser::new(&plan.fields);
+    let mut decoder = Decoder::new(&plan.reading, plan.time);
     let mut dead_letters = Vec::new();
-    for run in runs {
-        for record in run.iter() {
-            if let Err(rejection) = take(
-                plan,
-                &mut parser,
-                &mut builder,
-                run.partition,
-                record,
-                now,
-                max_event_bytes,
-            ) {
+    let mut passed_over = 0;
+    for record in runs.iter().flat_map(Records::iter) {
+        match take(plan, &mut decoder, &mut builder, record, now, max_event_bytes) {
+            Ok(0) => passed_over += 1,
+            Ok(_) => {}
+            Err(Fault::Unavailable(detail)) => return Err(DecodeError::Unavailable(detail)),
+            Err(Fault::Rejected(rejection)) => {
                 let position = SourcePosition {
-                    partition: run.partition,
+                    partition: record.partition,
                     offset: record.offset,
                 };
                 let payload = record.value.unwrap_or_default();
@@ -79,32 +89,32 @@ pub fn decode(
     Ok(Decoded {
         delivery,
         dead_letters,
+        passed_over,
         size_bytes,
         newest,
     })
 }
 
+/// Adds the events of `record`: how many.
 fn take<'a>(
     plan: &SourcePlan,
-    parser: &mut Parser<'_, 'a>,
+    decoder: &mut Decoder<'_, 'a>,
     builder: &mut Builder,
-    partition: i32,
     record: Record<'a>,
     now: EventTime,
     max_event_bytes: usize,
-) -> Result<(), Rejection> {
-    let message = record.value.ok_or_else(|| {
-        Rejection::new(
-            Reason::Tombstone,
-            "the message is a deletion marker: send one JSON object",
-        )
-    })?;
-    check_size(message, max_event_bytes)?;
-    let cells = parser.parse(message)?;
-    let times = validate(plan, cells, now)?;
-    builder.columns.append(cells);
-    builder.place(partition, record.offset, times);
-    Ok(())
+) -> Result<usize, Fault> {
+    check_size(record.value.unwrap_or_default(), max_event_bytes)?;
+    let rows = decoder.decode(&record)?;
+    builder.times.clear();
+    for cells in rows.iter() {
+        builder.times.push(validate(plan, cells, now)?);
+    }
+    for cells in rows.iter() {
+        builder.columns.append(cells);
+    }
+    builder.place(&record);
+    Ok(builder.times.len())
 }
 
 /// At most one range a partition.
@@ -132,6 +142,8 @@ struct Builder {
     offset: Int64Builder,
     ingested_at: TimestampMicrosecondBuilder,
     newest: Option<EventTime>,
+    /// Of the rows of the record at hand.
+    times: Vec<Times>,
 }
 
 impl Builder {
@@ -142,14 +154,17 @@ impl Builder {
             offset: Int64Builder::with_capacity(rows),
             ingested_at: TimestampMicrosecondBuilder::with_capacity(rows).with_data_type(DataType::Timestamp.arrow()),
             newest: None,
+            times: Vec::new(),
         }
     }
 
-    fn place(&mut self, partition: i32, offset: i64, times: Times) {
-        self.partition.append_value(partition);
-        self.offset.append_value(offset);
-        self.ingested_at.append_value(times.ingested_at.micros());
-        self.newest = self.newest.max(Some(times.event_time));
+    fn place(&mut self, record: &Record<'_>) {
+        for times in &self.times {
+            self.partition.append_value(record.partition);
+            self.offset.append_value(record.offset);
+            self.ingested_at.append_value(times.ingested_at.micros());
+            self.newest = self.newest.max(Some(times.event_time));
+        }
     }
 
     fn finish(mut self, plan: &SourcePlan) -> Result<RecordBatch, ArrowError> {
@@ -167,10 +182,12 @@ impl Builder {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::decode::json_tree::JsonFormat;
+    use crate::decode::place::Reading;
     use crate::plan::{KeyColumn, delivery_schema};
     use arrow::array::AsArray;
     use arrow::datatypes::{Int32Type, Int64Type};
-    use ondol_vocabulary::{Arrival, Field, StreamFormat};
+    use ondol_vocabulary::{Arrival, Field, MessageShape, StreamFormat};
 
     fn plan() -> SourcePlan {
         let field = |name: &str, data_type| Field {
@@ -182,7 +199,12 @@ mod tests {
             name: "s".to_owned(),
             version: 3,
             topic: "t".to_owned(),
-            format: StreamFormat::Json,
+            reading: Reading::new(
+                &StreamFormat::Json,
+                &MessageShape::default(),
+                &fields,
+                Arc::new(JsonFormat),
+            ),
             schema: delivery_schema(&fields),
             fields,
             time: 1,

@@ -30,8 +30,9 @@ pub fn dead_letter(
     at: EventTime,
 ) -> DeadLetter {
     let kept = payload.get(..MAX_PAYLOAD_BYTES).unwrap_or(payload);
+    let truncated = kept.len() < payload.len();
     let mut detail = rejection.detail;
-    if kept.len() < payload.len() {
+    if truncated {
         let (kept, all) = (kept.len(), payload.len());
         detail.push_str(&format!(
             " (the first {kept} of {all} bytes are kept; the whole stands at its position)"
@@ -44,6 +45,11 @@ pub fn dead_letter(
         detail,
         at,
         payload_base64: STANDARD.encode(kept),
+        truncated,
+        key_base64: None,
+        headers: Vec::new(),
+        timestamp: None,
+        replay_of: None,
     }
 }
 
@@ -61,7 +67,8 @@ pub fn record(letter: &DeadLetter) -> Result<NewRecord, StreamError> {
     Ok(NewRecord {
         key: Some(Bytes::from(key)),
         timestamp: letter.at,
-        value: Bytes::from(value),
+        value: Some(Bytes::from(value)),
+        ..NewRecord::default()
     })
 }
 
@@ -118,7 +125,7 @@ mod tests {
         let golden = "{\"source\":\"transactions\",\"position\":{\"partition\":3,\"offset\":42},\
             \"reason\":\"wrong-type\",\"detail\":\"field `amount` is \\\"x\\\"\",\"at\":\"1970-01-01T00:00:00Z\",\
             \"payload_base64\":\"eyJhbW91bnQiOiJ4In0=\"}";
-        assert_eq!(std::str::from_utf8(&record.value).unwrap(), golden);
+        assert_eq!(std::str::from_utf8(&record.value.unwrap()).unwrap(), golden);
     }
 
     #[test]

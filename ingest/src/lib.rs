@@ -18,6 +18,7 @@ pub mod batch;
 pub mod config;
 pub mod dead_letter;
 pub mod decode;
+mod decoding;
 pub mod deliver;
 pub mod meter;
 pub mod pipeline;

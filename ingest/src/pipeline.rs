@@ -7,19 +7,18 @@
 //! One task owns all of it. When what was read must be given up (a gap, a partition lost), everything in flight is
 //! dropped and every partition is read again from where the store stands: redelivery changes nothing there.
 
-use crate::batch::{self, Decoded};
+use crate::batch::Decoded;
+use crate::decoding;
 use crate::deliver::{self, Outcome, Surroundings};
 use crate::plan::SourcePlan;
 use crate::progress::Part;
 use crate::source::{Reader, ReaderEvent, Records, StreamError};
-use arrow::error::ArrowError;
 use futures::future::BoxFuture;
 use ondol_feature_store_api::wire::PartitionPosition;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -36,7 +35,7 @@ pub struct Pipeline {
     generation: Arc<str>,
     places: BTreeMap<i32, Place>,
     pending: Pending,
-    decoding: Option<JoinHandle<Result<Decoded, ArrowError>>>,
+    decoding: Option<BoxFuture<'static, Result<Decoded, StreamError>>>,
     ready: Option<Decoded>,
     writing: Option<BoxFuture<'static, Outcome>>,
     committed: Vec<PartitionPosition>,
@@ -130,7 +129,7 @@ impl Pipeline {
             }
             decoded = stage(&mut self.decoding), if self.decoding.is_some() && self.ready.is_none() => {
                 self.decoding = None;
-                self.ready = Some(finished(decoded)?);
+                self.ready = Some(decoded?);
             }
             event = self.reader.next(), if room => return event.map(Some),
             () = tokio::time::sleep_until(deadline), if waiting && self.decoding.is_none() => {}
@@ -155,11 +154,8 @@ impl Pipeline {
         let free = self.decoding.is_none() && self.ready.is_none() && !self.pending.runs.is_empty();
         if free && (full || due || !intake) {
             let Pending { runs, .. } = std::mem::take(&mut self.pending);
-            let (plan, generation) = (Arc::clone(&self.plan.borrow_and_update()), Arc::clone(&self.generation));
-            let (now, max_event_bytes) = (self.around.now(), limits.max_event_bytes);
-            self.decoding = Some(tokio::task::spawn_blocking(move || {
-                batch::decode(&plan, &generation, &runs, now, max_event_bytes)
-            }));
+            let (around, generation) = (Arc::clone(&self.around), Arc::clone(&self.generation));
+            self.decoding = Some(decoding::decode(around, self.plan.clone(), generation, runs));
         }
     }
 
@@ -349,13 +345,5 @@ async fn stage<F: Future + Unpin>(stage: &mut Option<F>) -> F::Output {
     match stage {
         Some(future) => future.await,
         None => std::future::pending().await,
-    }
-}
-
-fn finished(decoded: Result<Result<Decoded, ArrowError>, tokio::task::JoinError>) -> Result<Decoded, StreamError> {
-    match decoded {
-        Ok(Ok(decoded)) => Ok(decoded),
-        Ok(Err(error)) => Err(StreamError::Unavailable(format!("decoding failed: {error}"))),
-        Err(error) => Err(StreamError::Unavailable(format!("decoding was stopped: {error}"))),
     }
 }

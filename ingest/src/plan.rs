@@ -1,8 +1,10 @@
 //! What ingest needs to know of one source, compiled once per snapshot: columns, keys, arrival.
 
+use crate::decode::formats::Formats;
+use crate::decode::place::Reading;
 use arrow::datatypes::{DataType as ArrowType, Field as ArrowField, Schema, SchemaRef};
 use ondol_feature_store_api::wire::columns;
-use ondol_vocabulary::{Arrival, DataType, Field, Snapshot, SourceOrigin, SourceVersion, StreamFormat};
+use ondol_vocabulary::{Arrival, DataType, Field, Snapshot, SourceOrigin, SourceVersion};
 use std::sync::Arc;
 
 /// How events of one version of a stream source are decoded and checked.
@@ -14,8 +16,8 @@ pub struct SourcePlan {
     pub version: u32,
     /// The topic its events come from.
     pub topic: String,
-    /// How a message is encoded.
-    pub format: StreamFormat,
+    /// How its messages are read.
+    pub reading: Reading,
     /// Its columns in declared order.
     pub fields: Vec<Field>,
     /// Which of them is the event time.
@@ -38,13 +40,13 @@ pub struct KeyColumn {
 }
 
 impl SourcePlan {
-    /// The plan of `source` as `snapshot` has it; none when it is a table.
+    /// The plan of `source` as `snapshot` has it, decoded by what `formats` has; none when it is a table.
     ///
     /// # Errors
     /// When the definition contradicts itself, which the registry rules out: names what is missing.
-    pub fn compile(snapshot: &Snapshot, source: &SourceVersion) -> Result<Option<Self>, String> {
+    pub fn compile(snapshot: &Snapshot, source: &SourceVersion, formats: &Formats) -> Result<Option<Self>, String> {
         let definition = &source.definition;
-        let SourceOrigin::Stream { topic, format, .. } = &definition.origin else {
+        let SourceOrigin::Stream { topic, format, shape } = &definition.origin else {
             return Ok(None);
         };
         let place = |name: &str| {
@@ -68,7 +70,7 @@ impl SourcePlan {
             name: definition.name.clone(),
             version: source.version,
             topic: topic.clone(),
-            format: format.clone(),
+            reading: Reading::new(format, shape, &definition.schema, formats.format(format, shape.framing)),
             fields: definition.schema.clone(),
             time,
             keys,

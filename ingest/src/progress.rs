@@ -16,7 +16,7 @@ struct State {
     events: u64,
     dead_letters: u64,
     watermark: Option<EventTime>,
-    errors: [Option<String>; 3],
+    errors: [Option<String>; 4],
 }
 
 /// Which part is in trouble. Each mends on its own.
@@ -28,6 +28,8 @@ pub enum Part {
     Store = 1,
     /// The stream does not give records.
     Stream = 2,
+    /// Messages can't be decoded now: what tells their schema does not answer.
+    Decoding = 3,
 }
 
 #[derive(Clone, Copy, Debug)]

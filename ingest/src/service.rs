@@ -2,6 +2,7 @@
 
 use crate::config::{IngestConfig, Limits, StreamConfig};
 use crate::dead_letter;
+use crate::decode::formats::Formats;
 use crate::deliver::{Backoff, Surroundings};
 use crate::meter;
 use crate::pipeline::Pipeline;
@@ -14,7 +15,7 @@ use crate::source::{NewRecord, Stream, StreamError};
 use async_trait::async_trait;
 use bytes::Bytes;
 use ondol_feature_store_api::FeatureStore;
-use ondol_ingest_api::wire::{DeadLetter, DeadLetterQuery, PushReceipt, PushRequest, SourceStatus};
+use ondol_ingest_api::wire::{DeadLetterPage, DeadLetterQuery, PushReceipt, PushRequest, SourceStatus};
 use ondol_ingest_api::{Ingest, IngestError};
 use ondol_runtime::{Clock, Health, ReadyHandle, Shutdown};
 use ondol_vocabulary::{EventTime, Snapshot};
@@ -38,6 +39,7 @@ const MAX_DEAD_LETTERS: u32 = 1_000;
 /// The ingest service.
 pub struct IngestService {
     stream: Arc<dyn Stream>,
+    formats: Formats,
     store: Arc<dyn FeatureStore>,
     clock: Arc<dyn Clock>,
     limits: Limits,
@@ -91,6 +93,7 @@ impl IngestService {
         meter::describe();
         let service = Arc::new(Self {
             stream,
+            formats: Formats::default(),
             store,
             clock,
             limits: config.limits.clone(),
@@ -152,7 +155,7 @@ impl IngestService {
     async fn apply(&self, snapshot: &Snapshot) {
         let mut plans = BTreeMap::new();
         for source in &snapshot.sources {
-            match SourcePlan::compile(snapshot, source) {
+            match SourcePlan::compile(snapshot, source, &self.formats) {
                 Ok(Some(plan)) => drop(plans.insert(plan.name.clone(), Arc::new(plan))),
                 Ok(None) => {}
                 Err(error) => tracing::error!(error, "a source is not read"),
@@ -348,9 +351,9 @@ impl Ingest for IngestService {
         let topic = self.topic(source)?;
         let timestamp = EventTime::from_micros(self.clock.now_micros());
         let record = |event: Box<serde_json::value::RawValue>| NewRecord {
-            key: None,
             timestamp,
-            value: Bytes::from(Box::<str>::from(event).into_string()),
+            value: Some(Bytes::from(Box::<str>::from(event).into_string())),
+            ..NewRecord::default()
         };
         let records: Vec<NewRecord> = request.events.into_iter().map(record).collect();
         if records.is_empty() {
@@ -371,15 +374,25 @@ impl Ingest for IngestService {
         Ok(futures::future::join_all(status).await)
     }
 
-    async fn dead_letters(&self, source: &str, query: DeadLetterQuery) -> Result<Vec<DeadLetter>, IngestError> {
+    async fn dead_letters(&self, source: &str, query: DeadLetterQuery) -> Result<DeadLetterPage, IngestError> {
         if query.limit > MAX_DEAD_LETTERS {
             let detail = format!("`limit` is {}: ask for at most {MAX_DEAD_LETTERS}", query.limit);
             return Err(IngestError::InvalidRequest { detail });
         }
         let topic = self.topic(source)?;
-        dead_letter::list(self.stream.as_ref(), source, &topic, query.limit as usize)
+        let letters = dead_letter::list(self.stream.as_ref(), source, &topic, query.limit as usize)
             .await
-            .map_err(ingest_error)
+            .map_err(ingest_error)?;
+        let entry = |letter| ondol_ingest_api::wire::DeadLetterEntry {
+            letter,
+            state: Default::default(),
+            state_since: None,
+            fixed_base64: None,
+        };
+        Ok(DeadLetterPage {
+            letters: letters.into_iter().map(entry).collect(),
+            next: None,
+        })
     }
 }
 

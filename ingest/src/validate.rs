@@ -75,8 +75,11 @@ pub fn check_size(message: &[u8], limit_bytes: usize) -> Result<(), Rejection> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::decode::json_tree::JsonFormat;
+    use crate::decode::place::Reading;
     use crate::plan::{KeyColumn, delivery_schema};
-    use ondol_vocabulary::{DataType, Field, StreamFormat};
+    use ondol_vocabulary::{DataType, Field, MessageShape, StreamFormat};
+    use std::sync::Arc;
 
     fn plan(arrival: Arrival) -> SourcePlan {
         let field = |name: &str, data_type| Field {
@@ -88,7 +91,12 @@ mod tests {
             name: "transactions".to_owned(),
             version: 1,
             topic: "transactions".to_owned(),
-            format: StreamFormat::Json,
+            reading: Reading::new(
+                &StreamFormat::Json,
+                &MessageShape::default(),
+                &fields,
+                Arc::new(JsonFormat),
+            ),
             schema: delivery_schema(&fields),
             fields,
             time: 1,

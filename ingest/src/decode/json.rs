@@ -1,110 +1,87 @@
-//! One JSON object a message, straight into cells: one pass, no value tree, strings borrowed from the message.
-//!
-//! What counts as a value of a column:
-//!
-//! | type | JSON |
-//! |---|---|
-//! | `string` | a string |
-//! | `bool` | `true`, `false` |
-//! | `i32`, `i64` | a number without a fraction, in range; `5.0` and `1e3` count, up to 2^53 |
-//! | `f32`, `f64` | a number in range, or one of the strings `NaN`, `Infinity`, `-Infinity` |
-//! | `timestamp` | RFC 3339 text with a zone, or whole microseconds since the epoch; years 1 to 9999 |
+//! One JSON object a message whose columns are top-level fields, straight into cells: one pass, no value tree, strings
+//! borrowed from the message. What is deeper is read by [`super::json_tree`].
 //!
 //! `null` and an absent field are null. Fields without a column are skipped, however deeply nested. When a field
 //! stands twice, the last one counts, as in the JSON parsers of other languages. Anything after the object is an error.
 
-use super::{Cell, Reason, Rejection, excerpt};
+use super::convert::convert;
+use super::place::Column;
+use super::value::Value;
+use super::{Cell, Reason, Rejection};
 use hashbrown::HashMap;
-use ondol_vocabulary::{DataType, EventTime, Field};
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use std::borrow::Cow;
 use std::fmt;
 
-/// Parses events of one schema. Keeps its scratch row between events.
+/// Parses events of one source. Keeps its scratch row between events.
 #[derive(Debug)]
-pub struct Parser<'f, 'a> {
-    fields: &'f [Field],
+pub(super) struct Parser<'f, 'a> {
+    columns: &'f [Column],
+    /// The field of each column, if it is one.
+    names: Vec<Option<&'f str>>,
     places: HashMap<&'f str, usize>,
-    scalars: Vec<Scalar<'a>>,
-    cells: Vec<Cell<'a>>,
+    values: Vec<Value<'a>>,
 }
-
-/// A JSON value as it stands, before a column gives it a meaning.
-#[derive(Clone, Debug, Default)]
-enum Scalar<'a> {
-    #[default]
-    Null,
-    Bool(bool),
-    I64(i64),
-    U64(u64),
-    F64(f64),
-    Text(Cow<'a, str>),
-    Array,
-    Object,
-}
-
-/// Largest magnitude up to which every whole number is an exact `f64`.
-const EXACT: f64 = 9_007_199_254_740_992.0;
-/// 0001-01-01T00:00:00Z.
-const FIRST_MICROS: i64 = -62_135_596_800_000_000;
-/// 9999-12-31T23:59:59.999999Z.
-const LAST_MICROS: i64 = 253_402_300_799_999_999;
 
 impl<'f, 'a> Parser<'f, 'a> {
-    /// For events of `fields`.
-    pub fn new(fields: &'f [Field]) -> Self {
-        let places = fields
-            .iter()
-            .enumerate()
-            .map(|(place, field)| (field.name.as_str(), place))
-            .collect();
-        let empty = || vec![Cell::Null; fields.len()];
+    /// For events of `columns`; those that are no top-level field stay null.
+    pub(super) fn new(columns: &'f [Column]) -> Self {
+        let names: Vec<Option<&str>> = columns.iter().map(Column::top_field).collect();
+        let place = |(place, name): (usize, &Option<&'f str>)| name.map(|name| (name, place));
         Self {
-            fields,
-            places,
-            scalars: vec![Scalar::Null; fields.len()],
-            cells: empty(),
+            places: names.iter().enumerate().filter_map(place).collect(),
+            values: vec![Value::Null; columns.len()],
+            columns,
+            names,
         }
     }
 
-    /// The cells of one event, in the order of the fields.
+    /// Whether every column is a field.
+    pub(super) fn is_whole(&self) -> bool {
+        self.places.len() == self.columns.len()
+    }
+
+    /// Adds the cells of one event, in the order of the columns. After an error some may have been added.
     ///
     /// # Errors
     /// [`Reason::Tombstone`], [`Reason::Malformed`] or [`Reason::WrongType`].
-    pub fn parse(&mut self, message: &'a [u8]) -> Result<&[Cell<'a>], Rejection> {
-        if message.is_empty() {
-            return Err(Rejection::new(
-                Reason::Tombstone,
-                "the message is empty: send one JSON object",
-            ));
-        }
-        let text = std::str::from_utf8(message).map_err(|error| {
-            let detail = format!("the message is not UTF-8 from byte {} on", error.valid_up_to());
-            Rejection::new(Reason::Malformed, detail)
-        })?;
-        self.scalars.fill(Scalar::Null);
+    pub(super) fn parse(&mut self, message: &'a [u8], cells: &mut Vec<Cell<'a>>) -> Result<(), Rejection> {
+        let text = text(message)?;
+        self.values.fill(Value::Null);
         let mut json = serde_json::Deserializer::from_str(text);
         let row = Row {
             places: &self.places,
-            fields: self.fields,
-            scalars: &mut self.scalars,
+            names: &self.names,
+            values: &mut self.values,
         };
         row.deserialize(&mut json)
             .and_then(|()| json.end())
-            .map_err(|error| malformed(&error))?;
-        for ((field, scalar), cell) in self.fields.iter().zip(&mut self.scalars).zip(&mut self.cells) {
-            *cell = convert(std::mem::take(scalar), field)?;
+            .map_err(|error| malformed("the message", &error))?;
+        for (column, value) in self.columns.iter().zip(&mut self.values) {
+            cells.push(convert(std::mem::take(value), column)?);
         }
-        Ok(&self.cells)
+        Ok(())
     }
 }
 
-fn malformed(error: &serde_json::Error) -> Rejection {
+/// The text of a JSON message.
+pub(super) fn text(message: &[u8]) -> Result<&str, Rejection> {
+    if message.is_empty() {
+        let detail = "the message is empty: send one JSON object";
+        return Err(Rejection::new(Reason::Tombstone, detail));
+    }
+    std::str::from_utf8(message).map_err(|error| {
+        let detail = format!("the message is not UTF-8 from byte {} on", error.valid_up_to());
+        Rejection::new(Reason::Malformed, detail)
+    })
+}
+
+pub(super) fn malformed(what: &str, error: &serde_json::Error) -> Rejection {
     // Outside of strings of unbounded length, serde_json's messages say where and why.
     let text = error.to_string();
     Rejection::new(
         Reason::Malformed,
-        format!("the message is not one JSON object: {}", excerpt_long(&text)),
+        format!("{what} is not one JSON object: {}", excerpt_long(&text)),
     )
 }
 
@@ -114,8 +91,8 @@ fn excerpt_long(text: &str) -> String {
 
 struct Row<'s, 'f, 'a> {
     places: &'s HashMap<&'f str, usize>,
-    fields: &'f [Field],
-    scalars: &'s mut [Scalar<'a>],
+    names: &'s [Option<&'f str>],
+    values: &'s mut [Value<'a>],
 }
 
 impl<'de> DeserializeSeed<'de> for Row<'_, '_, 'de> {
@@ -138,10 +115,10 @@ impl<'de> Visitor<'de> for Row<'_, '_, 'de> {
         let mut expected = 0;
         while let Some(place) = map.next_key_seed(Key {
             places: self.places,
-            fields: self.fields,
+            names: self.names,
             expected,
         })? {
-            match place.and_then(|place| self.scalars.get_mut(place).map(|slot| (place, slot))) {
+            match place.and_then(|place| self.values.get_mut(place).map(|slot| (place, slot))) {
                 Some((place, slot)) => {
                     *slot = map.next_value_seed(ScalarSeed)?;
                     expected = place + 1;
@@ -158,7 +135,7 @@ impl<'de> Visitor<'de> for Row<'_, '_, 'de> {
 /// Reads a key as its column's place, without keeping the text.
 struct Key<'s, 'f> {
     places: &'s HashMap<&'f str, usize>,
-    fields: &'f [Field],
+    names: &'s [Option<&'f str>],
     expected: usize,
 }
 
@@ -178,7 +155,11 @@ impl Visitor<'_> for Key<'_, '_> {
     }
 
     fn visit_str<E>(self, name: &str) -> Result<Option<usize>, E> {
-        if self.fields.get(self.expected).is_some_and(|field| field.name == name) {
+        if self
+            .names
+            .get(self.expected)
+            .is_some_and(|expected| *expected == Some(name))
+        {
             return Ok(Some(self.expected));
         }
         Ok(self.places.get(name).copied())
@@ -188,166 +169,60 @@ impl Visitor<'_> for Key<'_, '_> {
 struct ScalarSeed;
 
 impl<'de> DeserializeSeed<'de> for ScalarSeed {
-    type Value = Scalar<'de>;
+    type Value = Value<'de>;
 
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Scalar<'de>, D::Error> {
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value<'de>, D::Error> {
         deserializer.deserialize_any(self)
     }
 }
 
 impl<'de> Visitor<'de> for ScalarSeed {
-    type Value = Scalar<'de>;
+    type Value = Value<'de>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a JSON value")
     }
 
-    fn visit_unit<E>(self) -> Result<Scalar<'de>, E> {
-        Ok(Scalar::Null)
+    fn visit_unit<E>(self) -> Result<Value<'de>, E> {
+        Ok(Value::Null)
     }
 
-    fn visit_bool<E>(self, truth: bool) -> Result<Scalar<'de>, E> {
-        Ok(Scalar::Bool(truth))
+    fn visit_bool<E>(self, truth: bool) -> Result<Value<'de>, E> {
+        Ok(Value::Bool(truth))
     }
 
-    fn visit_i64<E>(self, number: i64) -> Result<Scalar<'de>, E> {
-        Ok(Scalar::I64(number))
+    fn visit_i64<E>(self, number: i64) -> Result<Value<'de>, E> {
+        Ok(Value::I64(number))
     }
 
-    fn visit_u64<E>(self, number: u64) -> Result<Scalar<'de>, E> {
-        Ok(i64::try_from(number).map_or(Scalar::U64(number), Scalar::I64))
+    fn visit_u64<E>(self, number: u64) -> Result<Value<'de>, E> {
+        Ok(i64::try_from(number).map_or(Value::U64(number), Value::I64))
     }
 
-    fn visit_f64<E>(self, number: f64) -> Result<Scalar<'de>, E> {
-        Ok(Scalar::F64(number))
+    fn visit_f64<E>(self, number: f64) -> Result<Value<'de>, E> {
+        Ok(Value::F64(number))
     }
 
-    fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Scalar<'de>, E> {
-        Ok(Scalar::Text(Cow::Borrowed(text)))
+    fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Value<'de>, E> {
+        Ok(Value::Text(Cow::Borrowed(text)))
     }
 
-    fn visit_str<E>(self, text: &str) -> Result<Scalar<'de>, E> {
-        Ok(Scalar::Text(Cow::Owned(text.to_owned())))
+    fn visit_str<E>(self, text: &str) -> Result<Value<'de>, E> {
+        Ok(Value::Text(Cow::Owned(text.to_owned())))
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Scalar<'de>, A::Error> {
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value<'de>, A::Error> {
         while items.next_element::<IgnoredAny>()?.is_some() {}
-        Ok(Scalar::Array)
+        Ok(Value::Array(Vec::new()))
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<Scalar<'de>, A::Error> {
+    fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<Value<'de>, A::Error> {
         while fields.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
-        Ok(Scalar::Object)
+        Ok(Value::Object(Vec::new()))
     }
 
-    fn visit_bytes<E: serde::de::Error>(self, _: &[u8]) -> Result<Scalar<'de>, E> {
+    fn visit_bytes<E: serde::de::Error>(self, _: &[u8]) -> Result<Value<'de>, E> {
         Err(E::custom("JSON has no byte strings"))
-    }
-}
-
-fn convert<'a>(scalar: Scalar<'a>, field: &Field) -> Result<Cell<'a>, Rejection> {
-    let converted = match (field.data_type, scalar) {
-        (_, Scalar::Null) => Ok(Cell::Null),
-        (DataType::String, Scalar::Text(text)) => Ok(Cell::Text(text)),
-        (DataType::Bool, Scalar::Bool(truth)) => Ok(Cell::Bool(truth)),
-        (DataType::I32, scalar) => whole(scalar, i64::from(i32::MIN), i64::from(i32::MAX)),
-        (DataType::I64, scalar) => whole(scalar, i64::MIN, i64::MAX),
-        (DataType::F64, scalar) => float(scalar, f64::MAX),
-        (DataType::F32, scalar) => float(scalar, f64::from(f32::MAX)),
-        (DataType::Timestamp, scalar) => return timestamp(&scalar, field),
-        (_, scalar) => Err(scalar),
-    };
-    converted.map_err(|scalar| wrong_type(field, &scalar.shown(), remedy(field.data_type)))
-}
-
-fn whole<'a>(scalar: Scalar<'a>, least: i64, greatest: i64) -> Result<Cell<'a>, Scalar<'a>> {
-    let number = match scalar {
-        Scalar::I64(number) => number,
-        Scalar::F64(number) if number.fract() == 0.0 && number.abs() <= EXACT => number as i64,
-        other => return Err(other),
-    };
-    if (least..=greatest).contains(&number) {
-        Ok(Cell::Int(number))
-    } else {
-        Err(scalar)
-    }
-}
-
-fn float<'a>(scalar: Scalar<'a>, greatest: f64) -> Result<Cell<'a>, Scalar<'a>> {
-    let number = match &scalar {
-        Scalar::F64(number) => *number,
-        Scalar::I64(number) => *number as f64,
-        Scalar::U64(number) => *number as f64,
-        Scalar::Text(text) => match text.as_ref() {
-            "NaN" => return Ok(Cell::Float(f64::NAN)),
-            "Infinity" => return Ok(Cell::Float(f64::INFINITY)),
-            "-Infinity" => return Ok(Cell::Float(f64::NEG_INFINITY)),
-            _ => return Err(scalar),
-        },
-        _ => return Err(scalar),
-    };
-    if number.abs() <= greatest {
-        Ok(Cell::Float(number))
-    } else {
-        Err(scalar)
-    }
-}
-
-fn timestamp<'a>(scalar: &Scalar<'_>, field: &Field) -> Result<Cell<'a>, Rejection> {
-    let micros = match scalar {
-        Scalar::I64(micros) => *micros,
-        Scalar::Text(text) => match EventTime::parse(text) {
-            Ok(time) => time.micros(),
-            Err(ondol_vocabulary::time::EventTimeError::Naive(_)) => {
-                let remedy = "a timestamp needs a zone: add `Z` or an offset such as `+09:00`";
-                return Err(wrong_type(field, &scalar.shown(), remedy));
-            }
-            Err(ondol_vocabulary::time::EventTimeError::Malformed(_)) => {
-                return Err(wrong_type(field, &scalar.shown(), remedy(DataType::Timestamp)));
-            }
-        },
-        other => return Err(wrong_type(field, &other.shown(), remedy(DataType::Timestamp))),
-    };
-    if !(FIRST_MICROS..=LAST_MICROS).contains(&micros) {
-        let remedy = "it lies outside the years 1 to 9999: numbers count microseconds since 1970";
-        return Err(wrong_type(field, &scalar.shown(), remedy));
-    }
-    Ok(Cell::Micros(micros))
-}
-
-fn wrong_type(field: &Field, shown: &str, remedy: &str) -> Rejection {
-    let detail = format!(
-        "field `{}` is {shown}, expected {}: {remedy}",
-        field.name, field.data_type
-    );
-    Rejection::new(Reason::WrongType, detail)
-}
-
-const fn remedy(data_type: DataType) -> &'static str {
-    match data_type {
-        DataType::String => "send a string",
-        DataType::List(_) => "declare a scalar column",
-        DataType::Bool => "send true or false",
-        DataType::I32 => "send a whole number from -2147483648 to 2147483647",
-        DataType::I64 => "send a whole number of at most 64 bits, without a fraction beyond 2^53",
-        DataType::F32 => "send a number within the range of single precision",
-        DataType::F64 => "send a number",
-        DataType::Timestamp => "send RFC 3339 text such as `2013-01-01T05:17:00Z`, or whole microseconds since 1970",
-    }
-}
-
-impl Scalar<'_> {
-    fn shown(&self) -> String {
-        match self {
-            Self::Null => "null".to_owned(),
-            Self::Bool(truth) => truth.to_string(),
-            Self::I64(number) => number.to_string(),
-            Self::U64(number) => number.to_string(),
-            Self::F64(number) => number.to_string(),
-            Self::Text(text) => format!("{:?}", excerpt(text)),
-            Self::Array => "an array".to_owned(),
-            Self::Object => "an object".to_owned(),
-        }
     }
 }
 

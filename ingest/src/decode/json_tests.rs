@@ -1,6 +1,11 @@
 use super::*;
+use crate::decode::convert::{EXACT, FIRST_MICROS, LAST_MICROS};
+use crate::decode::json_tree::JsonFormat;
+use crate::decode::place::Reading;
+use ondol_vocabulary::{DataType, EventTime, Field, MessageShape, StreamFormat};
 use proptest::prelude::*;
 use serde_json::Value;
+use std::sync::Arc;
 
 fn field(name: &str, data_type: DataType) -> Field {
     Field {
@@ -17,11 +22,21 @@ fn fields() -> Vec<Field> {
 }
 
 fn parse(message: &[u8]) -> Result<Vec<Cell<'static>>, Rejection> {
+    let columns = columns();
+    let cells = next(&mut Parser::new(&columns), message)?;
+    Ok(cells.into_iter().map(owned).collect())
+}
+
+fn columns() -> Vec<Column> {
+    let shape = MessageShape::default();
     let fields = fields();
-    let mut parser = Parser::new(&fields);
-    parser
-        .parse(message)
-        .map(|cells| cells.iter().cloned().map(owned).collect())
+    Reading::new(&StreamFormat::Json, &shape, &fields, Arc::new(JsonFormat)).columns
+}
+
+fn next<'a>(parser: &mut Parser<'_, 'a>, message: &'a [u8]) -> Result<Vec<Cell<'a>>, Rejection> {
+    let mut cells = Vec::new();
+    parser.parse(message, &mut cells)?;
+    Ok(cells)
 }
 
 fn owned(cell: Cell<'_>) -> Cell<'static> {
@@ -63,24 +78,20 @@ fn every_type_has_its_json() {
 
 #[test]
 fn absent_and_null_fields_are_null_even_after_a_full_row() {
-    let fields = fields();
-    let mut parser = Parser::new(&fields);
-    assert_ne!(parser.parse(br#"{"string":"x"}"#).unwrap()[0], Cell::Null);
-    assert!(
-        parser
-            .parse(br#"{"bool":null}"#)
-            .unwrap()
-            .iter()
-            .all(|cell| *cell == Cell::Null)
-    );
+    let columns = columns();
+    let mut parser = Parser::new(&columns);
+    assert_ne!(next(&mut parser, br#"{"string":"x"}"#).unwrap()[0], Cell::Null);
+    let after = next(&mut parser, br#"{"bool":null}"#).unwrap();
+    assert!(after.iter().all(|cell| *cell == Cell::Null));
 }
 
 #[test]
 fn a_bad_event_leaves_nothing_for_the_next() {
-    let fields = fields();
-    let mut parser = Parser::new(&fields);
-    assert!(parser.parse(br#"{"string":"x","bool":true,"i32":"no"}"#).is_err());
-    assert!(parser.parse(b"{}").unwrap().iter().all(|cell| *cell == Cell::Null));
+    let columns = columns();
+    let mut parser = Parser::new(&columns);
+    assert!(next(&mut parser, br#"{"string":"x","bool":true,"i32":"no"}"#).is_err());
+    let after = next(&mut parser, b"{}").unwrap();
+    assert!(after.iter().all(|cell| *cell == Cell::Null));
 }
 
 #[test]

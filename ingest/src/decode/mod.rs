@@ -1,8 +1,25 @@
-//! From a message's bytes to Arrow columns: [`json`] parses one event into cells, [`columns`] collects cells into
-//! Arrow arrays. A bad event is a [`Rejection`] of its own and touches no column.
+//! From a record to Arrow columns. In the order of the data:
+//!
+//! 1. [`place`]: where each column of a source is, compiled from its definition; [`wanted`], what of a message that needs;
+//! 2. [`value`]: the tree of values that every format gives, and the frame before it; [`formats`] has the formats:
+//!    [`json_tree`] is one;
+//! 3. [`decoder`]: a record to rows of cells: key, headers, nested fields, arrays, deletions, and `changes` of databases;
+//!    [`json`] is its short way for plain JSON, without a tree;
+//! 4. [`convert`]: a value to a cell of its column's type;
+//! 5. [`columns`]: cells to Arrow arrays.
+//!
+//! A bad record is a [`Rejection`] of its own and touches no column.
 
+mod changes;
 pub mod columns;
-pub mod json;
+mod convert;
+pub mod decoder;
+pub mod formats;
+mod json;
+pub(crate) mod json_tree;
+pub mod place;
+pub mod value;
+pub mod wanted;
 
 use std::borrow::Cow;
 use std::fmt;
@@ -30,8 +47,10 @@ pub enum Cell<'a> {
 pub enum Reason {
     /// The message has no bytes: a deletion marker of a compacted topic, which is no event.
     Tombstone,
-    /// The message is not one JSON object.
+    /// The message is not what its format says: not one JSON object, for example.
     Malformed,
+    /// The message is a change of a database that is no change of one row.
+    UnsupportedChange,
     /// A field has another type than its column, or a value outside of its range.
     WrongType,
     /// The event has no time.
@@ -50,6 +69,7 @@ impl Reason {
         match self {
             Self::Tombstone => "tombstone",
             Self::Malformed => "malformed",
+            Self::UnsupportedChange => "unsupported-change",
             Self::WrongType => "wrong-type",
             Self::MissingTime => "missing-time",
             Self::MissingKey => "missing-key",
@@ -81,6 +101,22 @@ impl Rejection {
             reason,
             detail: detail.into(),
         }
+    }
+}
+
+/// Why a record has no rows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// It never will: a dead letter.
+    Rejected(Rejection),
+    /// It can't be told now, for example because the schema registry does not answer: what, and the remedy. The batch
+    /// is tried again.
+    Unavailable(String),
+}
+
+impl From<Rejection> for Fault {
+    fn from(rejection: Rejection) -> Self {
+        Self::Rejected(rejection)
     }
 }
 

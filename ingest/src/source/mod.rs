@@ -4,11 +4,15 @@
 //! Kafka does (rebalances, lost assignments) reaches the caller as [`ReaderEvent`]s that the embedded log never sends.
 
 pub mod embedded;
+pub mod headers;
 pub mod kafka;
+mod record;
 pub mod scan;
 
+pub use headers::{Header, Headers};
+pub use record::{NewRecord, Record, Records};
+
 use async_trait::async_trait;
-use bytes::Bytes;
 use ondol_feature_store_api::wire::PartitionPosition;
 use ondol_vocabulary::{EventTime, SourcePosition};
 use scan::{Keep, Scan, TopicDescription};
@@ -47,7 +51,9 @@ pub trait Stream: Send + Sync + 'static {
     /// First offset not yet written, for each partition; empty when the topic does not exist.
     async fn ends(&self, topic: &str) -> Result<Vec<PartitionPosition>, StreamError> {
         let description = self.describe(topic).await?;
-        let extents = description.map(|description| description.partitions).unwrap_or_default();
+        let extents = description
+            .map(|description| description.partitions)
+            .unwrap_or_default();
         let end = |extent: &scan::PartitionExtent| PartitionPosition {
             partition: extent.partition,
             next_offset: extent.end,
@@ -142,132 +148,6 @@ pub enum ReaderEvent {
     },
 }
 
-/// A run of records of one partition, in one buffer: reading costs no allocation per record.
-#[derive(Debug, Default)]
-pub struct Records {
-    /// The partition.
-    pub partition: i32,
-    /// First offset covered: where the run before it ended.
-    pub from: i64,
-    /// First offset not covered.
-    pub to: i64,
-    entries: Vec<Entry>,
-    bytes: Vec<u8>,
-    /// Which assignment or seek of the partition the run belongs to; readers drop runs of an earlier one.
-    epoch: u64,
-}
-
-#[derive(Debug)]
-struct Entry {
-    offset: i64,
-    timestamp: EventTime,
-    end: usize,
-    tombstone: bool,
-}
-
-/// One record as it was read. `value` is none for a tombstone.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Record<'a> {
-    /// Where it stands in its partition.
-    pub offset: i64,
-    /// When the stream, or its producer, says it was written.
-    pub timestamp: EventTime,
-    /// The message.
-    pub value: Option<&'a [u8]>,
-}
-
-impl Records {
-    /// An empty run that starts at `from`.
-    pub fn starting(partition: i32, from: i64) -> Self {
-        Self {
-            partition,
-            from,
-            to: from,
-            ..Self::default()
-        }
-    }
-
-    /// A run without records that covers `[from, to)`.
-    pub fn covering(partition: i32, from: i64, to: i64) -> Self {
-        Self {
-            to,
-            ..Self::starting(partition, from)
-        }
-    }
-
-    /// Drops what lies at or past `offset`, so that the run ends there.
-    pub fn truncate(&mut self, offset: i64) {
-        let kept = self.entries.partition_point(|entry| entry.offset < offset);
-        self.entries.truncate(kept);
-        self.bytes.truncate(self.entries.last().map_or(0, |entry| entry.end));
-        self.to = self.to.min(offset.max(self.from));
-    }
-
-    /// The first record's timestamp.
-    pub fn first_timestamp(&self) -> Option<EventTime> {
-        self.entries.first().map(|entry| entry.timestamp)
-    }
-
-    fn of_epoch(partition: i32, from: i64, epoch: u64) -> Self {
-        Self {
-            epoch,
-            ..Self::starting(partition, from)
-        }
-    }
-
-    /// Adds the record at `offset`, which must lie at or past [`Records::to`]; offsets between are covered as empty.
-    pub fn push(&mut self, offset: i64, timestamp: EventTime, value: Option<&[u8]>) {
-        self.bytes.extend_from_slice(value.unwrap_or_default());
-        self.entries.push(Entry {
-            offset,
-            timestamp,
-            end: self.bytes.len(),
-            tombstone: value.is_none(),
-        });
-        self.to = offset.saturating_add(1);
-    }
-
-    /// Number of records.
-    pub fn len(&self) -> usize {
-        self.entries.len()
-    }
-
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
-    }
-
-    /// Bytes of all values.
-    pub fn size_bytes(&self) -> usize {
-        self.bytes.len()
-    }
-
-    /// The records in offset order.
-    pub fn iter(&self) -> impl Iterator<Item = Record<'_>> {
-        let mut start = 0;
-        self.entries.iter().map(move |entry| {
-            let value = self.bytes.get(start..entry.end).unwrap_or_default();
-            start = entry.end;
-            Record {
-                offset: entry.offset,
-                timestamp: entry.timestamp,
-                value: (!entry.tombstone).then_some(value),
-            }
-        })
-    }
-}
-
-/// A record to append.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NewRecord {
-    /// Records of one key go to one partition; those without are spread.
-    pub key: Option<Bytes>,
-    /// When it was produced.
-    pub timestamp: EventTime,
-    /// The message.
-    pub value: Bytes,
-}
-
 /// What can go wrong with a stream.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum StreamError {
@@ -329,36 +209,6 @@ pub fn check_topic_name(topic: &str) -> Result<(), StreamError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_run_gives_back_what_was_pushed() {
-        let time = EventTime::from_micros(5);
-        let mut records = Records::starting(2, 10);
-        records.push(10, time, Some(b"ab"));
-        records.push(12, time, None);
-        records.push(13, time, Some(b""));
-        assert_eq!((records.from, records.to, records.size_bytes()), (10, 14, 2));
-        let seen: Vec<_> = records.iter().map(|record| (record.offset, record.value)).collect();
-        assert_eq!(
-            seen,
-            [(10, Some(b"ab".as_slice())), (12, None), (13, Some(b"".as_slice()))]
-        );
-    }
-
-    #[test]
-    fn a_run_is_cut_at_an_offset() {
-        let time = EventTime::from_micros(5);
-        let mut records = Records::starting(2, 10);
-        records.push(10, time, Some(b"ab"));
-        records.push(12, time, Some(b"cd"));
-        records.push(13, time, Some(b"ef"));
-        records.truncate(12);
-        assert_eq!((records.from, records.to, records.len(), records.size_bytes()), (10, 12, 1, 2));
-        records.truncate(5);
-        assert_eq!((records.to, records.len()), (10, 0));
-        records.truncate(20);
-        assert_eq!(records.to, 10);
-    }
 
     #[test]
     fn a_topic_name_is_one_safe_path_component() {

@@ -1,7 +1,7 @@
 //! Looking at a topic without reading it as a source: what it holds now, and its records from any place on, outside of
 //! every consumer group. Dead letters, operators' orders and workers' reports are read this way.
 
-use super::{Stream, StreamError};
+use super::{Header, Stream, StreamError};
 use async_trait::async_trait;
 use bytes::Bytes;
 use ondol_feature_store_api::wire::PartitionPosition;
@@ -46,6 +46,8 @@ pub struct StoredRecord {
     pub timestamp: EventTime,
     /// Its key.
     pub key: Option<Bytes>,
+    /// Its headers.
+    pub headers: Vec<Header>,
     /// The message; none for a tombstone.
     pub value: Option<Bytes>,
 }

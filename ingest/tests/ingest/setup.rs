@@ -72,9 +72,9 @@ pub(crate) fn event(n: i64) -> String {
 
 pub(crate) fn record(value: impl Into<Bytes>) -> NewRecord {
     NewRecord {
-        key: None,
         timestamp: EventTime::from_micros(NOON_US),
-        value: value.into(),
+        value: Some(value.into()),
+        ..NewRecord::default()
     }
 }
 

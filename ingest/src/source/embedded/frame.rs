@@ -6,16 +6,19 @@
 //! |---|---|
 //! | 4 | length of the body |
 //! | 4 | CRC-32C of the body, continued from the topic's seed |
-//! | 1 | flags: bit 0 the first record of its append, bit 1 the record has a key; others 0 |
+//! | 1 | flags: bit 0 the first record of its append, bit 1 the record has a key, bit 2 headers, bit 3 no value; others 0 |
 //! | 8 | timestamp, microseconds since the epoch |
 //! | 4 | length of the key |
-//! | | key, then value to the end of the body |
+//! | | key |
+//! | 4 | with bit 2: length of the headers |
+//! | | with bit 2: headers, as [`crate::source::headers`] lays them out |
+//! | | value to the end of the body |
 //!
 //! The seed is a checksum of the topic's random generation, so bytes of another topic, or bytes that a client hid in a
 //! value, never pass for a frame. Bit 0 tells a torn tail from damage: a later append's first frame proves that
 //! everything before it had been acknowledged.
 
-use crate::source::{NewRecord, StreamError};
+use crate::source::{NewRecord, StreamError, headers};
 use ondol_vocabulary::EventTime;
 
 /// First bytes of a segment file; the last one is the format's version.
@@ -27,6 +30,8 @@ const PREFIX: usize = 8;
 const FIXED: usize = 13;
 const FIRST: u8 = 1;
 const KEYED: u8 = 2;
+const HEADED: u8 = 4;
+const TOMBSTONE: u8 = 8;
 
 /// A record as stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,8 +42,10 @@ pub(super) struct Frame<'a> {
     pub(super) timestamp: EventTime,
     /// Its key.
     pub(super) key: Option<&'a [u8]>,
-    /// Its value.
-    pub(super) value: &'a [u8],
+    /// Its headers, as they are stored.
+    pub(super) headers: &'a [u8],
+    /// Its value; none for a tombstone.
+    pub(super) value: Option<&'a [u8]>,
     /// Bytes that the frame takes in the file.
     pub(super) size: usize,
 }
@@ -59,7 +66,7 @@ pub(super) fn seed(generation: &str) -> u32 {
 
 /// Refuses a record that a frame can't hold.
 pub(super) fn check_size(record: &NewRecord) -> Result<(), StreamError> {
-    let size_bytes = record.value.len() + record.key.as_ref().map_or(0, |key| key.len());
+    let size_bytes = record.size_bytes();
     if size_bytes > MAX_RECORD_BYTES {
         return Err(StreamError::TooLarge {
             size_bytes,
@@ -72,21 +79,38 @@ pub(super) fn check_size(record: &NewRecord) -> Result<(), StreamError> {
 /// Appends the frame of `record`, which [`check_size`] has accepted, to `out`.
 pub(super) fn encode(seed: u32, first: bool, record: &NewRecord, out: &mut Vec<u8>) {
     let key = record.key.as_deref().unwrap_or_default();
-    let flags = u8::from(first) * FIRST + u8::from(record.key.is_some()) * KEYED;
+    let value = record.value.as_deref().unwrap_or_default();
+    let flags = u8::from(first) * FIRST
+        + u8::from(record.key.is_some()) * KEYED
+        + u8::from(!record.headers.is_empty()) * HEADED
+        + u8::from(record.value.is_none()) * TOMBSTONE;
     let mut fixed = [0; FIXED];
     fixed[0] = flags;
     fixed[1..9].copy_from_slice(&record.timestamp.micros().to_le_bytes());
     fixed[9..].copy_from_slice(&(key.len() as u32).to_le_bytes());
-    let crc = [fixed.as_slice(), key, &record.value]
+    let headers = headers_of(record);
+    let crc = [fixed.as_slice(), key, &headers, value]
         .iter()
         .fold(seed, |crc, part| crc32c::crc32c_append(crc, part));
-    let length = FIXED + key.len() + record.value.len();
+    let length = FIXED + key.len() + headers.len() + value.len();
     out.reserve(PREFIX + length);
     out.extend_from_slice(&(length as u32).to_le_bytes());
     out.extend_from_slice(&crc.to_le_bytes());
     out.extend_from_slice(&fixed);
     out.extend_from_slice(key);
-    out.extend_from_slice(&record.value);
+    out.extend_from_slice(&headers);
+    out.extend_from_slice(value);
+}
+
+/// The headers behind their length; nothing when there are none.
+fn headers_of(record: &NewRecord) -> Vec<u8> {
+    if record.headers.is_empty() {
+        return Vec::new();
+    }
+    let headers = headers::encode(&record.headers);
+    let mut stored = (headers.len() as u32).to_le_bytes().to_vec();
+    stored.extend_from_slice(&headers);
+    stored
 }
 
 /// The frame at the start of `bytes`.
@@ -109,15 +133,27 @@ fn parse(body: &[u8]) -> Option<Frame<'_>> {
     let (&flags, rest) = body.split_first()?;
     let (timestamp, rest) = rest.split_first_chunk::<8>()?;
     let (key_length, rest) = rest.split_first_chunk::<4>()?;
-    let (key, value) = rest.split_at_checked(u32::from_le_bytes(*key_length) as usize)?;
-    if flags & !(FIRST | KEYED) != 0 || (flags & KEYED == 0 && !key.is_empty()) {
+    let (key, rest) = rest.split_at_checked(u32::from_le_bytes(*key_length) as usize)?;
+    let known = flags & !(FIRST | KEYED | HEADED | TOMBSTONE) == 0;
+    if !known || (flags & KEYED == 0 && !key.is_empty()) {
+        return None;
+    }
+    let (headers, value) = match flags & HEADED {
+        0 => (&[] as &[u8], rest),
+        _ => {
+            let (length, rest) = rest.split_first_chunk::<4>()?;
+            rest.split_at_checked(u32::from_le_bytes(*length) as usize)?
+        }
+    };
+    if flags & TOMBSTONE != 0 && !value.is_empty() {
         return None;
     }
     Some(Frame {
         first: flags & FIRST != 0,
         timestamp: EventTime::from_micros(i64::from_le_bytes(*timestamp)),
         key: (flags & KEYED != 0).then_some(key),
-        value,
+        headers,
+        value: (flags & TOMBSTONE == 0).then_some(value),
         size,
     })
 }
@@ -125,6 +161,7 @@ fn parse(body: &[u8]) -> Option<Frame<'_>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::source::Header;
     use bytes::Bytes;
     use proptest::prelude::*;
 
@@ -132,7 +169,8 @@ mod tests {
         NewRecord {
             key: key.map(Bytes::from_static),
             timestamp: EventTime::from_micros(1_357_017_420_000_001),
-            value: Bytes::from_static(value),
+            value: Some(Bytes::from_static(value)),
+            ..NewRecord::default()
         }
     }
 
@@ -145,7 +183,7 @@ mod tests {
         let frame = decode(seed("01"), golden).unwrap();
         assert_eq!(
             (frame.first, frame.key, frame.value),
-            (true, Some(b"k1".as_slice()), b"{\"a\":1}".as_slice())
+            (true, Some(b"k1".as_slice()), Some(b"{\"a\":1}".as_slice()))
         );
     }
 
@@ -158,17 +196,34 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_record_round_trips(key: Option<Vec<u8>>, value: Vec<u8>, micros: i64, first: bool, rest: Vec<u8>) {
+        fn any_record_round_trips(
+            key: Option<Vec<u8>>,
+            headers: Vec<(String, Option<Vec<u8>>)>,
+            value: Option<Vec<u8>>,
+            micros: i64,
+            first: bool,
+            rest: Vec<u8>,
+        ) {
+            let header = |(name, value): (String, Option<Vec<u8>>)| Header { name, value: value.map(Bytes::from) };
             let record = NewRecord {
                 key: key.clone().map(Bytes::from),
+                headers: headers.into_iter().map(header).collect(),
                 timestamp: EventTime::from_micros(micros),
-                value: Bytes::from(value.clone()),
+                value: value.clone().map(Bytes::from),
             };
+            let stored = headers::encode(&record.headers);
             let mut bytes = Vec::new();
             encode(7, first, &record, &mut bytes);
             let size = bytes.len();
             bytes.extend(rest);
-            let expected = Frame { first, timestamp: record.timestamp, key: key.as_deref(), value: &value, size };
+            let expected = Frame {
+                first,
+                timestamp: record.timestamp,
+                key: key.as_deref(),
+                headers: &stored,
+                value: value.as_deref(),
+                size,
+            };
             prop_assert_eq!(decode(7, &bytes), Ok(expected));
             for cut in 0..size {
                 prop_assert!(matches!(decode(7, &bytes[..cut]), Err(FrameError::Short(_))));
@@ -178,7 +233,8 @@ mod tests {
         #[test]
         fn any_flipped_bit_is_noticed(value: Vec<u8>, place: prop::sample::Index, bit in 0..8u8) {
             let mut bytes = Vec::new();
-            encode(7, true, &NewRecord { key: None, timestamp: EventTime::MIN, value: Bytes::from(value) }, &mut bytes);
+            let record = NewRecord { value: Some(Bytes::from(value)), ..NewRecord::default() };
+            encode(7, true, &record, &mut bytes);
             let at = place.index(bytes.len());
             bytes[at] ^= 1 << bit;
             prop_assert!(decode(7, &bytes).is_err());

@@ -102,7 +102,10 @@ fn read(
     };
     let mut records = Records::of_epoch(index as i32, from, epoch);
     cursor.read(partition, i64::MAX, &mut |offset, frame| {
-        records.push(offset, frame.timestamp, Some(frame.value));
+        let headers = frame.headers;
+        records.push_with(offset, frame.timestamp, frame.key, frame.value, |sink| {
+            sink.add_encoded(headers)
+        });
     })?;
     Ok(Read { index, cursor, records })
 }

@@ -2,8 +2,8 @@
 
 use super::partition::{Cursor, Partition};
 use super::topic::Topic;
-use crate::source::StreamError;
 use crate::source::scan::{CHUNK_BYTES, CHUNK_ROWS, Chunk, Scan, StoredRecord};
+use crate::source::{Headers, StreamError};
 use async_trait::async_trait;
 use bytes::Bytes;
 use ondol_feature_store_api::wire::PartitionPosition;
@@ -89,7 +89,7 @@ fn read(lanes: &mut [Lane]) -> Result<Chunk, StreamError> {
         let end = lane.shared.end();
         while cursor.offset() < end && chunk.records.len() < CHUNK_ROWS && size_bytes < CHUNK_BYTES {
             cursor.read(&lane.shared, end, &mut |offset, frame| {
-                size_bytes += frame.value.len();
+                size_bytes += frame.value.map_or(0, <[u8]>::len);
                 chunk.records.push(StoredRecord {
                     position: SourcePosition {
                         partition: lane.partition,
@@ -97,7 +97,8 @@ fn read(lanes: &mut [Lane]) -> Result<Chunk, StreamError> {
                     },
                     timestamp: frame.timestamp,
                     key: frame.key.map(Bytes::copy_from_slice),
-                    value: Some(Bytes::copy_from_slice(frame.value)),
+                    headers: Headers::new(frame.headers).to_owned(),
+                    value: frame.value.map(Bytes::copy_from_slice),
                 });
             })?;
         }

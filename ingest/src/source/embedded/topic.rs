@@ -243,5 +243,5 @@ fn write(writer: &mut PartitionWriter, batch: &Batch) -> Result<(), StreamError>
 }
 
 fn weight(append: &Append) -> usize {
-    append.records.iter().map(|record| record.value.len() + 64).sum()
+    append.records.iter().map(|record| record.size_bytes() + 64).sum()
 }

@@ -13,7 +13,7 @@ mod rebalance;
 mod scan;
 
 use super::scan::{Keep, Scan, TopicDescription};
-use super::{NewRecord, Reader, Stream, StreamError, check_topic_name};
+use super::{Header, NewRecord, Reader, Stream, StreamError, check_topic_name};
 use crate::config::KafkaConfig;
 use async_trait::async_trait;
 use futures::future::join_all;
@@ -24,6 +24,7 @@ use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::OwnedHeaders;
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -147,10 +148,11 @@ impl KafkaStream {
 
     async fn produce(&self, topic: &str, records: &[NewRecord]) -> Result<BTreeMap<i32, i64>, StreamError> {
         let sends = records.iter().map(|record| {
-            let mut message = FutureRecord::<[u8], [u8]>::to(topic)
-                .payload(&record.value)
-                .timestamp(record.timestamp.micros().div_euclid(1000));
+            let mut message =
+                FutureRecord::<[u8], [u8]>::to(topic).timestamp(record.timestamp.micros().div_euclid(1000));
             message.key = record.key.as_deref();
+            message.payload = record.value.as_deref();
+            message.headers = headers_of(record);
             self.producer.send(message, QUEUE_WAIT)
         });
         let mut last = BTreeMap::new();
@@ -315,6 +317,16 @@ fn watermarks<C: rdkafka::consumer::ConsumerContext>(
     }
 }
 
+fn headers_of(record: &NewRecord) -> Option<OwnedHeaders> {
+    let insert = |headers: OwnedHeaders, header: &Header| {
+        headers.insert(rdkafka::message::Header {
+            key: &header.name,
+            value: header.value.as_deref(),
+        })
+    };
+    (!record.headers.is_empty()).then(|| record.headers.iter().fold(OwnedHeaders::new(), insert))
+}
+
 fn failed(error: &KafkaError) -> StreamError {
     StreamError::Unavailable(format!("Kafka: {error}"))
 }
@@ -325,11 +337,7 @@ fn refused(topic: &str, error: &KafkaError, records: &[NewRecord]) -> StreamErro
             "too many records for topic `{topic}` wait for Kafka: try again shortly"
         )),
         Some(RDKafkaErrorCode::MessageSizeTooLarge) => StreamError::TooLarge {
-            size_bytes: records
-                .iter()
-                .map(|record| record.value.len())
-                .max()
-                .unwrap_or_default(),
+            size_bytes: records.iter().map(NewRecord::size_bytes).max().unwrap_or_default(),
             limit_bytes: 1_000_000,
         },
         _ => StreamError::Unavailable(format!("Kafka did not take records for topic `{topic}`: {error}")),

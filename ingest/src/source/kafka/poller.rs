@@ -14,7 +14,7 @@ use ondol_feature_store_api::wire::PartitionPosition;
 use ondol_vocabulary::EventTime;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::error::KafkaError;
-use rdkafka::message::{BorrowedMessage, Message};
+use rdkafka::message::{BorrowedMessage, Headers, Message};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, mpsc as blocking};
@@ -512,8 +512,13 @@ fn take(lanes: &mut BTreeMap<i32, Lane>, topic: &str, message: &BorrowedMessage<
         });
     }
     let millis = message.timestamp().to_millis().unwrap_or_default();
-    let value = message.payload();
+    let timestamp = EventTime::from_micros(millis.saturating_mul(1000));
+    let before = lane.run.size_bytes();
     lane.run
-        .push(offset, EventTime::from_micros(millis.saturating_mul(1000)), value);
-    Ok(value.map_or(0, <[u8]>::len))
+        .push_with(offset, timestamp, message.key(), message.payload(), |sink| {
+            for header in message.headers().iter().flat_map(|headers| headers.iter()) {
+                sink.add(header.key, header.value);
+            }
+        });
+    Ok(lane.run.size_bytes() - before)
 }

@@ -2,15 +2,15 @@
 //! nothing is committed.
 
 use super::{REQUEST, failed, partitions, watermarks};
-use crate::source::StreamError;
 use crate::source::scan::{CHUNK_BYTES, CHUNK_ROWS, Chunk, PartitionExtent, Scan, StoredRecord, TopicDescription};
+use crate::source::{Header, StreamError};
 use async_trait::async_trait;
 use bytes::Bytes;
 use ondol_feature_store_api::wire::PartitionPosition;
 use ondol_vocabulary::{EventTime, SourcePosition};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
-use rdkafka::message::{BorrowedMessage, Message};
+use rdkafka::message::{BorrowedMessage, Headers, Message};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -107,8 +107,22 @@ fn stored(message: &BorrowedMessage<'_>) -> StoredRecord {
         },
         timestamp: EventTime::from_micros(millis.saturating_mul(1000)),
         key: message.key().map(Bytes::copy_from_slice),
+        headers: headers(message),
         value: message.payload().map(Bytes::copy_from_slice),
     }
+}
+
+fn headers(message: &BorrowedMessage<'_>) -> Vec<Header> {
+    let header = |header: rdkafka::message::Header<'_, &[u8]>| Header {
+        name: header.key.to_owned(),
+        value: header.value.map(Bytes::copy_from_slice),
+    };
+    message
+        .headers()
+        .iter()
+        .flat_map(|headers| headers.iter())
+        .map(header)
+        .collect()
 }
 
 /// What `topic` is now; none when it does not exist.
