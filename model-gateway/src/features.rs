@@ -232,7 +232,7 @@ fn keys(model: &ModelDefinition, views: &[&ViewDefinition]) -> Result<Vec<usize>
     Ok(keys)
 }
 
-/// Row `row` of a column as a JSON scalar.
+/// Row `row` of a column as a JSON value; an `f32` as the `f64` that it equals, which is what was scored.
 pub fn value_at(column: &ArrayRef, row: usize) -> Value {
     if row >= column.len() || column.is_null(row) {
         return Value::Null;
@@ -247,6 +247,10 @@ pub fn value_at(column: &ArrayRef, row: usize) -> Value {
         ArrowType::Timestamp(TimeUnit::Microsecond, _) => Value::Timestamp(EventTime::from_micros(
             column.as_primitive::<TimestampMicrosecondType>().value(row),
         )),
+        ArrowType::List(_) => {
+            let items = column.as_list::<i32>().value(row);
+            Value::List((0..items.len()).map(|item| value_at(&items, item)).collect())
+        }
         // The engine's columns have the types of the vocabulary; another would be a bug, and its value unknown.
         _ => Value::Null,
     }

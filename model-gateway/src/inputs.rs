@@ -101,7 +101,7 @@ fn conform(field: &Field, value: Value) -> Result<Value, String> {
             &value,
             "send RFC 3339 text such as `2013-01-01T05:17:00Z`, or microseconds since the epoch",
         ),
-        (DataType::List(_), value) => wrong(&value, "declare the input as a scalar"),
+        (DataType::List(_), value) => wrong(&value, "a list is no input: apply a definition that has its values as inputs of their own"),
     }
 }
 
@@ -182,7 +182,7 @@ fn to_array(data_type: DataType, values: &[Value]) -> ArrayRef {
         DataType::F32 => Arc::new(Float32Array::from_iter(
             floats().map(|number| number.map(|number| number as f32)),
         )),
-        // No definition has an input of lists.
+        // Definitions refuse inputs of lists, and `conform` every value for one.
         DataType::List(_) => arrow::array::new_null_array(&data_type.arrow(), values.len()),
         DataType::F64 => Arc::new(Float64Array::from_iter(floats())),
         DataType::Timestamp => {

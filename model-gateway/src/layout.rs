@@ -5,9 +5,11 @@
 //!   a bool; a null is NaN. An integer beyond 2^24 (2^53 for double) is rounded to the nearest float, as it is when a
 //!   training set is turned into a float matrix.
 //! - *columns*: one tensor `[N]` or `[N, 1]` per vector entry, named as the feature, exactly or with every character
-//!   that is no letter or digit replaced by `_`. A null is NaN in a float tensor; other tensors have no null.
+//!   that is no letter or digit replaced by `_`. A null is NaN in a float tensor; other tensors have no null. A list of
+//!   numbers takes a float tensor `[N, n]` of a fixed n, at least as long as the list can be: what is absent is NaN.
 
 mod cells;
+mod lists;
 
 use crate::difference::{Column, differences};
 use crate::fault::{internal, invalid};
@@ -19,7 +21,7 @@ use ondol_model_gateway_api::ModelGatewayError;
 use ondol_pipelines_api::wire::ManifestFeature;
 use ondol_vocabulary::{Aggregation, DataType, FeatureKind, FeatureOrigin, ModelDefinition, ModelFeature, Snapshot};
 
-use cells::{fill, fill_columns, integers};
+use cells::{Cell, fill, fill_columns, integers};
 
 /// How a feature vector becomes a model's inputs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,8 +44,8 @@ pub struct ColumnInput {
     pub input: String,
     /// Its element type.
     pub element: ElementType,
-    /// Whether its shape is `[N, 1]` rather than `[N]`.
-    pub has_axis: bool,
+    /// The fixed second dimension: none for `[N]`, 1 for a scalar in `[N, 1]`, the most values of a list otherwise.
+    pub width: Option<usize>,
 }
 
 impl Layout {
@@ -103,6 +105,15 @@ impl Layout {
         lines
     }
 
+    /// Lists that can be longer than their input is wide, a line each with the remedy.
+    pub fn long_lists(&self, model: &ModelDefinition, snapshot: &Snapshot) -> Vec<String> {
+        let Self::Columns(inputs) = self else { return Vec::new() };
+        let entries = model.features.iter().zip(inputs);
+        entries
+            .filter_map(|(feature, input)| lists::too_long(feature, &input.input, input.width?, snapshot))
+            .collect()
+    }
+
     /// The tensors that feed `vector`, whose columns are the vector's entries in order.
     pub fn tensors(&self, vector: &RecordBatch) -> Result<Vec<NamedTensor>, ModelGatewayError> {
         let rows = vector.num_rows();
@@ -153,7 +164,7 @@ impl Layout {
                 .map(|input| NamedTensor {
                     name: input.input.clone(),
                     shape: input.shape(1),
-                    data: TensorData::blank(input.element, 1),
+                    data: TensorData::blank(input.element, input.width.unwrap_or(1)),
                 })
                 .collect(),
         }
@@ -162,11 +173,7 @@ impl Layout {
 
 impl ColumnInput {
     fn shape(&self, rows: usize) -> Vec<i64> {
-        if self.has_axis {
-            vec![dimension(rows), 1]
-        } else {
-            vec![dimension(rows)]
-        }
+        std::iter::once(rows).chain(self.width).map(dimension).collect()
     }
 
     fn tensor(&self, feature: &str, column: &ArrayRef) -> Result<NamedTensor, ModelGatewayError> {
@@ -179,16 +186,8 @@ impl ColumnInput {
             )));
         }
         let data = match self.element {
-            ElementType::F32 => {
-                let mut cells = vec![f32::NAN; rows];
-                fill(column, &mut cells, 1, 0)?;
-                TensorData::F32(cells)
-            }
-            ElementType::F64 => {
-                let mut cells = vec![f64::NAN; rows];
-                fill(column, &mut cells, 1, 0)?;
-                TensorData::F64(cells)
-            }
+            ElementType::F32 => TensorData::F32(self.cells(feature, column)?),
+            ElementType::F64 => TensorData::F64(self.cells(feature, column)?),
             ElementType::I64 => TensorData::I64(integers(column)?),
             ElementType::I32 => TensorData::I32(column.as_primitive::<Int32Type>().values().to_vec()),
             ElementType::Bool => TensorData::Bool(column.as_boolean().values().iter().collect()),
@@ -207,6 +206,16 @@ impl ColumnInput {
             data,
         })
     }
+
+    fn cells<T: Cell>(&self, feature: &str, column: &ArrayRef) -> Result<Vec<T>, ModelGatewayError> {
+        let width = self.width.unwrap_or(1);
+        let mut cells = vec![T::of_f64(f64::NAN); column.len() * width];
+        match column.as_list_opt::<i32>() {
+            Some(lists) => lists::fill(feature, lists, &mut cells, width)?,
+            None => fill(column, &mut cells, width, 0)?,
+        }
+        Ok(cells)
+    }
 }
 
 /// Whether a column of `data_type` can feed a tensor of `element` without losing meaning.
@@ -217,7 +226,8 @@ fn feeds(data_type: DataType, element: ElementType) -> bool {
         DataType::I32 => element.is_float() || matches!(element, ElementType::I32 | ElementType::I64),
         DataType::Bool => element.is_float() || matches!(element, ElementType::Bool | ElementType::I64),
         DataType::String => element == ElementType::String,
-        DataType::Timestamp | DataType::List(_) => false,
+        DataType::List(items) => element.is_float() && feeds(items.data_type(), element),
+        DataType::Timestamp => false,
     }
 }
 
@@ -355,14 +365,18 @@ fn misnamed(model: &ModelDefinition, input: &Slot, shape: &[i64], named: &[Strin
 fn unfit_for_matrix(model: &ModelDefinition) -> Vec<String> {
     let entries = model.features.iter().enumerate();
     entries
-        .filter(|(_, feature)| matches!(feature.data_type, DataType::String | DataType::Timestamp))
-        .map(|(index, feature)| {
-            format!(
-                "- {} at {} is a {}, which can't be a column of a float matrix: encode it in a derived feature",
+        .filter_map(|(index, feature)| {
+            let remedy = match feature.data_type {
+                DataType::String | DataType::Timestamp => "encode it in a derived feature".to_owned(),
+                DataType::List(_) => lists::remedy(feature),
+                _ => return None,
+            };
+            Some(format!(
+                "- {} at {} is a {}, which can't be a column of a float matrix: {remedy}",
                 feature.name,
                 index + 1,
                 feature.data_type
-            )
+            ))
         })
         .collect()
 }
@@ -432,11 +446,17 @@ fn fit_column(feature: &ModelFeature, input: &Slot) -> Result<ColumnInput, Strin
         return Err(retyped());
     };
     if !feeds(feature.data_type, *element) {
-        return Err(retyped());
+        let remedy = if feature.data_type.is_list() {
+            format!(": {}", lists::remedy(feature))
+        } else {
+            String::new()
+        };
+        return Err(format!("{}{remedy}", retyped()));
     }
-    let has_axis = match shape.as_slice() {
-        [-1] => false,
-        [-1, 1 | -1] => true,
+    let width = match shape.as_slice() {
+        _ if feature.data_type.is_list() => Some(lists::width(feature, input, shape)?),
+        [-1] => None,
+        [-1, 1 | -1] => Some(1),
         _ => {
             return Err(format!(
                 "~ reshaped {}: expected [N] or [N, 1] with a dynamic N, found {shape:?} in input `{}`",
@@ -447,7 +467,7 @@ fn fit_column(feature: &ModelFeature, input: &Slot) -> Result<ColumnInput, Strin
     Ok(ColumnInput {
         input: input.name.clone(),
         element: *element,
-        has_axis,
+        width,
     })
 }
 

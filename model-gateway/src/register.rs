@@ -102,6 +102,7 @@ fn check(
     }
     let trained = manifest.map(|manifest| manifest.features.as_slice());
     differences.extend(scorer.layout.nulls(&model.definition, snapshot, trained));
+    differences.extend(scorer.layout.long_lists(&model.definition, snapshot));
     if differences.is_empty() {
         Ok(())
     } else {

@@ -337,3 +337,34 @@ async fn a_batch_beyond_the_bound_or_without_rows_is_refused() {
     assert_eq!(error, "the batch has 2 rows, at most 1 are taken: send it in parts");
     assert!(bench.gateway.batch_predict("fraud", batch(0)).await.is_err());
 }
+
+#[tokio::test]
+async fn a_list_is_scored_served_and_logged() {
+    let bench = Bench::of_recent(3).await;
+    bench.register("list").await.unwrap();
+    let recent = Value::List(vec![Value::F64(4.0), Value::F64(0.5)]);
+    bench.store.set("card.recent", "c1", recent.clone(), 60);
+    let prediction = bench.predict(C1).await.unwrap();
+    assert_near(&prediction.prediction, 4.5);
+    let served = &prediction.features["card.recent"];
+    assert_eq!((&served.value, served.status), (&recent, FeatureStatus::Fresh));
+    let stranger = bench.predict(STRANGER).await.unwrap();
+    assert_near(&stranger.prediction, 0.0);
+    assert_eq!(stranger.features["card.recent"].status, FeatureStatus::Missing);
+    let logged = bench.ingest.wait_for(2).await;
+    assert_eq!(logged[0]["vector"], r#"{"card.recent":[4.0,0.5]}"#);
+    assert_eq!(logged[1]["vector"], r#"{"card.recent":null}"#);
+}
+
+#[tokio::test]
+async fn a_list_that_has_outgrown_the_model_is_an_error_that_names_it() {
+    let bench = Bench::of_recent(3).await;
+    bench.register("list").await.unwrap();
+    let recent = Value::List(vec![Value::F64(1.0); 4]);
+    bench.store.set("card.recent", "c1", recent, 60);
+    let error = bench.predict(C1).await.unwrap_err().to_string();
+    assert!(
+        error.contains("feature `card.recent` has 4 values now and the model takes 3"),
+        "{error}"
+    );
+}

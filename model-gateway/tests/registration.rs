@@ -12,7 +12,7 @@ mod support;
 
 use ondol_model_gateway_api::wire::RegisterRequest;
 use ondol_model_gateway_api::{ModelGateway, ModelGatewayError};
-use ondol_vocabulary::{DataType, ModelFeature};
+use ondol_vocabulary::{DataType, Element, ModelFeature};
 use serde_json::json;
 use support::{Bench, artifact, derived, from_derived, from_view, manifest};
 
@@ -231,4 +231,29 @@ async fn an_artifact_beyond_the_bound_is_refused() {
     let bench = Bench::open_with(|config| config.max_artifact_bytes = 10).await;
     let error = bench.register("matrix").await.unwrap_err();
     assert!(error.to_string().contains("max_artifact_bytes"), "{error}");
+}
+
+#[tokio::test]
+async fn a_list_takes_an_input_of_its_own_of_a_fixed_width() {
+    let bench = Bench::of_recent(3).await;
+    assert!(bench.register("list").await.is_ok());
+    insta::assert_snapshot!("list_in_a_dynamic_width", refused(&bench, "list_dynamic", None).await);
+    insta::assert_snapshot!("list_in_a_matrix", refused(&bench, "matrix_unnamed", None).await);
+}
+
+#[tokio::test]
+async fn a_list_that_can_be_longer_than_its_input_is_refused_with_the_remedy() {
+    let bench = Bench::of_recent(4).await;
+    insta::assert_snapshot!(refused(&bench, "list", None).await);
+}
+
+#[tokio::test]
+async fn a_list_of_texts_is_refused_with_the_remedy() {
+    let bench = Bench::of_recent(3).await;
+    let texts = DataType::List(Element::String);
+    bench.store.apply(|snapshot| {
+        snapshot.models[0].definition.features[0].data_type = texts;
+        snapshot.views[0].definition.features[2].data_type = texts;
+    });
+    insta::assert_snapshot!(refused(&bench, "list", None).await);
 }

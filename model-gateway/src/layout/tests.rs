@@ -15,11 +15,11 @@ fn vector(columns: Vec<(&str, ArrayRef)>) -> RecordBatch {
     .unwrap()
 }
 
-fn column(input: &str, element: ElementType, has_axis: bool) -> ColumnInput {
+fn column(input: &str, element: ElementType, width: Option<usize>) -> ColumnInput {
     ColumnInput {
         input: input.to_owned(),
         element,
-        has_axis,
+        width,
     }
 }
 
@@ -71,10 +71,10 @@ fn columns_keep_their_types_and_shapes() {
         ("t", Arc::new(BooleanArray::from(vec![true, false]))),
     ]);
     let layout = Layout::Columns(vec![
-        column("n", ElementType::I64, false),
-        column("x", ElementType::F64, true),
-        column("s", ElementType::String, true),
-        column("t", ElementType::Bool, false),
+        column("n", ElementType::I64, None),
+        column("x", ElementType::F64, Some(1)),
+        column("s", ElementType::String, Some(1)),
+        column("t", ElementType::Bool, None),
     ]);
     let tensors = layout.tensors(&vector).unwrap();
     assert_eq!(tensors[0].data, TensorData::I64(vec![1, 2]));
@@ -94,7 +94,7 @@ fn columns_keep_their_types_and_shapes() {
 #[test]
 fn a_null_in_a_tensor_without_null_names_the_feature() {
     let vector = vector(vec![("card.n", Arc::new(Int64Array::from(vec![None])))]);
-    let layout = Layout::Columns(vec![column("card_n", ElementType::I64, false)]);
+    let layout = Layout::Columns(vec![column("card_n", ElementType::I64, None)]);
     let error = layout.tensors(&vector).unwrap_err();
     assert!(
         error

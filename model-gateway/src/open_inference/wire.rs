@@ -104,6 +104,7 @@ pub struct ModelMetadata {
 /// The tensor by which an input of a model's definition is sent.
 pub fn input_spec(name: &str, data_type: DataType) -> TensorSpec {
     let element = match data_type {
+        // Definitions refuse inputs of lists.
         DataType::String | DataType::Timestamp | DataType::List(_) => ElementType::String,
         DataType::Bool => ElementType::Bool,
         DataType::I32 => ElementType::I32,

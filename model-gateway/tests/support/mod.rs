@@ -2,7 +2,8 @@
 
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
 
-use arrow::array::{ArrayRef, Float64Array, Int64Array, StringArray};
+use arrow::array::{ArrayRef, Float64Array, Int64Array, ListArray, StringArray};
+use arrow::datatypes::Float64Type;
 use async_trait::async_trait;
 use bytes::Bytes;
 use ondol_feature_store_api::wire::{
@@ -10,7 +11,7 @@ use ondol_feature_store_api::wire::{
     PartitionPosition, Plan, ReadRequest, WriteReceipt,
 };
 use ondol_feature_store_api::{FeatureStore, FeatureStoreError};
-use ondol_ingest_api::wire::{DeadLetter, DeadLetterQuery, PushReceipt, PushRequest, SourceStatus};
+use ondol_ingest_api::wire::{PushReceipt, PushRequest, SourceStatus};
 use ondol_ingest_api::{Ingest, IngestError};
 use ondol_model_gateway::{ModelGatewayConfig, ModelGatewayService};
 use ondol_model_gateway_api::wire::{PredictRequest, Prediction, RegisterRequest, RegisteredModel};
@@ -18,7 +19,7 @@ use ondol_model_gateway_api::{ModelGateway, ModelGatewayError};
 use ondol_runtime::{Health, ManualClock, Shutdown};
 use ondol_testkit::services;
 use ondol_vocabulary::{
-    Aggregation, Arrival, DataType, EventTime, FeatureDefinition, FeatureKind, FeatureOrigin, FeatureRef,
+    Aggregation, Arrival, DataType, Element, EventTime, FeatureDefinition, FeatureKind, FeatureOrigin, FeatureRef,
     FeatureStatus, Field, ModelDefinition, ModelFeature, ModelVersion, Snapshot, SourceDefinition, SourceOrigin,
     SourceVersion, StreamFormat, Value, ViewDefinition, ViewState, ViewVersion, Window,
 };
@@ -322,6 +323,19 @@ fn array(data_type: DataType, values: &[Value]) -> ArrayRef {
             Value::String(text) => Some(text.as_str()),
             _ => None,
         }))),
+        DataType::List(_) => {
+            let number = |value: &Value| match value {
+                Value::F64(number) => Some(*number),
+                other => panic!("{other} is in a list of floats"),
+            };
+            let list = |value: &Value| match value {
+                Value::List(values) => Some(values.iter().map(number).collect::<Vec<_>>()),
+                _ => None,
+            };
+            Arc::new(ListArray::from_iter_primitive::<Float64Type, _, _>(
+                values.iter().map(list),
+            ))
+        }
         other => panic!("the fake store has no {other} features"),
     }
 }
@@ -441,10 +455,6 @@ impl Ingest for FakeIngest {
     async fn status(&self) -> Result<Vec<SourceStatus>, IngestError> {
         Ok(Vec::new())
     }
-
-    async fn dead_letters(&self, _: &str, _: DeadLetterQuery) -> Result<Vec<DeadLetter>, IngestError> {
-        Ok(Vec::new())
-    }
 }
 
 /// A gateway over the fakes, in a folder of its own.
@@ -530,6 +540,28 @@ impl Bench {
                 },
             )
             .await
+    }
+
+    /// With feature `card.recent`, the last `n` amounts, as the model's only feature.
+    pub async fn of_recent(n: u32) -> Self {
+        let bench = Self::open().await;
+        bench.store.apply(|snapshot| {
+            let mut recent = aggregate(
+                "recent",
+                Aggregation::LastN,
+                Some("amount"),
+                DataType::List(Element::F64),
+            );
+            if let FeatureKind::Aggregate { parameters, .. } = &mut recent.kind {
+                *parameters = vec![n];
+            }
+            snapshot.views[0].definition.features.push(recent);
+            let model = &mut snapshot.models[0].definition;
+            model.features = vec![from_view("card.recent", DataType::List(Element::F64))];
+            model.derived.clear();
+            model.derived_needs.clear();
+        });
+        bench
     }
 
     pub async fn predict(&self, json: &str) -> Result<Prediction, ModelGatewayError> {
