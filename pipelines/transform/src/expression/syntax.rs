@@ -263,16 +263,26 @@ impl Resolver<'_> {
             .collect::<Vec<_>>()
             .join(".");
         let start = parts.first().map(|part| part.span.start);
-        if self.schema.field_with_name(&name).is_err() {
-            let columns = self.schema.fields().iter().map(|field| field.name().as_str());
-            let suggestion = nearest(&name, columns).map(str::to_owned);
-            let offset = start.and_then(|start| byte_offset(self.text, start));
-            return Err(ExpressionError::Unknown {
-                noun: "column",
-                name,
-                offset,
-                suggestion,
-            });
+        let offset = || start.and_then(|start| byte_offset(self.text, start));
+        match self.schema.field_with_name(&name) {
+            Ok(field) if field.data_type().is_nested() => {
+                let message = format!(
+                    "`{name}` is a list, which no expression can read: use it as a feature as it is, or make a scalar \
+                     of it in its view, such as last(), max() or quantile()"
+                );
+                return Err(refusal(message, offset()));
+            }
+            Ok(_) => {}
+            Err(_) => {
+                let columns = self.schema.fields().iter().map(|field| field.name().as_str());
+                let suggestion = nearest(&name, columns).map(str::to_owned);
+                return Err(ExpressionError::Unknown {
+                    noun: "column",
+                    offset: offset(),
+                    name,
+                    suggestion,
+                });
+            }
         }
         if !self.columns.contains(&name) {
             self.columns.push(name.clone());
@@ -332,6 +342,19 @@ impl Resolver<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_list_in_an_expression_is_refused_where_it_stands() {
+        use arrow::datatypes::Field;
+        use ondol_vocabulary::{DataType, Element};
+        let list = DataType::List(Element::F64).arrow();
+        let schema = Schema::new(vec![Field::new("card.recent", list, true)]);
+        let Err(ExpressionError::Plan { message, offset, .. }) = parse("1 + coalesce(card.recent, 2)", &schema) else {
+            panic!("it is refused")
+        };
+        assert!(message.starts_with("`card.recent` is a list"), "{message}");
+        assert_eq!(offset, Some(13));
+    }
 
     #[test]
     fn places_are_bytes_though_the_parser_counts_characters() {
