@@ -5,9 +5,12 @@
 //! The grammar is documented for users in `docs/definitions.md`.
 
 mod aggregate;
+mod attachments;
+mod column;
 mod decisions;
 mod derived;
 mod duration;
+mod message;
 mod model;
 mod name;
 mod render;
@@ -17,6 +20,7 @@ mod tree;
 mod typed;
 mod view;
 
+pub use attachments::{attachments, beside, is_attachment};
 pub use decisions::{DECISIONS, decisions_source};
 pub use render::render;
 
@@ -48,7 +52,10 @@ pub fn compile(files: &DefinitionFiles) -> Result<Definitions, Vec<Diagnostic>> 
         .files
         .iter()
         .enumerate()
-        .map(|(file, text)| parse(file, &text.text, &mut reports))
+        .map(|(file, text)| {
+            let definitions = if is_attachment(&text.path) { "" } else { &text.text };
+            parse(file, definitions, &mut reports)
+        })
         .collect();
     // A tree with holes would give errors that only follow from the holes.
     if !reports.is_empty() {

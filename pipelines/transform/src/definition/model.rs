@@ -3,7 +3,7 @@
 use super::derived::{Derived, InScope};
 use super::name;
 use super::report::{Place, Reports, choose, did_you_mean};
-use super::source::fields;
+use super::column::fields;
 use super::tree::{Section, Text, Word};
 use super::view::CompiledView;
 use crate::nearest::nearest;

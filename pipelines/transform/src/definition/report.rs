@@ -56,6 +56,13 @@ impl<'a> Reports<'a> {
         self.found.into_iter().map(|(_, diagnostic)| diagnostic).collect()
     }
 
+    /// The text of the file `name` beside the one that `place` is in, when it was sent along.
+    pub(super) fn beside(&self, place: &Place, name: &str) -> Option<String> {
+        let path = super::attachments::beside(&self.files.files.get(place.file)?.path, name);
+        let found = self.files.files.iter().find(|file| file.path == path)?;
+        Some(found.text.clone())
+    }
+
     /// `path:line` of a place, for messages about another place.
     pub(super) fn line_of(&self, place: &Place) -> String {
         match self.files.files.get(place.file) {

@@ -1,16 +1,30 @@
 //! `[source.NAME]`: where events or rows come from.
 
+use super::column::{self, Columns};
 use super::decisions::DECISIONS;
-use super::duration;
-use super::name;
 use super::report::{Reports, choose};
 use super::tree::{Node, Section, Text, Word};
-use ondol_vocabulary::{
-    Arrival, DataType, Field, MessageShape, SourceDefinition, SourceOrigin, StreamFormat, TableFormat,
-};
+use super::{duration, message, name};
+use ondol_vocabulary::{Arrival, DataType, Field, SourceDefinition, SourceOrigin, TableFormat};
+use std::collections::BTreeMap;
 
-const KEYS: [&str; 9] = [
-    "kafka", "parquet", "delta", "time", "late", "format", "arrival", "delay", "schema",
+const KEYS: [&str; 16] = [
+    "kafka",
+    "parquet",
+    "delta",
+    "time",
+    "late",
+    "format",
+    "framing",
+    "schema-text",
+    "schema-file",
+    "message",
+    "unnest",
+    "changes",
+    "tombstones",
+    "arrival",
+    "delay",
+    "schema",
 ];
 const ORIGINS: [&str; 3] = ["kafka", "parquet", "delta"];
 
@@ -29,26 +43,61 @@ pub(super) fn compile(name: &Word<'_>, section: &Section<'_>, reports: &mut Repo
     }
     section.only(&KEYS, reports);
     let origin = origin(section, reports);
-    let late_us = late(section, origin.as_ref(), reports);
-    let arrival = arrival(section, origin.as_ref(), reports);
-    let schema = schema(section, reports);
-    let time = time(section, schema.as_deref(), reports);
+    // Without an origin nothing is said of options that only some have.
+    let is_stream = origin.is_none_or(|(word, _)| word.text == "kafka");
+    let location = origin.and_then(|origin| location(origin, reports));
+    let late_us = late(section, is_stream, reports);
+    let arrival = arrival(section, is_stream, reports);
+    let columns = columns(section, is_stream, reports);
+    let time = time(
+        section,
+        columns.as_ref().map(|columns| columns.fields.as_slice()),
+        reports,
+    );
+    let (fields, readings) = match columns {
+        Some(Columns { fields, readings }) => (Some(fields), readings),
+        None => (None, BTreeMap::new()),
+    };
+    let origin = match origin?.0.text {
+        "kafka" => {
+            let message = message::compile(section, readings, reports);
+            let topic = location.and_then(|location| topic(location, reports));
+            let (format, shape) = message?;
+            SourceOrigin::Stream {
+                topic: topic?,
+                format,
+                shape,
+            }
+        }
+        kind => {
+            message::refuse(section, kind, reports);
+            SourceOrigin::Table {
+                location: location?.value.to_owned(),
+                format: match kind {
+                    "parquet" => TableFormat::Parquet,
+                    _ => TableFormat::Delta,
+                },
+            }
+        }
+    };
     Some(SourceDefinition {
         name: name.text.to_owned(),
-        origin: origin?,
+        origin,
         time: time?,
         late_us,
         arrival,
-        schema: schema?,
+        schema: fields?,
     })
 }
 
-fn origin(section: &Section<'_>, reports: &mut Reports<'_>) -> Option<SourceOrigin> {
+/// The key that says where the data is, and its value.
+fn origin<'s, 'a>(section: &'s Section<'a>, reports: &mut Reports<'_>) -> Option<&'s (Word<'a>, Node<'a>)> {
     let mut given = section
         .entries()
         .iter()
         .filter(|(word, _)| ORIGINS.contains(&word.text));
-    let Some((word, node)) = given.next() else {
+    let first = given.next();
+    let Some((word, _)) = first else {
         let help = "add kafka = \"topic\", parquet = \"path or url\" or delta = \"path or url\"";
         let message = format!("`{}` does not say where its data is", section.title);
         reports.add(&section.place, "missing-origin", message, Some(help.to_owned()));
@@ -63,33 +112,18 @@ fn origin(section: &Section<'_>, reports: &mut Reports<'_>) -> Option<SourceOrig
             Some("keep one of them".to_owned()),
         );
     }
-    let format = stream_format(section, word.text, reports);
+    first
+}
+
+fn location<'a>(origin: &(Word<'a>, Node<'a>), reports: &mut Reports<'_>) -> Option<Text<'a>> {
+    let (word, node) = origin;
     let location = node.string(&format!("`{}`", word.text), reports)?;
     if location.value.is_empty() {
-        reports.add(
-            &location.place(),
-            "empty-value",
-            format!("`{}` is empty", word.text),
-            None,
-        );
+        let message = format!("`{}` is empty", word.text);
+        reports.add(&location.place(), "empty-value", message, None);
         return None;
     }
-    let owned = location.value.to_owned();
-    Some(match word.text {
-        "kafka" => SourceOrigin::Stream {
-            topic: topic(location, reports)?,
-            format,
-            shape: MessageShape::default(),
-        },
-        "parquet" => SourceOrigin::Table {
-            location: owned,
-            format: TableFormat::Parquet,
-        },
-        _ => SourceOrigin::Table {
-            location: owned,
-            format: TableFormat::Delta,
-        },
-    })
+    Some(location)
 }
 
 /// Kafka's own rule for topic names.
@@ -108,47 +142,11 @@ fn topic(text: Text<'_>, reports: &mut Reports<'_>) -> Option<String> {
     None
 }
 
-fn stream_format(section: &Section<'_>, origin: &str, reports: &mut Reports<'_>) -> StreamFormat {
-    let Some((word, _)) = section.get("format") else {
-        return StreamFormat::Json;
-    };
-    if origin != "kafka" {
-        let message = format!("`format` is for streams: `{origin}` is a format of its own");
-        reports.add(&word.place, "misplaced-key", message, Some("remove it".to_owned()));
-        return StreamFormat::Json;
-    }
-    let Some(text) = section.text("format", reports) else {
-        return StreamFormat::Json;
-    };
-    match text.value {
-        "json" => {}
-        "avro" | "protobuf" => {
-            let message = format!("format `{}` is not supported yet", text.value);
-            reports.add(
-                &text.place(),
-                "unsupported-format",
-                message,
-                Some("use json".to_owned()),
-            );
-        }
-        other => {
-            let help = choose(other, "known formats", ["json"].into_iter());
-            reports.add(
-                &text.place(),
-                "unknown-format",
-                format!("there is no format `{other}`"),
-                help,
-            );
-        }
-    }
-    StreamFormat::Json
-}
-
-fn late(section: &Section<'_>, origin: Option<&SourceOrigin>, reports: &mut Reports<'_>) -> i64 {
+fn late(section: &Section<'_>, is_stream: bool, reports: &mut Reports<'_>) -> i64 {
     let Some((word, node)) = section.get("late") else {
         return 0;
     };
-    if matches!(origin, Some(SourceOrigin::Table { .. })) {
+    if !is_stream {
         let help = "remove it: every row of a table counts";
         reports.add(
             &word.place,
@@ -161,8 +159,8 @@ fn late(section: &Section<'_>, origin: Option<&SourceOrigin>, reports: &mut Repo
     micros("late", *node, reports).unwrap_or(0)
 }
 
-fn arrival(section: &Section<'_>, origin: Option<&SourceOrigin>, reports: &mut Reports<'_>) -> Arrival {
-    let is_table = matches!(origin, Some(SourceOrigin::Table { .. }));
+fn arrival(section: &Section<'_>, is_stream: bool, reports: &mut Reports<'_>) -> Arrival {
+    let is_table = !is_stream;
     let mut by_event_time = is_table;
     if let Some(text) = section.text("arrival", reports) {
         match text.value {
@@ -200,7 +198,7 @@ fn arrival(section: &Section<'_>, origin: Option<&SourceOrigin>, reports: &mut R
     }
 }
 
-fn schema(section: &Section<'_>, reports: &mut Reports<'_>) -> Option<Vec<Field>> {
+fn columns(section: &Section<'_>, is_stream: bool, reports: &mut Reports<'_>) -> Option<Columns> {
     let node = section.require("schema", "schema = { column = \"type\", … }", reports)?;
     let (word, _) = section.get("schema")?;
     let columns = node.section(word, &format!("{}.schema", section.title), reports)?;
@@ -214,54 +212,7 @@ fn schema(section: &Section<'_>, reports: &mut Reports<'_>) -> Option<Vec<Field>
         );
         return None;
     }
-    fields("column", &columns, reports)
-}
-
-/// `name = "type"` entries. `None` if any is wrong.
-pub(super) fn fields(noun: &str, section: &Section<'_>, reports: &mut Reports<'_>) -> Option<Vec<Field>> {
-    let mut fields = Some(Vec::with_capacity(section.entries().len()));
-    for (word, node) in section.entries() {
-        name::check_column(noun, word, reports);
-        let data_type = data_type(word, *node, reports);
-        match (data_type, fields.as_mut()) {
-            (Some(data_type), Some(fields)) => fields.push(Field {
-                name: word.text.to_owned(),
-                data_type,
-            }),
-            _ => fields = None,
-        }
-    }
-    fields
-}
-
-fn data_type(word: &Word<'_>, node: Node<'_>, reports: &mut Reports<'_>) -> Option<DataType> {
-    let text = node.string(&format!("the type of `{}`", word.text), reports)?;
-    let found = text.value.parse().ok();
-    if found.is_none() {
-        let names = DataType::ALL.into_iter().map(DataType::name);
-        // The names that other systems use for the same thing.
-        let alias = match text.value.to_lowercase().as_str() {
-            "str" | "text" | "utf8" | "varchar" | "object" => Some("string"),
-            "boolean" => Some("bool"),
-            "int" | "integer" | "int32" => Some("i32"),
-            "long" | "bigint" | "int64" => Some("i64"),
-            "float" | "float32" | "real" => Some("f32"),
-            "double" | "float64" | "number" => Some("f64"),
-            "datetime" | "date" | "time" => Some("timestamp"),
-            _ => None,
-        };
-        let help = match alias {
-            Some(alias) => super::report::did_you_mean(Some(alias)),
-            None => choose(text.value, "known types", names),
-        };
-        reports.add(
-            &text.place(),
-            "unknown-type",
-            format!("there is no type `{}`", text.value),
-            help,
-        );
-    }
-    found
+    column::compile(&columns, is_stream, reports)
 }
 
 fn time(section: &Section<'_>, schema: Option<&[Field]>, reports: &mut Reports<'_>) -> Option<String> {

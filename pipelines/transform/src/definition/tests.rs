@@ -1,6 +1,7 @@
 use super::*;
 use ondol_vocabulary::{
-    Aggregation, Arrival, DataType, DefinitionFile, FeatureKind, FeatureOrigin, SourceOrigin, Window,
+    Aggregation, Arrival, ColumnOrigin, DataType, DefinitionFile, FeatureKind, FeatureOrigin, Framing, SourceOrigin,
+    StreamFormat, TimestampUnit, Window,
 };
 
 const DESIGN: &str = r#"
@@ -239,6 +240,105 @@ ever = "first(delay_min) filter (where delay_min > 0)"
 }
 
 #[test]
+fn a_column_may_stand_anywhere_in_a_record() {
+    let text = r#"
+[source.orders]
+kafka = "orders"
+time = "at"
+unnest = "payload.items"
+schema = { sku = { type = "string", path = "payload.items.sku" }, price = { type = "f64", path = ["payload", "price.net"] }, plain = { type = "i64", path = "plain" }, id = { type = "string", key = true }, shop = { type = "i64", key = "shop.id" }, tenant = { type = "string", header = "tenant" }, at = { type = "timestamp", meta = "timestamp" }, sent = { type = "timestamp", unit = "ms" }, n = { type = "i64", meta = "offset" } }
+"#;
+    let path = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+    let SourceOrigin::Stream { shape, format, .. } = &compiled(text).sources[0].origin else {
+        panic!()
+    };
+    assert_eq!((format, shape.framing), (&StreamFormat::Json, Framing::None));
+    assert_eq!(shape.unnest, Some(path(&["payload", "items"])));
+    let read = |column: &str| shape.columns.get(column).map(|reading| reading.origin.clone());
+    assert_eq!(
+        read("sku"),
+        Some(ColumnOrigin::Field(path(&["payload", "items", "sku"])))
+    );
+    assert_eq!(
+        read("price"),
+        Some(ColumnOrigin::Field(path(&["payload", "price.net"])))
+    );
+    assert_eq!(read("plain"), None, "the long spelling of a plain column is plain");
+    assert_eq!(read("id"), Some(ColumnOrigin::Key(Vec::new())));
+    assert_eq!(read("shop"), Some(ColumnOrigin::Key(path(&["shop", "id"]))));
+    assert_eq!(read("tenant"), Some(ColumnOrigin::Header("tenant".into())));
+    assert_eq!(read("at"), Some(ColumnOrigin::Timestamp));
+    assert_eq!(read("n"), Some(ColumnOrigin::Offset));
+    assert_eq!(shape.columns["sent"].unit, TimestampUnit::Milliseconds);
+}
+
+#[test]
+fn a_schema_comes_with_the_source_from_a_file_beside_it_or_from_the_registry() {
+    let text = |options: &str| {
+        format!("[source.s]\nkafka = \"s\"\ntime = \"ts\"\nschema = {{ ts = \"timestamp\" }}\n{options}\n")
+    };
+    let origin = |text: &str, more: &[(&str, &str)]| {
+        let mut files = files(&[text]);
+        files.files[0].path = "defs/ondol.toml".to_owned();
+        files.files.extend(more.iter().map(|(path, text)| DefinitionFile {
+            path: (*path).to_owned(),
+            text: (*text).to_owned(),
+        }));
+        let definitions = compile(&files).unwrap_or_else(|found| panic!("{}", render(&files, &found, false)));
+        match definitions.sources[0].origin.clone() {
+            SourceOrigin::Stream { format, shape, .. } => (format, shape.framing),
+            SourceOrigin::Table { .. } => panic!(),
+        }
+    };
+    let avro = |schema: Option<&str>| StreamFormat::Avro {
+        schema: schema.map(str::to_owned),
+    };
+    assert_eq!(
+        origin(&text("format = \"avro\""), &[]),
+        (avro(None), Framing::Confluent)
+    );
+    let inline = text("format = \"avro\"\nschema-text = '\"string\"'");
+    assert_eq!(origin(&inline, &[]), (avro(Some("\"string\"")), Framing::None));
+    let framed = format!("{inline}framing = \"confluent\"\n");
+    assert_eq!(origin(&framed, &[]).1, Framing::Confluent);
+    let beside = text("format = \"protobuf\"\nmessage = \"shop.Order\"\nschema-file = \"order.proto\"");
+    let proto = StreamFormat::Protobuf {
+        schema: Some("syntax".to_owned()),
+        message: Some("shop.Order".to_owned()),
+    };
+    assert_eq!(
+        origin(&beside, &[("defs/order.proto", "syntax")]),
+        (proto, Framing::None)
+    );
+}
+
+#[test]
+fn changes_and_tombstones_are_read() {
+    let text = r#"
+[source.customers]
+kafka = "db.public.customers"
+changes = "debezium"
+time = "at"
+schema = { id = "i64", tier = "string", at = { type = "timestamp", envelope = "source.ts_ms", unit = "ms" } }
+[source.prices]
+kafka = "prices"
+tombstones = "delete"
+time = "at"
+schema = { sku = { type = "string", key = true }, price = "f64", at = "timestamp" }
+[view.customer]
+from = "customers"
+key = "id"
+features.tier = "tier"
+[view.price]
+from = "prices"
+key = "sku"
+features.price = "price"
+"#;
+    let definitions = compiled(text);
+    assert!(definitions.sources.iter().all(|source| source.origin.has_deletions()));
+}
+
+#[test]
 fn derived_features_stand_after_what_they_use_and_unused_ones_are_left_out() {
     let text = format!(
         "{BASE}{}",
@@ -310,7 +410,107 @@ shows! {
     error_table_options: errors(
         "[source.t]\nparquet = \"t/\"\nformat = \"json\"\nlate = \"1h\"\narrival = \"ingest\"\ntime = \"id\"\nschema = { id = \"string\", at = \"timestamp\" }\n"
     );
+    error_columns: errors(
+        r#"
+[source.s]
+kafka = "s"
+time = "ts"
+[source.s.schema]
+a = { type = "string", path = "a", header = "a" }
+b = { type = "string", path = "a..b" }
+c = { type = "string", path = [] }
+d = { type = "string", key = false }
+e = { type = "string", meta = "offset" }
+f = { type = "i64", meta = "ofset" }
+g = { type = "i64", unit = "ms" }
+h = { type = "timestamp", unit = "minutes" }
+i = { path = "i" }
+j = { type = "string", pth = "j" }
+k = { type = "string", path = 5 }
+l = { type = "string", header = "" }
+ts = { type = "timestamp", envelope = "ts_ms" }
+"#
+    );
+    error_messages: errors(
+        r#"
+[source.a]
+kafka = "a"
+format = "avor"
+time = "ts"
+schema = { ts = { type = "timestamp", envelope = "ts_ms" } }
+[source.b]
+kafka = "b"
+format = "avro"
+framing = "none"
+time = "ts"
+schema = { ts = "timestamp" }
+[source.c]
+kafka = "c"
+schema-text = "{}"
+message = "x.Y"
+changes = "debezum"
+tombstones = "drop"
+unnest = ""
+time = "ts"
+schema = { ts = "timestamp" }
+[source.d]
+kafka = "d"
+format = "protobuf"
+schema-file = "d.proto"
+time = "ts"
+schema = { ts = "timestamp" }
+[source.e]
+kafka = "e"
+changes = "debezium"
+unnest = "items"
+tombstones = "delete"
+time = "ts"
+schema = { ts = "timestamp" }
+[source.f]
+kafka = "f"
+tombstones = "delete"
+unnest = "items"
+framing = "confluant"
+time = "ts"
+schema = { ts = "timestamp" }
+[source.g]
+kafka = "g"
+tombstones = "delete"
+time = "ts"
+schema = { id = "string", ts = "timestamp" }
+[source.h]
+parquet = "h/"
+unnest = "items"
+time = "ts"
+schema = { ts = { type = "timestamp", path = "at" } }
+"#
+    );
+    error_changes: errors(
+        r#"
+[source.customers]
+kafka = "customers"
+changes = "debezium"
+time = "at"
+schema = { id = "i64", at = "timestamp" }
+[source.prices]
+kafka = "prices"
+tombstones = "delete"
+time = "at"
+schema = { sku = { type = "string", key = "sku" }, shop = "string", at = "timestamp" }
+[view.customer]
+from = "customers"
+key = "id"
+features.n = "count() over 1h"
+[view.price]
+from = "prices"
+key = ["shop", "sku"]
+features.at = "at"
+"#
+    );
     error_wrong_types: errors("[source.s]\nkafka = 5\ntime = [\"ts\"]\nlate = 300\nschema = \"all\"\n");
+    error_lists: errors(
+        "[source.s]\nkafka = \"s\"\ntime = \"ts\"\nschema = { id = \"string\", ts = \"timestamp\", tags = \"list<string>\" }\n[model.m]\ninputs = { id = \"string\", recent = \"list<f64>\" }\nfeatures = [\"id\"]\n"
+    );
     error_names: errors(
         "[source.Big]\nkafka = \"s\"\ntime = \"ts\"\nschema = { ts = \"timestamp\" }\n[source.decisions]\nkafka = \"d\"\n[source._x]\nkafka = \"s\"\ntime = \"ts\"\nschema = { ts = \"timestamp\" }\n"
     );

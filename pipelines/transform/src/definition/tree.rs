@@ -128,6 +128,14 @@ impl<'a> Node<'a> {
         })
     }
 
+    /// The truth value; `None` for another type.
+    pub(super) fn as_bool(&self) -> Option<bool> {
+        match self.value {
+            DeValue::Boolean(truth) => Some(*truth),
+            _ => None,
+        }
+    }
+
     /// The elements of an array; `None` for another type.
     pub(super) fn as_array(&self) -> Option<Vec<Self>> {
         let DeValue::Array(array) = self.value else { return None };

@@ -9,7 +9,10 @@ use super::tree::{Node, Section, Text, Word};
 use super::typed::{self, arrow_schema};
 use crate::row::result_type;
 use arrow::datatypes::SchemaRef;
-use ondol_vocabulary::{DataType, FeatureDefinition, FeatureKind, Field, SourceDefinition, ViewDefinition, Window};
+use ondol_vocabulary::{
+    ColumnOrigin, ColumnReading, DataType, FeatureDefinition, FeatureKind, Field, SourceDefinition, SourceOrigin,
+    Tombstones, ViewDefinition, Window,
+};
 
 const KEYS: [&str; 6] = ["from", "key", "filter", "where", "ttl", "features"];
 
@@ -142,7 +145,30 @@ fn key_column(column: Text<'_>, source: &SourceDefinition, reports: &mut Reports
         reports.add(&column.place(), "invalid-key", message, Some(help.to_owned()));
         return None;
     }
+    if !outlives_its_value(&source.origin, column.value) {
+        let message = format!(
+            "`{}` is read from the message's value, which the markers that delete rows do not have",
+            field.name
+        );
+        let help = format!(
+            "read it from the record's key: {} = {{ type = \"{}\", key = true }}",
+            field.name, field.data_type
+        );
+        reports.add(&column.place(), "invalid-key", message, Some(help));
+        return None;
+    }
     Some(field.clone())
+}
+
+/// Whether a record that is only a deletion marker still has the column.
+fn outlives_its_value(origin: &SourceOrigin, column: &str) -> bool {
+    match origin {
+        SourceOrigin::Stream { shape, .. } if shape.tombstones == Tombstones::Delete => {
+            let of_value = |reading: &ColumnReading| matches!(reading.origin, ColumnOrigin::Field(_));
+            shape.columns.get(column).is_some_and(|reading| !of_value(reading))
+        }
+        SourceOrigin::Stream { .. } | SourceOrigin::Table { .. } => true,
+    }
 }
 
 fn filter(section: &Section<'_>, schema: &SchemaRef, reports: &mut Reports<'_>) -> Option<String> {
@@ -275,6 +301,16 @@ fn aggregation(
         );
         let help = "a table gives the latest row of each entity: write a column or an expression of it";
         reports.add(&text.part(name), "aggregate-of-table", message, Some(help.to_owned()));
+        return None;
+    }
+    if source.origin.has_deletions() {
+        let message = format!(
+            "`{}` can't aggregate: rows of source `{}` are deleted by later messages",
+            function.name(),
+            source.name
+        );
+        let help = "such a source gives the latest row of each entity: write a column or an expression of it";
+        reports.add(&text.part(name), "aggregate-of-changes", message, Some(help.to_owned()));
         return None;
     }
     // All three are planned before any of them ends the feature, so that all errors are found at once.
