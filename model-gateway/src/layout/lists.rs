@@ -77,7 +77,7 @@ fn most_values(kind: &FeatureKind) -> Option<usize> {
         return None;
     };
     match function {
-        Aggregation::LastN | Aggregation::LastDistinct | Aggregation::TopK | Aggregation::Frequent => {
+        Aggregation::LastN | Aggregation::LastDistinct | Aggregation::TopK => {
             usize::try_from(*parameters.first()?).ok()
         }
         Aggregation::Quantiles => Some(parameters.len()),
