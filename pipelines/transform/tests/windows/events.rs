@@ -8,7 +8,10 @@ use ondol_vocabulary::{Arrival, DataType, Field, SourceDefinition, SourceOrigin,
 use proptest::prelude::*;
 use std::sync::Arc;
 
-pub(crate) const MINUTE: i64 = 60_000_000;
+pub(crate) const SECOND: i64 = 1_000_000;
+pub(crate) const MINUTE: i64 = 60 * SECOND;
+pub(crate) const HOUR: i64 = 60 * MINUTE;
+pub(crate) const DAY: i64 = 24 * HOUR;
 
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Event {
@@ -133,10 +136,18 @@ pub(crate) fn batch<'a>(events: impl IntoIterator<Item = &'a Event>) -> RecordBa
     RecordBatch::try_from_iter_with_nullable(columns.into_iter().map(|(name, array)| (name, array, true))).unwrap()
 }
 
+/// What a history counts in: its events lie some 270 units apart at most, so a week is one of five years.
+pub(crate) fn any_unit() -> impl Strategy<Value = i64> {
+    prop_oneof![
+        4 => Just(MINUTE),
+        3 => prop::sample::select(vec![SECOND, HOUR, DAY, 7 * DAY]),
+    ]
+}
+
 /// Up to `most` events of entities `a` and `b`: late, out of order, ahead, tied, far apart, with every odd value.
 /// Positions are unique; within a partition offsets rise with the place in the list, with gaps.
-pub(crate) fn any_events(most: usize) -> impl Strategy<Value = Vec<Event>> {
-    prop::collection::vec((any_event(), 1i64..3), 0..=most).prop_map(|drawn| {
+pub(crate) fn any_events(unit: i64, most: usize) -> impl Strategy<Value = Vec<Event>> {
+    prop::collection::vec((any_event(unit), 1i64..3), 0..=most).prop_map(|drawn| {
         let mut next = [0i64; 3];
         let place = |(mut event, gap): (Event, i64)| {
             let next = &mut next[event.partition as usize];
@@ -148,15 +159,15 @@ pub(crate) fn any_events(most: usize) -> impl Strategy<Value = Vec<Event>> {
     })
 }
 
-fn any_event() -> impl Strategy<Value = Event> {
+fn any_event(unit: i64) -> impl Strategy<Value = Event> {
     let key = prop::sample::select(vec![Some("a"), Some("a"), Some("a"), Some("b"), None]);
     let delay = prop_oneof![
         3 => Just(0),
-        4 => 0..10 * MINUTE,
-        2 => -30 * MINUTE..0,
-        1 => 0..3000 * MINUTE,
+        4 => 0..10 * unit,
+        2 => -30 * unit..0,
+        1 => 0..3000 * unit,
     ];
-    let place = (key, any_time(), delay, 0i32..3);
+    let place = (key, any_time(unit), delay, 0i32..3);
     let numbers = (
         prop::option::weighted(0.8, any_float()),
         prop::option::weighted(0.8, any_float().prop_map(|value| value as f32)),
@@ -169,7 +180,7 @@ fn any_event() -> impl Strategy<Value = Event> {
             prop::sample::select(vec!["", "a", "b", "온돌", "a long text that is on the heap"]),
         ),
         prop::option::weighted(0.8, any::<bool>()),
-        prop::option::weighted(0.8, any_time()),
+        prop::option::weighted(0.8, any_time(unit)),
     );
     (place, numbers, others).prop_map(
         |((key, time, delay, partition), (amount, ratio, n, small), (text, flag, moment))| Event {
@@ -189,12 +200,12 @@ fn any_event() -> impl Strategy<Value = Event> {
     )
 }
 
-/// Around the epoch mostly, on whole minutes often (so that there are ties and tile edges), at times far away.
-pub(crate) fn any_time() -> impl Strategy<Value = i64> {
+/// Around the epoch mostly, on whole units often (so that there are ties and tile edges), at times far away.
+pub(crate) fn any_time(unit: i64) -> impl Strategy<Value = i64> {
     prop_oneof![
-        8 => (-90i64..180).prop_map(|minute| minute * MINUTE),
-        4 => -90 * MINUTE..180 * MINUTE,
-        1 => (-40i64..40).prop_map(|days| days * 1440 * MINUTE),
+        8 => (-90i64..180).prop_map(move |units| units * unit),
+        4 => -90 * unit..180 * unit,
+        1 => (-40i64..40).prop_map(|days| days * DAY),
         1 => prop::sample::select(vec![i64::MIN, i64::MIN + 1, -1, 0, 1, 1_357_000_000_000_000, i64::MAX - 1]),
     ]
 }

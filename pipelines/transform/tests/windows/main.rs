@@ -9,7 +9,9 @@
     reason = "tests"
 )]
 
+mod aggregations;
 mod events;
+mod exact;
 mod known;
 mod oracle;
 mod properties;

@@ -1,15 +1,14 @@
 //! What every feature should be, by reading the whole list of events. Shares no code with the engine: windows are
-//! filters of the list, sums are big integers, rounding is that of the decimal parser.
+//! filters of the list, sums are big integers, sketches are the lists that they sketch.
 
+use crate::aggregations;
 use crate::events::Event;
 use crate::views::{ARGUMENTS, CONDITIONS, Feature, View};
-use num_bigint::BigInt;
-use ondol_vocabulary::{Aggregation, FeatureStatus};
+use ondol_vocabulary::FeatureStatus;
 use std::cmp::Ordering;
-use std::sync::LazyLock;
 
 /// A value whose equality is that of its bits.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Value {
     Null,
     Bool(bool),
@@ -19,6 +18,7 @@ pub(crate) enum Value {
     /// The bits of an `f32`.
     F32(u32),
     Text(String),
+    List(Vec<Self>),
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -45,7 +45,7 @@ impl Value {
         })
     }
 
-    fn number(&self) -> f64 {
+    pub(crate) fn number(&self) -> f64 {
         match self {
             Self::F64(bits) => f64::from_bits(*bits),
             Self::F32(bits) => f64::from(f32::from_bits(*bits)),
@@ -53,7 +53,7 @@ impl Value {
         }
     }
 
-    fn compare(&self, other: &Self) -> Ordering {
+    pub(crate) fn compare(&self, other: &Self) -> Ordering {
         match (self, other) {
             (Self::Bool(a), Self::Bool(b)) => a.cmp(b),
             (Self::Integer(a), Self::Integer(b)) => a.cmp(b),
@@ -100,14 +100,10 @@ pub(crate) fn answers(view: &View, events: &[Event], entity: &str, moment: i64, 
 
 fn answer(view: &View, feature: &Feature, seen: &[&Event], moment: i64) -> Answer {
     let Some(newest) = seen.last().map(|event| event.time) else {
-        let counts = matches!(
-            feature,
-            Feature::Aggregate {
-                function: Aggregation::Count,
-                ..
-            }
-        );
-        let value = if counts { Value::Integer(0) } else { Value::Null };
+        let value = match feature {
+            Feature::Aggregate { function, .. } => aggregations::over_nothing(*function),
+            Feature::Latest(_) => Value::Null,
+        };
         return Answer {
             value,
             status: FeatureStatus::Missing,
@@ -137,14 +133,15 @@ fn answer(view: &View, feature: &Feature, seen: &[&Event], moment: i64) -> Answe
 }
 
 fn value(feature: &Feature, seen: &[&Event], moment: i64) -> Value {
-    let (function, argument, filter, window) = match feature {
+    let (function, argument, parameters, filter, window) = match feature {
         Feature::Latest(argument) => return ARGUMENTS[*argument].2(seen[seen.len() - 1]),
         Feature::Aggregate {
             function,
             argument,
+            parameters,
             filter,
             window,
-        } => (function, argument, filter, window),
+        } => (function, argument, parameters, filter, window),
     };
     let tail = window.map(|window| {
         let (edge, hop) = (
@@ -161,63 +158,5 @@ fn value(feature: &Feature, seen: &[&Event], moment: i64) -> Value {
         .map(|event| argument.map_or(Value::Bool(true), |argument| ARGUMENTS[argument].2(event)))
         .filter(|value| *value != Value::Null)
         .collect();
-    if *function == Aggregation::Count {
-        return Value::Integer(values.len() as i64);
-    }
-    if values.is_empty() {
-        return Value::Null;
-    }
-    match function {
-        Aggregation::Count => unreachable!("counted above"),
-        Aggregation::Sum | Aggregation::Mean => sum_or_mean(*function, &values),
-        Aggregation::Min => values.into_iter().min_by(Value::compare).unwrap(),
-        Aggregation::Max => values.into_iter().max_by(Value::compare).unwrap(),
-        Aggregation::First => values.into_iter().next().unwrap(),
-        Aggregation::Last => values.into_iter().last().unwrap(),
-        other => unimplemented!("{other:?}"),
-    }
-}
-
-fn sum_or_mean(function: Aggregation, values: &[Value]) -> Value {
-    let count = values.len() as f64;
-    if let Value::Integer(_) = values[0] {
-        let sum: BigInt = values
-            .iter()
-            .map(|value| if let Value::Integer(value) = value { *value } else { 0 })
-            .map(BigInt::from)
-            .sum();
-        return match function {
-            Aggregation::Sum => Value::integer(i64::try_from(&sum).ok()),
-            _ => Value::f64(Some(sum.to_string().parse::<f64>().unwrap() / count)),
-        };
-    }
-    let numbers: Vec<f64> = values.iter().map(Value::number).collect();
-    let sum = float_sum(&numbers);
-    Value::f64(Some(if function == Aggregation::Sum { sum } else { sum / count }))
-}
-
-fn float_sum(numbers: &[f64]) -> f64 {
-    // Among values that are not finite, IEEE addition is exact whatever the order.
-    if numbers.iter().any(|number| !number.is_finite()) {
-        return numbers.iter().filter(|number| !number.is_finite()).sum();
-    }
-    let units: BigInt = numbers.iter().map(|number| units(*number)).sum();
-    // 2⁻¹⁰⁷⁴ = 5¹⁰⁷⁴ · 10⁻¹⁰⁷⁴: the sum as a decimal, exactly; the parser rounds to nearest even.
-    static FIVES: LazyLock<BigInt> = LazyLock::new(|| BigInt::from(5).pow(1074));
-    let sum: f64 = format!("{}e-1074", units * &*FIVES).parse().unwrap();
-    if sum == 0.0 { 0.0 } else { sum }
-}
-
-/// How many times 2⁻¹⁰⁷⁴ a finite number is. Scaling by powers of two until it is a small whole number is exact.
-fn units(mut number: f64) -> BigInt {
-    let (mut doublings, mut halvings) = (0u32, 0u32);
-    while number.fract() != 0.0 {
-        number *= 2.0;
-        doublings += 1;
-    }
-    while number.abs() >= 9_007_199_254_740_992.0 {
-        number /= 2.0;
-        halvings += 1;
-    }
-    BigInt::from(number as i64) << (1074 + halvings - doublings)
+    aggregations::aggregate(*function, parameters, values)
 }

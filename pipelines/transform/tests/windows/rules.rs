@@ -277,6 +277,7 @@ fn a_filter_decides_what_a_feature_counts_and_null_is_no() {
     let view = View::of(vec![Feature::Aggregate {
         function: Aggregation::Count,
         argument: None,
+        parameters: Vec::new(),
         filter: Some(0),
         window: Some(HOUR),
     }]);

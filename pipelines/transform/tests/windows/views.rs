@@ -1,8 +1,8 @@
 //! Views at random, in a form that both the engine (as a definition) and the oracle (as plain code) understand.
 
-use crate::events::{Event, MINUTE};
+use crate::events::{DAY, Event, HOUR, MINUTE, SECOND};
 use crate::oracle::Value;
-use ondol_vocabulary::{Aggregation, DataType, FeatureDefinition, FeatureKind, Field, ViewDefinition, Window};
+use ondol_vocabulary::{Aggregation, DataType, Element, FeatureDefinition, FeatureKind, Field, ViewDefinition, Window};
 use proptest::prelude::*;
 
 /// An expression over an event's columns: its SQL, its type, and what it means.
@@ -10,7 +10,7 @@ pub(crate) type Argument = (&'static str, DataType, fn(&Event) -> Value);
 /// A condition on an event: its SQL and what it means.
 pub(crate) type Condition = (&'static str, fn(&Event) -> bool);
 
-pub(crate) const ARGUMENTS: [Argument; 8] = [
+pub(crate) const ARGUMENTS: [Argument; 9] = [
     ("amount", DataType::F64, |event| Value::f64(event.amount)),
     ("ratio", DataType::F32, |event| Value::f32(event.ratio)),
     ("n", DataType::I64, |event| Value::integer(event.n)),
@@ -27,7 +27,12 @@ pub(crate) const ARGUMENTS: [Argument; 8] = [
     ("coalesce(n, 7)", DataType::I64, |event| {
         Value::integer(event.n.or(Some(7)))
     }),
+    ("n > 0", DataType::Bool, |event| {
+        event.n.map_or(Value::Null, |n| Value::Bool(n > 0))
+    }),
 ];
+const NUMBERS: [usize; 5] = [0, 1, 2, 3, 7];
+const TRUTHS: [usize; 2] = [5, 8];
 
 pub(crate) const CONDITIONS: [Condition; 3] = [
     ("flag", |event| event.flag == Some(true)),
@@ -41,6 +46,7 @@ pub(crate) enum Feature {
     Aggregate {
         function: Aggregation,
         argument: Option<usize>,
+        parameters: Vec<u32>,
         filter: Option<usize>,
         window: Option<Window>,
     },
@@ -59,11 +65,22 @@ impl Feature {
             Self::Latest(argument) => ARGUMENTS[*argument].1,
             Self::Aggregate { function, argument, .. } => {
                 let argument = argument.map(|argument| ARGUMENTS[argument].1);
-                match (function, argument) {
-                    (Aggregation::Count, _) => DataType::I64,
-                    (Aggregation::Mean, _) | (Aggregation::Sum, Some(DataType::F32 | DataType::F64)) => DataType::F64,
-                    (Aggregation::Sum, _) => DataType::I64,
-                    (_, argument) => argument.unwrap(),
+                match function {
+                    Aggregation::Count | Aggregation::CountDistinct => DataType::I64,
+                    Aggregation::Sum if matches!(argument, Some(DataType::I32 | DataType::I64)) => DataType::I64,
+                    Aggregation::Sum
+                    | Aggregation::Mean
+                    | Aggregation::Variance
+                    | Aggregation::VarPop
+                    | Aggregation::Stddev
+                    | Aggregation::StddevPop
+                    | Aggregation::Quantile => DataType::F64,
+                    Aggregation::Quantiles => DataType::List(Element::F64),
+                    Aggregation::LastN | Aggregation::LastDistinct | Aggregation::TopK => {
+                        DataType::List(argument.unwrap().element().unwrap())
+                    }
+                    Aggregation::Any | Aggregation::All => DataType::Bool,
+                    Aggregation::Min | Aggregation::Max | Aggregation::First | Aggregation::Last => argument.unwrap(),
                 }
             }
         }
@@ -77,12 +94,13 @@ impl Feature {
             Self::Aggregate {
                 function,
                 argument,
+                parameters,
                 filter,
                 window,
             } => FeatureKind::Aggregate {
                 function: *function,
                 argument: argument.map(|argument| ARGUMENTS[argument].0.to_owned()),
-                parameters: Vec::new(),
+                parameters: parameters.clone(),
                 filter: filter.map(|filter| CONDITIONS[filter].0.to_owned()),
                 window: *window,
             },
@@ -127,55 +145,131 @@ impl View {
 }
 
 pub(crate) fn aggregate(function: Aggregation, argument: Option<&str>, window: Option<Window>) -> Feature {
+    with_parameters(function, argument, &[], window)
+}
+
+pub(crate) fn with_parameters(
+    function: Aggregation,
+    argument: Option<&str>,
+    parameters: &[u32],
+    window: Option<Window>,
+) -> Feature {
     let argument = argument.map(|name| ARGUMENTS.iter().position(|(known, ..)| *known == name).unwrap());
     Feature::Aggregate {
         function,
         argument,
+        parameters: parameters.to_vec(),
         filter: None,
         window,
     }
 }
 
-pub(crate) fn any_view() -> impl Strategy<Value = View> {
+/// Over histories that count in `unit`s.
+pub(crate) fn any_view(unit: i64) -> impl Strategy<Value = View> {
     let filter = prop::option::weighted(0.2, 0..CONDITIONS.len());
-    let ttl = prop::option::weighted(0.3, prop_oneof![0..200 * MINUTE, Just(0), Just(i64::MAX)]);
-    (prop::collection::vec(any_feature(), 1..7), filter, ttl).prop_map(|(features, filter, ttl_us)| View {
+    let ttl = prop::option::weighted(0.3, prop_oneof![0..200 * unit, Just(0), Just(i64::MAX)]);
+    (prop::collection::vec(any_feature(unit), 1..7), filter, ttl).prop_map(|(features, filter, ttl_us)| View {
         features,
         filter,
         ttl_us,
     })
 }
 
-fn any_feature() -> impl Strategy<Value = Feature> {
+fn any_feature(unit: i64) -> impl Strategy<Value = Feature> {
     let argument = prop::option::weighted(0.9, 0..ARGUMENTS.len());
     let filter = prop::option::weighted(0.3, 0..CONDITIONS.len());
     let function = prop::sample::select(Aggregation::ALL.to_vec());
-    let aggregate = (function, argument, filter, prop::option::weighted(0.85, any_window())).prop_map(
-        |(function, argument, filter, window)| {
-            let argument = match function {
-                Aggregation::Count => argument,
-                // The numbers come first.
-                Aggregation::Sum | Aggregation::Mean => Some(argument.unwrap_or(0) % 4),
-                _ => Some(argument.unwrap_or(4)),
-            };
+    let window = prop::option::weighted(0.85, any_window(unit));
+    let parameters = (1u32..6, prop::collection::vec(any_quantile(), 1..4));
+    let aggregate =
+        (function, argument, parameters, filter, window).prop_map(|(function, argument, parameters, filter, window)| {
+            let (argument, parameters) = fitting(function, argument, parameters);
             Feature::Aggregate {
                 function,
                 argument,
+                parameters,
                 filter,
                 window,
             }
-        },
-    );
-    prop_oneof![1 => (0..ARGUMENTS.len()).prop_map(Feature::Latest), 5 => aggregate]
+        });
+    prop_oneof![1 => (0..ARGUMENTS.len()).prop_map(Feature::Latest), 8 => aggregate]
 }
 
-/// Few hops, so that windows share tiles; widths that are no multiple of them, narrower than them, and huge.
-fn any_window() -> impl Strategy<Value = Window> {
-    let hop = prop::sample::select(vec![5 * MINUTE, 15 * MINUTE, 60 * MINUTE, 7_777_777, 1]);
+/// What `function` takes of what was drawn.
+fn fitting(
+    function: Aggregation,
+    argument: Option<usize>,
+    (n, mut quantiles): (u32, Vec<u32>),
+) -> (Option<usize>, Vec<u32>) {
+    let drawn = argument.unwrap_or(4);
+    let number = NUMBERS[drawn % NUMBERS.len()];
+    match function {
+        Aggregation::Count => (argument, vec![]),
+        Aggregation::Sum
+        | Aggregation::Mean
+        | Aggregation::Variance
+        | Aggregation::VarPop
+        | Aggregation::Stddev
+        | Aggregation::StddevPop => (Some(number), vec![]),
+        Aggregation::Quantile => (Some(number), quantiles[..1].to_vec()),
+        Aggregation::Quantiles => {
+            quantiles.sort_unstable();
+            quantiles.dedup();
+            (Some(number), quantiles)
+        }
+        Aggregation::LastN | Aggregation::LastDistinct | Aggregation::TopK => {
+            (Some(drawn), vec![n])
+        }
+        Aggregation::Any | Aggregation::All => (Some(TRUTHS[drawn % TRUTHS.len()]), vec![]),
+        _ => (Some(drawn), vec![]),
+    }
+}
+
+/// In millionths.
+pub(crate) fn any_quantile() -> impl Strategy<Value = u32> {
+    prop_oneof![
+        prop::sample::select(vec![0, 10_000, 250_000, 500_000, 900_000, 999_000, 1_000_000]),
+        0..=1_000_000u32,
+    ]
+}
+
+/// Few hops, so that windows share tiles; widths that are no multiple of them, narrower than them, and huge. Some are
+/// what people write, with the hop that is chosen for them.
+fn any_window(unit: i64) -> impl Strategy<Value = Window> {
+    let hop = prop::sample::select(vec![5 * unit, 15 * unit, 60 * unit, 7_777_777, 1]);
     let width = prop_oneof![
-        4 => prop::sample::select(vec![15 * MINUTE, 60 * MINUTE, 100 * MINUTE, 1440 * MINUTE]),
-        2 => 1..200 * MINUTE,
+        4 => prop::sample::select(vec![15 * unit, 60 * unit, 100 * unit, 1440 * unit]),
+        2 => 1..200 * unit,
         1 => prop::sample::select(vec![1, i64::MAX]),
     ];
-    (width, hop).prop_map(|(width_us, hop_us)| Window { width_us, hop_us })
+    let chosen = (width, hop).prop_map(|(width_us, hop_us)| Window { width_us, hop_us });
+    let automatic = prop::sample::select(WIDTHS.map(|(_, width)| width).to_vec()).prop_map(automatic);
+    prop_oneof![2 => chosen, 1 => automatic]
+}
+
+/// Windows as they are written in definition files.
+pub(crate) const WIDTHS: [(&str, i64); 12] = [
+    ("1s", SECOND),
+    ("10s", 10 * SECOND),
+    ("1m", MINUTE),
+    ("10m", 10 * MINUTE),
+    ("1h", HOUR),
+    ("3h", 3 * HOUR),
+    ("24h", DAY),
+    ("7d", 7 * DAY),
+    ("12d", 12 * DAY),
+    ("30d", 30 * DAY),
+    ("90d", 90 * DAY),
+    ("365d", 365 * DAY),
+];
+
+/// The window of a width whose hop is left to the platform, by the table in `docs/definitions.md`.
+pub(crate) fn automatic(width_us: i64) -> Window {
+    let hop_us = match width_us {
+        width if width >= 12 * DAY => DAY,
+        width if width >= 12 * HOUR => HOUR,
+        width if width >= HOUR => 5 * MINUTE,
+        width => (width / 12).max(SECOND).min(width),
+    };
+    Window { width_us, hop_us }
 }
