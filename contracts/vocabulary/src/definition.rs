@@ -256,6 +256,9 @@ pub enum FeatureKind {
 }
 
 /// An aggregation function. All of them skip null arguments.
+///
+/// The most frequent values are not among them: sketches of those keep the candidates that the order of events left
+/// them, and a feature must not depend on that order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Aggregation {
@@ -285,7 +288,7 @@ pub enum Aggregation {
     LastN,
     /// The last `n` distinct values, by the newest time of each, newest first.
     LastDistinct,
-    /// Number of distinct values, by sketch.
+    /// Number of distinct values: exact while they are few, by sketch beyond.
     CountDistinct,
     /// One quantile, by sketch.
     Quantile,
@@ -293,8 +296,6 @@ pub enum Aggregation {
     Quantiles,
     /// The `k` greatest values, greatest first, each as often as it occurs.
     TopK,
-    /// The `k` most frequent values, most frequent first, by sketch.
-    Frequent,
     /// Whether any value is true.
     Any,
     /// Whether every value is true.
@@ -303,7 +304,7 @@ pub enum Aggregation {
 
 impl Aggregation {
     /// Every function, in the order shown to users.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 19] = [
         Self::Count,
         Self::Sum,
         Self::Mean,
@@ -321,10 +322,14 @@ impl Aggregation {
         Self::Quantile,
         Self::Quantiles,
         Self::TopK,
-        Self::Frequent,
         Self::Any,
         Self::All,
     ];
+
+    /// Whether it counts: over nothing, and for an entity that nothing happened to, it is 0 rather than null.
+    pub const fn counts(self) -> bool {
+        matches!(self, Self::Count | Self::CountDistinct)
+    }
 
     /// The name used in expressions.
     pub const fn name(self) -> &'static str {
@@ -346,7 +351,6 @@ impl Aggregation {
             Self::Quantile => "quantile",
             Self::Quantiles => "quantiles",
             Self::TopK => "top_k",
-            Self::Frequent => "frequent",
             Self::Any => "any",
             Self::All => "all",
         }
@@ -415,6 +419,14 @@ impl SourceDefinition {
     /// The column called `name`.
     pub fn field(&self, name: &str) -> Option<&Field> {
         self.schema.iter().find(|field| field.name == name)
+    }
+
+    /// Names of the Boolean columns that say of each event what it is, beside the source's own: of
+    /// [`crate::columns::DELETED`] and [`crate::columns::LATE`] those that its events can be.
+    pub fn marks(&self) -> impl Iterator<Item = &'static str> {
+        let deleted = self.origin.has_deletions().then_some(crate::columns::DELETED);
+        let late = (self.late_us > 0 && self.is_stream()).then_some(crate::columns::LATE);
+        deleted.into_iter().chain(late)
     }
 
     /// Whether events stream in, rather than being read from a table.

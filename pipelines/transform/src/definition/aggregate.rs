@@ -1,10 +1,11 @@
-//! The syntax of an aggregation: `function(argument) filter (where condition) over duration`.
+//! The syntax of an aggregation: `function(argument, parameters) filter (where condition) over duration`.
 //!
 //! The parts are found by a small scanner that knows parentheses and quotes; what stands inside them is left to
 //! [`crate::expression`]. A text that is no aggregation is an ordinary expression.
 
 use super::duration;
 use crate::nearest::nearest;
+use crate::row::{MAX_QUANTILES, MAX_VALUES, WHOLE, example, parameter_range};
 use ondol_vocabulary::Aggregation;
 use std::ops::Range;
 
@@ -16,6 +17,8 @@ pub(super) struct Syntax {
     pub(super) name: Range<usize>,
     /// Absent for `count()` and `count(*)`.
     pub(super) argument: Option<Range<usize>>,
+    /// How many values, or quantiles in millionths.
+    pub(super) parameters: Vec<u32>,
     pub(super) filter: Option<Range<usize>>,
     /// The window's width in microseconds, and where it stands.
     pub(super) width: Option<(i64, Range<usize>)>,
@@ -46,27 +49,47 @@ pub(super) fn parse(text: &str) -> Result<Option<Syntax>, SyntaxError> {
     };
     let word = text.get(name.clone()).unwrap_or_default().to_lowercase();
     let scan = Scan { text, tokens: &tokens };
-    let Some(function) = function(&word) else {
+    let Some((function, implied)) = function(&word) else {
         return scan.unknown_function(&word, name.clone());
     };
     let close = scan.close_of(1)?;
-    let argument = scan.argument(function, close)?;
+    let (function, first) = scan.distinct(function)?;
+    let (argument, mut parameters) = scan.arguments(function, first, close, implied.is_some())?;
+    parameters.extend(implied);
     let (filter, next) = scan.filter(close + 1)?;
     let width = scan.over(next)?;
     Ok(Some(Syntax {
         function,
         name: name.clone(),
         argument,
+        parameters,
         filter,
         width,
     }))
 }
 
-fn function(word: &str) -> Option<Aggregation> {
-    match word {
-        "avg" => Some(Aggregation::Mean),
-        _ => Aggregation::ALL.into_iter().find(|function| function.name() == word),
-    }
+/// Other names of functions, some with a parameter.
+const ALIASES: [(&str, Aggregation, Option<u32>); 4] = [
+    ("avg", Aggregation::Mean, None),
+    ("var_samp", Aggregation::Variance, None),
+    ("stddev_samp", Aggregation::Stddev, None),
+    ("median", Aggregation::Quantile, Some(WHOLE / 2)),
+];
+
+/// The function called `word`, and the parameter that the name implies.
+fn function(word: &str) -> Option<(Aggregation, Option<u32>)> {
+    let alias = ALIASES.iter().find(|(alias, ..)| *alias == word);
+    let alias = alias.map(|(_, function, implied)| (*function, *implied));
+    alias.or_else(|| {
+        let function = Aggregation::ALL.into_iter().find(|function| function.name() == word)?;
+        Some((function, None))
+    })
+}
+
+/// Every name of a function.
+fn names() -> impl Iterator<Item = &'static str> {
+    let aliases = ALIASES.iter().map(|(alias, ..)| *alias);
+    Aggregation::ALL.into_iter().map(Aggregation::name).chain(aliases)
 }
 
 /// The functions, for a message.
@@ -79,6 +102,7 @@ enum Kind {
     Word,
     Open,
     Close,
+    Comma,
     Other,
 }
 
@@ -100,6 +124,7 @@ fn scan(text: &str) -> Vec<Token> {
         let kind = match c {
             '(' => Kind::Open,
             ')' => Kind::Close,
+            ',' => Kind::Comma,
             // A doubled quote closes and opens again: two tokens, with the same effect.
             '\'' | '"' => {
                 end = chars
@@ -161,7 +186,7 @@ impl Scan<'_> {
                 Kind::Open => depth += 1,
                 Kind::Close if depth == 1 => return Ok(index),
                 Kind::Close => depth = depth.saturating_sub(1),
-                Kind::Word | Kind::Other => {}
+                Kind::Word | Kind::Comma | Kind::Other => {}
             }
         }
         Err(error(
@@ -178,7 +203,7 @@ impl Scan<'_> {
         if !self.is_keyword(close + 1, "over") && !self.is_keyword(close + 1, "filter") {
             return Ok(None);
         }
-        let help = match nearest(word, Aggregation::ALL.map(Aggregation::name)) {
+        let help = match nearest(word, names()) {
             Some(nearest) => format!("did you mean `{nearest}`?"),
             None => format!("aggregations: {}", functions()),
         };
@@ -190,20 +215,102 @@ impl Scan<'_> {
         ))
     }
 
-    fn argument(&self, function: Aggregation, close: usize) -> Result<Option<Range<usize>>, SyntaxError> {
-        if self.is_keyword(2, "distinct") {
-            let message = format!("`{}(distinct …)` is not supported yet", function.name());
-            return Err(error("invalid-aggregation", self.start(2)..self.end(2), &message, None));
+    /// The function that is meant if `distinct` stands before the argument, and the argument's first token.
+    fn distinct(&self, function: Aggregation) -> Result<(Aggregation, usize), SyntaxError> {
+        // A column may have that name.
+        let is_column = self
+            .tokens
+            .get(3)
+            .is_none_or(|next| matches!(next.kind, Kind::Close | Kind::Comma));
+        if !self.is_keyword(2, "distinct") || is_column {
+            return Ok((function, 2));
         }
-        if close == 2 {
-            return Ok(None);
+        match function {
+            Aggregation::Count | Aggregation::CountDistinct => Ok((Aggregation::CountDistinct, 3)),
+            Aggregation::LastN | Aggregation::LastDistinct => Ok((Aggregation::LastDistinct, 3)),
+            _ => {
+                let message = format!("`{}` does not take `distinct`", function.name());
+                let help = Some("`distinct` goes with `count` and `last_n`");
+                Err(error("invalid-aggregation", self.start(2)..self.end(2), &message, help))
+            }
         }
-        let argument = self.start(2)..self.end(close - 1);
+    }
+
+    /// The argument between token `first` and the parenthesis at token `close`, and the parameters that follow it.
+    fn arguments(
+        &self,
+        function: Aggregation,
+        first: usize,
+        close: usize,
+        is_complete: bool,
+    ) -> Result<(Option<Range<usize>>, Vec<u32>), SyntaxError> {
+        if close <= first {
+            return Ok((None, Vec::new()));
+        }
+        let takes_parameters = *parameter_range(function).end() > 0 && !is_complete;
+        let comma = self.comma(first, close).filter(|_| takes_parameters);
+        let argument = self.start(first)..self.end(comma.unwrap_or(close) - 1);
         let is_star = self.text.get(argument.clone()) == Some("*");
-        Ok(if is_star && function == Aggregation::Count {
-            None
-        } else {
-            Some(argument)
+        if is_star && function == Aggregation::Count {
+            return Ok((None, Vec::new()));
+        }
+        let mut parameters = Vec::new();
+        let mut next = comma;
+        while let Some(comma) = next {
+            let end = self.comma(comma + 1, close);
+            let at = self.end(comma)..self.start(end.unwrap_or(close));
+            parameters.push(self.parameter(function, at)?);
+            next = end;
+        }
+        let range = parameter_range(function);
+        if takes_parameters && !range.contains(&parameters.len()) {
+            let message = match function {
+                Aggregation::Quantile => "`quantile` takes one quantile after its argument".to_owned(),
+                Aggregation::Quantiles => {
+                    format!("`quantiles` takes from 1 to {MAX_QUANTILES} quantiles after its argument")
+                }
+                _ => format!("`{}` takes the number of values after its argument", function.name()),
+            };
+            let help = format!("write `{}`", example(function));
+            return Err(error(
+                "invalid-parameter",
+                self.start(0)..self.end(close),
+                &message,
+                Some(&help),
+            ));
+        }
+        Ok((Some(argument), parameters))
+    }
+
+    /// The first comma from token `first` on that stands in no parentheses before token `close`.
+    fn comma(&self, first: usize, close: usize) -> Option<usize> {
+        let mut depth = 0_usize;
+        for (index, token) in self.tokens.iter().enumerate().take(close).skip(first) {
+            match token.kind {
+                Kind::Open => depth += 1,
+                Kind::Close => depth = depth.saturating_sub(1),
+                Kind::Comma if depth == 0 => return Some(index),
+                Kind::Comma | Kind::Word | Kind::Other => {}
+            }
+        }
+        None
+    }
+
+    fn parameter(&self, function: Aggregation, at: Range<usize>) -> Result<u32, SyntaxError> {
+        let written = self.text.get(at.clone()).unwrap_or_default();
+        let lead = written.len() - written.trim_start().len();
+        let written = written.trim();
+        let at = at.start + lead..at.start + lead + written.len();
+        let is_quantile = matches!(function, Aggregation::Quantile | Aggregation::Quantiles);
+        let found = if is_quantile { millionths(written) } else { values(written) };
+        found.ok_or_else(|| {
+            let (what, help) = if is_quantile {
+                ("quantile", "write a number from 0 to 1, with at most 6 decimals".to_owned())
+            } else {
+                ("number of values", format!("write a whole number from 1 to {MAX_VALUES}"))
+            };
+            let message = format!("`{written}` is no {what}");
+            error("invalid-parameter", at, &message, Some(&help))
         })
     }
 
@@ -292,6 +399,25 @@ impl Scan<'_> {
     }
 }
 
+/// A number of values to keep.
+fn values(written: &str) -> Option<u32> {
+    let digits = written.bytes().all(|byte| byte.is_ascii_digit());
+    let number = written.parse().ok().filter(|_| digits)?;
+    (1..=MAX_VALUES).contains(&number).then_some(number)
+}
+
+/// A quantile, exactly: `0.95` has no double of its own.
+fn millionths(written: &str) -> Option<u32> {
+    const DECIMALS: usize = 6;
+    let (whole, decimals) = written.split_once('.').unwrap_or((written, ""));
+    let digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
+    if !digits(whole) || !digits(decimals) || decimals.len() > DECIMALS || whole.len() + decimals.len() == 0 {
+        return None;
+    }
+    let number: u64 = format!("0{whole}{decimals:0<DECIMALS$}").parse().ok()?;
+    u32::try_from(number).ok().filter(|number| *number <= WHOLE)
+}
+
 fn error(code: &'static str, at: Range<usize>, message: &str, help: Option<&str>) -> SyntaxError {
     SyntaxError {
         code,
@@ -305,7 +431,7 @@ fn error(code: &'static str, at: Range<usize>, message: &str, help: Option<&str>
 mod tests {
     use super::*;
 
-    /// `function | argument | filter | seconds`.
+    /// `function | argument and parameters | filter | seconds`.
     #[track_caller]
     fn check(text: &str, expected: &str) {
         let found = match parse(text) {
@@ -315,8 +441,9 @@ mod tests {
                 let seconds = syntax
                     .width
                     .map_or("-".to_owned(), |(micros, _)| (micros / 1_000_000).to_string());
+                let parameters: String = syntax.parameters.iter().map(|number| format!(", {number}")).collect();
                 format!(
-                    "{} | {} | {} | {seconds}",
+                    "{} | {}{parameters} | {} | {seconds}",
                     syntax.function.name(),
                     part(syntax.argument),
                     part(syntax.filter)
@@ -342,10 +469,30 @@ mod tests {
             "max(coalesce(a, (b))) FILTER(WHERE (x) or y) over 15m",
             "max | coalesce(a, (b)) | (x) or y | 900",
         );
+        check("var_samp(a)", "variance | a | - | -");
+        check("stddev_samp(a)", "stddev | a | - | -");
+        check("any(a > 1) over 1h", "any | a > 1 | - | 3600");
+        check("max(greatest(a, b))", "max | greatest(a, b) | - | -");
         check(
             "first(case when x = ')' then 'it''s (' end) over 1d",
             "first | case when x = ')' then 'it''s (' end | - | 86400",
         );
+    }
+
+    #[test]
+    fn parameters_follow_the_argument() {
+        check("last_n(a, 10) over 7d", "last_n | a, 10 | - | 604800");
+        check("last_n(coalesce(a, b) , 1000)", "last_n | coalesce(a, b), 1000 | - | -");
+        check("last_n(distinct a, 3)", "last_distinct | a, 3 | - | -");
+        check("last_distinct(a || ',', 3)", "last_distinct | a || ',', 3 | - | -");
+        check("top_k(a, 5) filter (where b)", "top_k | a, 5 | b | -");
+        check("quantile(a, 0.95)", "quantile | a, 950000 | - | -");
+        check("quantiles(a, .5, 1, 0.999999, 0)", "quantiles | a, 500000, 1000000, 999999, 0 | - | -");
+        check("MEDIAN(a) over 1h", "quantile | a, 500000 | - | 3600");
+        check("count(distinct a) over 1h", "count_distinct | a | - | 3600");
+        check("count_distinct(a)", "count_distinct | a | - | -");
+        check("count(distinct)", "count | distinct | - | -");
+        check("last_n(distinct, 3)", "last_n | distinct, 3 | - | -");
     }
 
     #[test]
@@ -382,9 +529,21 @@ mod tests {
         check("sum(a) filter b", "`filter` needs a condition in parentheses @ filter");
         check("sum(a) filter (where)", "the filter has no condition @ where");
         check("summ(a) over 1h", "there is no aggregation `summ` @ summ");
+        check("sum(distinct a)", "`sum` does not take `distinct` @ distinct");
         check(
-            "count(distinct a)",
-            "`count(distinct …)` is not supported yet @ distinct",
+            "last_n(a)",
+            "`last_n` takes the number of values after its argument @ last_n(a)",
+        );
+        check("last_n(a, 0)", "`0` is no number of values @ 0");
+        check("top_k(a, 1001) over 1h", "`1001` is no number of values @ 1001");
+        check("top_k(a, n + 1)", "`n + 1` is no number of values @ n + 1");
+        check("last_n(a, )", "`` is no number of values @ ");
+        check("quantile(a, 95)", "`95` is no quantile @ 95");
+        check("quantile(a, 1e-1)", "`1e-1` is no quantile @ 1e-1");
+        check("quantiles(a, 0.5, 0.1234567)", "`0.1234567` is no quantile @ 0.1234567");
+        check(
+            "quantile(a, 0.5, 0.6)",
+            "`quantile` takes one quantile after its argument @ quantile(a, 0.5, 0.6)",
         );
     }
 }

@@ -290,6 +290,7 @@ fn aggregation(
         function,
         name,
         argument,
+        parameters,
         filter,
         width,
     } = syntax;
@@ -335,7 +336,7 @@ fn aggregation(
                 FeatureKind::Aggregate {
                     function,
                     argument,
-                    parameters: Vec::new(),
+                    parameters,
                     filter,
                     window,
                 },

@@ -16,12 +16,11 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock};
 
 /// Aggregate and window functions that users try inside a row expression, besides [`Aggregation`].
-const AGGREGATES: [&str; 18] = [
+const AGGREGATES: [&str; 17] = [
     "avg",
     "median",
-    "stddev",
-    "variance",
-    "var_pop",
+    "var_samp",
+    "stddev_samp",
     "approx_distinct",
     "array_agg",
     "string_agg",

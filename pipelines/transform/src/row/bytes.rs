@@ -147,6 +147,11 @@ impl<'a> Reader<'a> {
             .ok_or_else(|| malformed("a length exceeds the row"))
     }
 
+    /// How many bytes are left.
+    pub(crate) fn remaining(&self) -> usize {
+        self.rest.len()
+    }
+
     pub(crate) fn bits(&mut self, count: usize) -> Result<Bits<'a>, RowError> {
         let bytes = self.take(count.div_ceil(8))?;
         let padding = bytes

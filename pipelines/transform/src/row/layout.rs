@@ -1,9 +1,10 @@
 //! What the rows of one view hold: which values are kept, which partial states, in tiles of which hop.
 //!
 //! The layout is compiled from the view's definition. Features of the same function, argument and filter share one
-//! partial state per hop, however many windows read it.
+//! partial state per hop, or one trail, however many windows read it.
 
 use super::state::Kind;
+use super::trail::TrailKind;
 use ondol_vocabulary::{DataType, Window};
 
 /// The shape of every row of one view.
@@ -17,6 +18,8 @@ pub(crate) struct RowLayout {
     pub(crate) latest: Vec<usize>,
     /// One per distinct hop, and one for all time if the view has aggregates without a window.
     pub(crate) sets: Vec<SetLayout>,
+    /// What is kept once for all windows.
+    pub(crate) trails: Vec<TrailLayout>,
     /// Stored in every row, so that a row of another layout is refused rather than misread.
     pub(crate) fingerprint: u16,
 }
@@ -26,6 +29,18 @@ pub(crate) struct RowLayout {
 pub(crate) struct SetLayout {
     pub(crate) span: Span,
     pub(crate) measures: Vec<Measure>,
+}
+
+/// One trail: what it keeps of which values of which events, and for how long.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct TrailLayout {
+    pub(crate) kind: TrailKind,
+    /// The values it takes.
+    pub(crate) input: usize,
+    /// The condition on events.
+    pub(crate) filter: Option<usize>,
+    /// One per distinct hop of the windows that read it, with the widest of that hop.
+    pub(crate) spans: Vec<Span>,
 }
 
 /// How a set of states divides time.
@@ -54,20 +69,10 @@ pub(crate) struct Measure {
 impl RowLayout {
     /// The place of measure `measure` in the set that `window` reads: added unless it is there.
     pub(crate) fn place(&mut self, window: Option<Window>, measure: Measure) -> (usize, usize) {
-        let set = match self
-            .sets
-            .iter()
-            .position(|set| set.span.hop_us() == window.map(|window| window.hop_us))
-        {
+        let span = Span::of(window);
+        let set = match self.sets.iter().position(|set| set.span.hop_us() == span.hop_us()) {
             Some(set) => set,
             None => {
-                let span = match window {
-                    Some(window) => Span::Tiles {
-                        hop_us: window.hop_us,
-                        width_us: window.width_us,
-                    },
-                    None => Span::Ever,
-                };
                 self.sets.push(SetLayout {
                     span,
                     measures: Vec::new(),
@@ -76,18 +81,56 @@ impl RowLayout {
             }
         };
         let layout = &mut self.sets[set];
-        if let (Span::Tiles { width_us, .. }, Some(window)) = (&mut layout.span, window) {
-            *width_us = (*width_us).max(window.width_us);
-        }
-        let at = layout
-            .measures
-            .iter()
-            .position(|known| *known == measure)
-            .unwrap_or_else(|| {
+        layout.span.widen(span);
+        let joined = layout.measures.iter().enumerate().find_map(|(at, known)| {
+            let same = known.input == measure.input && known.filter == measure.filter;
+            Some((at, known.kind.joined(measure.kind).filter(|_| same)?))
+        });
+        let at = match joined {
+            Some((at, kind)) => {
+                layout.measures[at].kind = kind;
+                at
+            }
+            None => {
                 layout.measures.push(measure);
                 layout.measures.len() - 1
-            });
+            }
+        };
         (set, at)
+    }
+
+    /// The place of the trail of `kind` that takes `input` under `filter`, which `window` reads: added unless it is
+    /// there.
+    pub(crate) fn trail(
+        &mut self,
+        window: Option<Window>,
+        kind: TrailKind,
+        input: usize,
+        filter: Option<usize>,
+    ) -> usize {
+        let span = Span::of(window);
+        let at = self.trails.iter().position(|known| {
+            known.input == input
+                && known.filter == filter
+                && known.kind.joined(kind).is_some()
+                && (!kind.is_tiled() || known.spans.iter().any(|known| known.hop_us() == span.hop_us()))
+        });
+        let at = at.unwrap_or_else(|| {
+            self.trails.push(TrailLayout {
+                kind,
+                input,
+                filter,
+                spans: Vec::new(),
+            });
+            self.trails.len() - 1
+        });
+        let trail = &mut self.trails[at];
+        trail.kind = trail.kind.joined(kind).unwrap_or(kind);
+        match trail.spans.iter_mut().find(|known| known.hop_us() == span.hop_us()) {
+            Some(known) => known.widen(span),
+            None => trail.spans.push(span),
+        }
+        at
     }
 
     /// The slot of the latest row that keeps `input`: added unless it is there.
@@ -113,7 +156,19 @@ impl RowLayout {
             }
             for Measure { kind, input, filter } in &set.measures {
                 shape += &format!(" {} {input:?} {filter:?}", kind.name());
+                if let Kind::Top(most) = kind {
+                    shape += &format!(" most {most}");
+                }
             }
+        }
+        for TrailLayout {
+            kind,
+            input,
+            filter,
+            spans,
+        } in &self.trails
+        {
+            shape += &format!(" trail {kind:?} {input} {filter:?} {spans:?}");
         }
         for text in texts {
             shape += &format!(" {text:?}");
@@ -122,7 +177,46 @@ impl RowLayout {
     }
 }
 
+impl TrailLayout {
+    /// The earliest time that a row keeps whose newest folded event is at `newest`: no window reaches further back.
+    pub(crate) fn retained_from(&self, newest: i64) -> i64 {
+        let starts = self.spans.iter().map(|span| span.start(span.first_retained(newest)));
+        starts.min().unwrap_or(i64::MIN)
+    }
+
+    /// How the trail divides time, if it does.
+    pub(crate) fn span(&self) -> Span {
+        match (self.kind.is_tiled(), self.spans.first()) {
+            (true, Some(span)) => *span,
+            _ => Span::Ever,
+        }
+    }
+}
+
 impl Span {
+    /// What a window reads.
+    pub(crate) const fn of(window: Option<Window>) -> Self {
+        match window {
+            Some(Window { width_us, hop_us }) => Self::Tiles { hop_us, width_us },
+            None => Self::Ever,
+        }
+    }
+
+    /// Reaches as far back as `other`, of the same hop.
+    fn widen(&mut self, other: Self) {
+        if let (Self::Tiles { width_us, .. }, Self::Tiles { width_us: other, .. }) = (self, other) {
+            *width_us = (*width_us).max(other);
+        }
+    }
+
+    /// Where tile `index` starts, or the least time if that is earlier.
+    pub(crate) const fn start(self, index: i64) -> i64 {
+        match self {
+            Self::Ever => i64::MIN,
+            Self::Tiles { hop_us, .. } => index.saturating_mul(hop_us),
+        }
+    }
+
     const fn hop_us(self) -> Option<i64> {
         match self {
             Self::Ever => None,

@@ -3,7 +3,8 @@
 //! A row is a fold of the set of events it absorbed: neither their order nor their batches can be told from it, nor
 //! from its bytes. In the order of the data:
 //! 1. an `event` carries evaluated expressions; the `layout` says which of them the view's rows keep, and how;
-//! 2. `state`s (with [`exact_sum`]) keep what matters of a stretch of time, `tiles` keep a state for each stretch;
+//! 2. `state`s (with [`exact_sum`], squares for a `variance`, a `sketch` of quantiles) keep what matters of a stretch of
+//!    time, `tiles` keep a state for each stretch; a `trail` keeps what one state can answer for every window;
 //! 3. a `sight` is the row as it stands at one moment: what reads see;
 //! 4. the `codec` is its one stored form.
 //!
@@ -21,14 +22,20 @@ pub mod exact_sum;
 mod fences;
 pub(crate) mod layout;
 mod result_type;
+mod rounding;
 pub(crate) mod scalar;
 pub(crate) mod sight;
+mod sketch;
 pub(crate) mod state;
 mod tiles;
+pub(crate) mod trail;
+pub(crate) mod variance;
+mod wide;
 
 pub(crate) use codec::{decode, encode};
 pub use exact_sum::ExactSum;
-pub use result_type::{ArgumentError, result_type};
+pub(crate) use result_type::{example, parameter_range};
+pub use result_type::{ArgumentError, MAX_QUANTILES, MAX_VALUES, WHOLE, check_parameters, result_type};
 
 use event::{AheadEvent, Event, Position};
 use fences::Fences;
@@ -36,6 +43,7 @@ use layout::RowLayout;
 use ondol_vocabulary::EventTime;
 use scalar::{Scalar, ScalarRef};
 use tiles::TileSet;
+use trail::Trail;
 
 /// What one view knows of one entity.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -49,6 +57,8 @@ pub struct Row {
     latest: Option<Latest>,
     /// One per set of the layout, from the first event on.
     tiles: Vec<TileSet>,
+    /// One per trail of the layout, from the first event on.
+    trails: Vec<Trail>,
     /// Events later than `known`, ascending by position.
     ahead: Vec<AheadEvent>,
 }
@@ -90,6 +100,9 @@ impl Row {
         if self.tiles.len() < layout.sets.len() {
             self.tiles.resize_with(layout.sets.len(), TileSet::default);
         }
+        if self.trails.len() < layout.trails.len() {
+            self.trails = layout.trails.iter().map(Trail::empty).collect();
+        }
         let known = self.known.map_or(ingested_at, |known| known.max(ingested_at));
         if self.known.is_none_or(|before| before < known) {
             self.known = Some(known);
@@ -110,8 +123,9 @@ impl Row {
     /// Folds an event whose time has come into the tiles and the latest row.
     fn fold(&mut self, layout: &RowLayout, event: &impl Event) -> bool {
         let time = event.position().time;
-        let newest = self.newest.map_or(time, |newest| newest.max(time));
-        let advanced = self.newest != Some(newest);
+        let before = self.newest;
+        let newest = before.map_or(time, |newest| newest.max(time));
+        let advanced = before != Some(newest);
         self.newest = Some(newest);
         let mut counted = self.keep_latest(layout, event);
         for (tiles, set) in self.tiles.iter_mut().zip(&layout.sets) {
@@ -121,6 +135,16 @@ impl Row {
             }
             if set.span.index(time) >= first {
                 tiles.absorb(set, event);
+                counted = true;
+            }
+        }
+        for (trail, layout) in self.trails.iter_mut().zip(&layout.trails) {
+            let from = layout.retained_from(newest);
+            if advanced && before.is_none_or(|before| layout.retained_from(before) != from) {
+                trail.evict(layout, from);
+            }
+            if time >= from {
+                trail.absorb(layout, event);
                 counted = true;
             }
         }

@@ -1,15 +1,22 @@
 //! A row as it stands at one moment: what a read sees of it.
 //!
-//! Nothing is copied out of the row but sums: a sight borrows states and values, so finishing a feature allocates
-//! nothing per value.
+//! Nothing is copied out of the row but sums and sketches: a sight borrows states and values, so finishing a feature
+//! allocates nothing per value, unless it is a long list.
 
 use super::Row;
 use super::event::{AheadEvent, Event, Position};
-use super::exact_sum::Total;
-use super::layout::{Measure, RowLayout, SetLayout};
+use super::exact_sum::{ExactSum, Total};
+use super::layout::{Measure, RowLayout, SetLayout, Span, TrailLayout};
 use super::scalar::{Scalar, ScalarRef};
-use super::state::{Kind, State};
+use super::sketch::Sketch;
+use super::state::{Kind, State, add_square};
+use super::trail::cardinality::hash;
+use super::trail::{Trail, TrailKind};
+use super::variance::{Spread, Unit};
+use super::wide::{Wide, WideTotal};
 use smallvec::SmallVec;
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
 
 /// The events of a row that happened before a moment.
 pub(crate) struct Sight<'a> {
@@ -30,7 +37,12 @@ pub(crate) struct Reach<'a> {
     ahead: &'a [AheadEvent],
     /// The sums of floats asked for so far, by measure: a sum and a mean of one argument add it up once.
     sums: SmallVec<[(usize, Option<f64>); 4]>,
+    /// The sketches asked for so far, by measure: several quantiles of one argument merge it once.
+    sketches: Vec<(usize, Sketch)>,
 }
+
+/// A list that is a feature's value.
+pub(crate) type List<'a> = SmallVec<[ScalarRef<'a>; 16]>;
 
 impl<'a> Sight<'a> {
     /// What stands at `moment`; none if nothing has happened by then. A moment at or before the row's newest folded
@@ -79,7 +91,63 @@ impl<'a> Sight<'a> {
             states: tiles.map_or(&[], |tiles| tiles.from(layout, first)),
             ahead: &self.ahead[from..],
             sums: SmallVec::new(),
+            sketches: Vec::new(),
         })
+    }
+
+    /// The `most` newest values of a trail within `window` (of a trail of distinct values, distinct ones), newest first.
+    pub(crate) fn newest_values(&self, layout: &RowLayout, trail: usize, window: Span, most: usize) -> List<'a> {
+        let (Some(layout), Some(Trail::Values(held))) = (layout.trails.get(trail), self.row.trails.get(trail)) else {
+            return List::new();
+        };
+        let from = self.tail(window);
+        let mut kept: SmallVec<[(Position, ScalarRef<'a>); 4]> = self.kept(layout).collect();
+        kept.sort_unstable_by(|one, another| another.cmp(one));
+        let is_distinct = matches!(layout.kind, TrailKind::Distinct(_));
+        let mut values = List::new();
+        let later = kept.len();
+        for (at, (position, value)) in kept.into_iter().chain(held.iter()).enumerate() {
+            if values.len() == most || position.time < from {
+                break;
+            }
+            // What the trail holds is distinct among itself.
+            let others = if at < later { values.len() } else { values.len().min(later) };
+            if !is_distinct || !values[..others].contains(&value) {
+                values.push(value);
+            }
+        }
+        values
+    }
+
+    /// How many distinct values a trail has seen within `window`.
+    pub(crate) fn cardinality(&self, layout: &RowLayout, trail: usize, window: Span) -> u64 {
+        let (Some(layout), Some(Trail::Cardinality(seen))) = (layout.trails.get(trail), self.row.trails.get(trail))
+        else {
+            return 0;
+        };
+        let span = layout.span();
+        let first = match window {
+            Span::Ever => i64::MIN,
+            Span::Tiles { width_us, .. } => span.first_index(self.moment, width_us),
+        };
+        let kept = self.kept(layout);
+        seen.count(first, kept.map(|(position, value)| (span.index(position.time), hash(value))))
+    }
+
+    /// Where `window` begins.
+    fn tail(&self, window: Span) -> i64 {
+        match window {
+            Span::Ever => i64::MIN,
+            Span::Tiles { width_us, .. } => window.start(window.first_index(self.moment, width_us)),
+        }
+    }
+
+    /// The values that a trail takes of the kept events.
+    fn kept(&self, layout: &TrailLayout) -> impl Iterator<Item = (Position, ScalarRef<'a>)> + use<'a> {
+        let (ahead, measure) = (self.ahead, layout.measure());
+        ahead
+            .iter()
+            .filter_map(move |event| Some((event.position, measure.taken(event)?)))
     }
 }
 
@@ -137,6 +205,11 @@ impl<'a> Reach<'a> {
     }
 
     fn added(&self, measure: usize) -> Option<f64> {
+        self.exactly(measure).map(|sum| sum.value())
+    }
+
+    /// The sum of floats; none over nothing.
+    fn exactly(&self, measure: usize) -> Option<ExactSum> {
         let mut sum: Option<Total> = None;
         for state in self.states(measure) {
             if let State::Float(part) = state {
@@ -148,7 +221,91 @@ impl<'a> Reach<'a> {
                 sum.get_or_insert_default().add(value);
             }
         }
-        sum.map(|sum| sum.value())
+        sum.map(Total::into_sum)
+    }
+
+    /// The sum of squares.
+    fn squares(&self, measure: usize) -> Wide {
+        let mut sum = WideTotal::default();
+        for state in self.states(measure) {
+            if let State::Squares(part) = state {
+                sum.merge(part);
+            }
+        }
+        let mut sum = sum.into_wide();
+        self.kept(measure).for_each(|(_, value)| add_square(&mut sum, value));
+        sum
+    }
+
+    /// How far integers spread, by three measures of them; none of too few.
+    pub(crate) fn spread_of_integers(&self, spread: Spread, [count, sum, squares]: [usize; 3]) -> Option<f64> {
+        let count = self.count(count);
+        if !spread.is_defined(count) {
+            return None;
+        }
+        let sum = self.integer(sum)?;
+        let mut wide = Wide::default();
+        wide.add_shifted(sum.unsigned_abs(), 0, sum < 0);
+        spread.of(count, &wide, &self.squares(squares), Unit::One)
+    }
+
+    /// How far floats spread, by three measures of them; none of too few, NaN if one is NaN or infinite.
+    pub(crate) fn spread_of_floats(&self, spread: Spread, [count, sum, squares]: [usize; 3]) -> Option<f64> {
+        let count = self.count(count);
+        if !spread.is_defined(count) {
+            return None;
+        }
+        let sum = self.exactly(sum)?;
+        match sum.finite() {
+            Some(sum) => spread.of(count, sum, &self.squares(squares), Unit::Least),
+            None => Some(f64::NAN),
+        }
+    }
+
+    /// The `most` greatest values, greatest first.
+    pub(crate) fn greatest(&self, measure: usize, most: usize) -> List<'a> {
+        // The least of those chosen is on top.
+        let mut chosen: BinaryHeap<Reverse<ScalarRef<'a>>> = BinaryHeap::new();
+        let mut choose = |value: ScalarRef<'a>| {
+            if chosen.len() < most {
+                chosen.push(Reverse(value));
+                return true;
+            }
+            match chosen.peek_mut() {
+                Some(mut least) if least.0 < value => {
+                    *least = Reverse(value);
+                    true
+                }
+                _ => false,
+            }
+        };
+        for state in self.states(measure) {
+            if let State::Top(values) = state {
+                // In descending order: once one is not chosen, no other is.
+                let _ = values.iter().all(|value| choose(value.borrow()));
+            }
+        }
+        self.kept(measure).for_each(|(_, value)| {
+            choose(value);
+        });
+        chosen.into_sorted_vec().into_iter().map(|Reverse(value)| value).collect()
+    }
+
+    /// A quantile, in millionths, of numbers; none over nothing.
+    pub(crate) fn quantile(&mut self, measure: usize, quantile: u32) -> Option<f64> {
+        let at = match self.sketches.iter().position(|(known, _)| *known == measure) {
+            Some(at) => at,
+            None => {
+                let sketches = self.states(measure).filter_map(|state| match state {
+                    State::Sketch(sketch) => Some(sketch),
+                    _ => None,
+                });
+                let sketch = Sketch::merged(sketches, self.kept(measure).map(|(_, value)| value));
+                self.sketches.push((measure, sketch));
+                self.sketches.len() - 1
+            }
+        };
+        self.sketches.get(at)?.1.quantile(quantile)
     }
 
     /// The one value that the measure's kind prefers.
@@ -176,7 +333,7 @@ impl<'a> Reach<'a> {
             // Equal values are the same value, so it does not matter which of them is the one.
             Kind::Min => extremes.min().map(|value| (NOWHERE, value)),
             Kind::Max => extremes.max().map(|value| (NOWHERE, value)),
-            Kind::Count | Kind::Integer | Kind::Float => None,
+            Kind::Count | Kind::Integer | Kind::Float | Kind::Squares | Kind::Top(_) | Kind::Quantiles => None,
         };
         folded
             .into_iter()

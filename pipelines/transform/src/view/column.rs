@@ -3,10 +3,11 @@
 use crate::row::scalar::{ScalarRef, narrowed};
 use arrow::array::{
     Array, ArrayRef, ArrowPrimitiveType, AsArray, BooleanArray, BooleanBuilder, Float32Array, Float64Array, Int32Array,
-    Int64Array, NullBufferBuilder, PrimitiveArray, StringArray, StringBuilder, TimestampMicrosecondArray,
+    Int64Array, ListArray, NullBufferBuilder, PrimitiveArray, StringArray, StringBuilder, TimestampMicrosecondArray,
 };
+use arrow::buffer::{OffsetBuffer, ScalarBuffer};
 use arrow::datatypes::{
-    DataType as ArrowType, Float32Type, Float64Type, Int32Type, Int64Type, TimeUnit, TimestampMicrosecondType,
+    DataType as ArrowType, Field as ArrowField, Float32Type, Float64Type, Int32Type, Int64Type, TimeUnit, TimestampMicrosecondType,
 };
 use ondol_vocabulary::DataType;
 use std::sync::Arc;
@@ -67,6 +68,16 @@ pub(super) enum ColumnBuilder {
     F64(Values<Float64Type>),
     Timestamp(Values<TimestampMicrosecondType>),
     String(StringBuilder),
+    List(Lists),
+}
+
+/// Lists: their items one after another, where each list ends, and which are null.
+#[derive(Debug)]
+pub(super) struct Lists {
+    item_type: DataType,
+    items: Box<ColumnBuilder>,
+    ends: Vec<i32>,
+    nulls: NullBufferBuilder,
 }
 
 /// Numbers, and which of them are null. Becomes an array without a copy and without Arrow's checks of what it can't
@@ -106,8 +117,29 @@ impl ColumnBuilder {
             DataType::F32 => Self::F32(Values::new(rows)),
             DataType::F64 => Self::F64(Values::new(rows)),
             DataType::Timestamp => Self::Timestamp(Values::new(rows)),
-            DataType::String | DataType::List(_) => Self::String(StringBuilder::with_capacity(rows, rows * 8)),
+            DataType::String => Self::String(StringBuilder::with_capacity(rows, rows * 8)),
+            DataType::List(element) => {
+                let mut ends = Vec::with_capacity(rows + 1);
+                ends.push(0);
+                Self::List(Lists {
+                    item_type: element.data_type(),
+                    items: Box::new(Self::new(element.data_type(), rows)),
+                    ends,
+                    nulls: NullBufferBuilder::new(rows),
+                })
+            }
         }
+    }
+
+    pub(super) fn is_list(&self) -> bool {
+        matches!(self, Self::List(_))
+    }
+
+    /// Appends a list of values of the builder's item type; an empty one is null.
+    pub(super) fn push_list(&mut self, values: &[ScalarRef<'_>]) {
+        let Self::List(lists) = self else { return self.push(None) };
+        values.iter().for_each(|value| lists.items.push(Some(*value)));
+        lists.close(values.len());
     }
 
     /// Appends a value of the builder's type; any other is null.
@@ -135,6 +167,7 @@ impl ColumnBuilder {
                 Some(ScalarRef::Text(value)) => Some(value),
                 _ => None,
             }),
+            Self::List(lists) => lists.close(0),
         }
     }
 
@@ -147,6 +180,23 @@ impl ColumnBuilder {
             Self::F64(values) => Arc::new(values.finish()),
             Self::Timestamp(values) => Arc::new(values.finish().with_data_type(DataType::Timestamp.arrow())),
             Self::String(mut values) => Arc::new(values.finish()),
+            Self::List(lists) => Arc::new(lists.finish()),
         }
+    }
+}
+
+impl Lists {
+    /// Ends a list of the last `length` items.
+    fn close(&mut self, length: usize) {
+        let end = self.ends.last().copied().unwrap_or_default();
+        // A batch of rows has far fewer items than an offset counts: a list has at most 1000.
+        self.ends.push(end.saturating_add(length as i32));
+        self.nulls.append(length > 0);
+    }
+
+    fn finish(mut self) -> ListArray {
+        let item = Arc::new(ArrowField::new_list_field(self.item_type.arrow(), true));
+        let ends = OffsetBuffer::new(ScalarBuffer::from(self.ends));
+        ListArray::new(item, ends, self.items.finish(), self.nulls.finish())
     }
 }

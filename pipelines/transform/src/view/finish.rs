@@ -1,13 +1,13 @@
 //! From rows to feature values: a column per feature, a sight per row.
 
 use super::column::ColumnBuilder;
-use super::compile::{Answer, Reading};
+use super::compile::{Answer, ListAnswer, Reading};
 use super::{FinishedFeature, ViewEngine};
 use crate::row::Row;
 use crate::row::layout::RowLayout;
 use crate::row::scalar::ScalarRef;
-use crate::row::sight::{Reach, Sight};
-use ondol_vocabulary::{Aggregation, EventTime, FeatureDefinition, FeatureKind, FeatureStatus};
+use crate::row::sight::{List, Reach, Sight};
+use ondol_vocabulary::{EventTime, FeatureDefinition, FeatureKind, FeatureStatus};
 
 /// Finishes features of one row after another into columns.
 ///
@@ -16,13 +16,13 @@ use ondol_vocabulary::{Aggregation, EventTime, FeatureDefinition, FeatureKind, F
 #[derive(Debug)]
 pub struct Finisher<'e> {
     engine: &'e ViewEngine,
-    features: Vec<UnfinishedFeature>,
+    features: Vec<UnfinishedFeature<'e>>,
     event_time: Vec<Option<EventTime>>,
 }
 
 #[derive(Debug)]
-struct UnfinishedFeature {
-    reading: Reading,
+struct UnfinishedFeature<'e> {
+    reading: &'e Reading,
     /// Its value where nothing has happened: there were 0 events, and no values.
     missing: Option<ScalarRef<'static>>,
     values: ColumnBuilder,
@@ -33,6 +33,8 @@ struct UnfinishedFeature {
 enum Standing<'a> {
     /// Nothing has happened to the entity yet.
     Missing,
+    /// Its row was deleted: as if nothing had happened, and when that was.
+    Deleted(EventTime),
     /// Its newest event is older than the view's time to live.
     Stale(EventTime),
     Live(Sight<'a>),
@@ -43,15 +45,12 @@ impl<'e> Finisher<'e> {
     pub(super) fn new(engine: &'e ViewEngine, features: &[usize], rows: usize) -> Self {
         let unfinished = |feature: &usize| {
             let definition: &FeatureDefinition = &engine.definition.features[*feature];
-            let counts = matches!(
-                definition.kind,
-                FeatureKind::Aggregate {
-                    function: Aggregation::Count,
-                    ..
-                }
-            );
+            let counts = match definition.kind {
+                FeatureKind::Aggregate { function, .. } => function.counts(),
+                FeatureKind::LatestRow { .. } => false,
+            };
             UnfinishedFeature {
-                reading: engine.readings[*feature],
+                reading: &engine.readings[*feature],
                 missing: counts.then_some(ScalarRef::Int(0)),
                 values: ColumnBuilder::new(definition.data_type, rows),
                 status: Vec::with_capacity(rows),
@@ -68,7 +67,7 @@ impl<'e> Finisher<'e> {
     /// Appends a value of each feature: that of `row` (None: the entity has no row) as of `moment`, under the rules of
     /// [`ViewEngine::finish`].
     pub fn push(&mut self, row: Option<&Row>, moment: EventTime) {
-        let standing = standing(row, moment, self.engine.definition.ttl_us);
+        let standing = standing(row, moment, self.engine);
         self.event_time.push(standing.newest());
         // Features of one window mostly stand side by side.
         let mut window = None;
@@ -80,10 +79,20 @@ impl<'e> Finisher<'e> {
         } in &mut self.features
         {
             let (value, worth) = match &standing {
-                Standing::Missing => (*missing, FeatureStatus::Missing),
+                Standing::Missing | Standing::Deleted(_) => (*missing, FeatureStatus::Missing),
                 Standing::Stale(_) => (None, FeatureStatus::Stale),
+                Standing::Live(sight) if values.is_list() => {
+                    let list = read_list(sight, &self.engine.layout, reading, &mut window);
+                    status.push(if list.is_empty() {
+                        FeatureStatus::Null
+                    } else {
+                        FeatureStatus::Fresh
+                    });
+                    values.push_list(&list);
+                    continue;
+                }
                 Standing::Live(sight) => {
-                    let value = read(sight, &self.engine.layout, *reading, &mut window);
+                    let value = read(sight, &self.engine.layout, reading, &mut window);
                     (
                         value,
                         if value.is_some() {
@@ -111,11 +120,15 @@ impl<'e> Finisher<'e> {
     }
 }
 
-fn standing<'a>(row: Option<&'a Row>, moment: EventTime, ttl_us: Option<i64>) -> Standing<'a> {
+fn standing<'a>(row: Option<&'a Row>, moment: EventTime, engine: &ViewEngine) -> Standing<'a> {
     let Some(sight) = row.and_then(|row| Sight::of(row, moment.micros())) else {
         return Standing::Missing;
     };
-    match ttl_us {
+    let deleted = engine.deleted.and_then(|slot| sight.latest(&engine.layout, slot));
+    if deleted == Some(ScalarRef::Bool(true)) {
+        return Standing::Deleted(EventTime::from_micros(sight.newest()));
+    }
+    match engine.definition.ttl_us {
         Some(ttl_us) if sight.age_us() > i128::from(ttl_us) => Standing::Stale(EventTime::from_micros(sight.newest())),
         Some(_) | None => Standing::Live(sight),
     }
@@ -125,7 +138,7 @@ impl Standing<'_> {
     fn newest(&self) -> Option<EventTime> {
         match self {
             Self::Missing => None,
-            Self::Stale(newest) => Some(*newest),
+            Self::Deleted(newest) | Self::Stale(newest) => Some(*newest),
             Self::Live(sight) => Some(EventTime::from_micros(sight.newest())),
         }
     }
@@ -138,33 +151,85 @@ type LastWindow<'a> = Option<((usize, Option<i64>), Reach<'a>)>;
 fn read<'a>(
     sight: &Sight<'a>,
     layout: &'a RowLayout,
-    reading: Reading,
+    reading: &Reading,
     window: &mut LastWindow<'a>,
 ) -> Option<ScalarRef<'a>> {
     match reading {
-        Reading::Latest { slot } => sight.latest(layout, slot),
-        Reading::Window { set, width_us, answer } => match window {
-            Some((of, reach)) if *of == (set, width_us) => answer.of(reach),
-            _ => {
-                let (_, reach) = window.insert(((set, width_us), sight.reach(layout, set, width_us)?));
-                answer.of(reach)
-            }
-        },
+        Reading::Latest { slot } => sight.latest(layout, *slot),
+        Reading::Window { set, width_us, answer } => {
+            let reach = reach(sight, layout, (*set, *width_us), window)?;
+            answer.of(reach)
+        }
+        Reading::Cardinality { trail, window } => Some(count(sight.cardinality(layout, *trail, *window))),
+        // Their columns are lists.
+        Reading::WindowList { .. } | Reading::Newest { .. } => None,
     }
+}
+
+/// The value of a feature that is a list; empty for null.
+fn read_list<'a>(
+    sight: &Sight<'a>,
+    layout: &'a RowLayout,
+    reading: &Reading,
+    window: &mut LastWindow<'a>,
+) -> List<'a> {
+    match reading {
+        Reading::Newest { trail, window, most } => sight.newest_values(layout, *trail, *window, *most),
+        Reading::WindowList { set, width_us, answer } => match reach(sight, layout, (*set, *width_us), window) {
+            Some(reach) => answer.of(reach),
+            None => List::new(),
+        },
+        Reading::Latest { .. } | Reading::Window { .. } | Reading::Cardinality { .. } => List::new(),
+    }
+}
+
+/// What a window reaches, which may be the one found last.
+fn reach<'w, 'a>(
+    sight: &Sight<'a>,
+    layout: &'a RowLayout,
+    wanted: (usize, Option<i64>),
+    window: &'w mut LastWindow<'a>,
+) -> Option<&'w mut Reach<'a>> {
+    if window.as_ref().is_none_or(|(found, _)| *found != wanted) {
+        *window = Some((wanted, sight.reach(layout, wanted.0, wanted.1)?));
+    }
+    window.as_mut().map(|(_, reach)| reach)
 }
 
 impl Answer {
     fn of<'a>(self, reach: &mut Reach<'a>) -> Option<ScalarRef<'a>> {
         match self {
-            Self::Count(measure) => Some(ScalarRef::Int(i64::try_from(reach.count(measure)).unwrap_or(i64::MAX))),
+            Self::Count(measure) => Some(count(reach.count(measure))),
             // Beyond an i64 the sum is null rather than wrong.
             Self::Integer(measure) => i64::try_from(reach.integer(measure)?).ok().map(ScalarRef::Int),
             Self::Float(measure) => reach.float(measure).map(ScalarRef::float),
             Self::IntegerMean { sum, count } => mean(reach.integer(sum)? as f64, reach.count(count)),
             Self::FloatMean { sum, count } => mean(reach.float(sum)?, reach.count(count)),
             Self::Picked(measure) => reach.picked(measure),
+            Self::IntegerSpread { spread, measures } => {
+                reach.spread_of_integers(spread, measures).map(ScalarRef::float)
+            }
+            Self::FloatSpread { spread, measures } => reach.spread_of_floats(spread, measures).map(ScalarRef::float),
+            Self::Quantile { measure, quantile } => reach.quantile(measure, quantile).map(ScalarRef::float),
         }
     }
+}
+
+impl ListAnswer {
+    fn of<'a>(&self, reach: &mut Reach<'a>) -> List<'a> {
+        match self {
+            Self::Greatest { measure, most } => reach.greatest(*measure, *most),
+            // Of the same values there are all quantiles or none.
+            Self::Quantiles { measure, quantiles } => quantiles
+                .iter()
+                .filter_map(|quantile| reach.quantile(*measure, *quantile).map(ScalarRef::float))
+                .collect(),
+        }
+    }
+}
+
+fn count(count: u64) -> ScalarRef<'static> {
+    ScalarRef::Int(i64::try_from(count).unwrap_or(i64::MAX))
 }
 
 /// The sum rounded once, divided once: each nearest to even.

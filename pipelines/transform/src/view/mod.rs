@@ -40,6 +40,8 @@ pub struct ViewEngine {
     key: Vec<usize>,
     /// The view's filter.
     filter: Option<Expression>,
+    /// The latest row's slot that says whether the row was deleted, where rows can be.
+    deleted: Option<usize>,
     /// Distinct expressions that features aggregate or keep.
     inputs: Vec<Expression>,
     /// Distinct filters of features.
@@ -92,14 +94,20 @@ impl ViewEngine {
     }
 
     /// The source's columns that the view reads, in the source's order: what [`Self::project`] needs beside
-    /// [`columns`]. The time column is one of them.
+    /// [`columns`]. The time column is one of them, and so is [`columns::DELETED`] where rows can be deleted.
     pub fn columns(&self) -> &[String] {
         &self.columns
     }
 
+    /// As [`Self::columns`], with their types.
+    pub fn fields(&self) -> &[Field] {
+        &self.fields
+    }
+
     /// Evaluates the view's expressions over `events`: the source's columns (those of [`Self::columns`] suffice), then
-    /// `_partition: Int32`, `_offset: Int64`, `_ingested_at: Timestamp(us, UTC)`, in any order. Events without a key
-    /// or a time, or that fail the view's filter, are left out.
+    /// `_partition: Int32`, `_offset: Int64`, `_ingested_at: Timestamp(us, UTC)`, in any order, and `_late: Boolean`
+    /// where the events have it. Events without a key or a time, that are late, or that fail the view's filter (unless
+    /// they delete a row), are left out.
     pub fn project(&self, events: &RecordBatch) -> Result<Projection, ExpressionError> {
         projection::project(self, events)
     }

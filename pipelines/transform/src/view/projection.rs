@@ -102,10 +102,25 @@ fn gather(engine: &ViewEngine, events: &RecordBatch) -> Result<RecordBatch, Expr
         fields.push(ArrowField::new(name, data_type, true));
         arrays.push(array);
     }
+    if let Some(late) = events.column_by_name(columns::LATE) {
+        fields.push(ArrowField::new(columns::LATE, ArrowType::Boolean, true));
+        arrays.push(Arc::clone(late));
+    }
     RecordBatch::try_new(Arc::new(Schema::new(fields)), arrays).map_err(|error| failure("the events", &error))
 }
 
-/// The events that the view takes: with a key, with a time, and past its filter.
+/// Which events are not late; none when no event can be.
+fn in_time(events: &RecordBatch) -> Result<Option<BooleanArray>, ExpressionError> {
+    let Some(late) = events.column_by_name(columns::LATE) else {
+        return Ok(None);
+    };
+    let late = late
+        .as_boolean_opt()
+        .ok_or_else(|| failure(columns::LATE, &format!("it is {}, not Boolean", late.data_type())))?;
+    Ok(Some(late.iter().map(|late| Some(late != Some(true))).collect()))
+}
+
+/// The events that the view takes: with a key, with a time, in time, and past its filter.
 fn kept(engine: &ViewEngine, events: RecordBatch) -> Result<RecordBatch, ExpressionError> {
     let mut nulls: Option<NullBuffer> = None;
     for at in engine.key.iter().chain([&engine.time]) {
@@ -119,6 +134,10 @@ fn kept(engine: &ViewEngine, events: RecordBatch) -> Result<RecordBatch, Express
     };
     let events = match nulls {
         Some(nulls) => keep(&events, &BooleanArray::new(nulls.into_inner(), None))?,
+        None => events,
+    };
+    let events = match in_time(&events)? {
+        Some(in_time) => keep(&events, &in_time)?,
         None => events,
     };
     match &engine.filter {
