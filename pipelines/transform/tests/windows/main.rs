@@ -10,6 +10,7 @@
 )]
 
 mod aggregations;
+mod crowds;
 mod events;
 mod exact;
 mod known;

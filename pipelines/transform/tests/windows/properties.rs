@@ -133,7 +133,7 @@ pub(crate) fn trained(engine: &ViewEngine, events: &[Event], entity: &str, momen
 }
 
 /// Whether what the engine says is what the oracle says: to the bit, but for sketches within their bound.
-fn check(view: &View, found: &[Answer], expected: &[Answer], what: &str) -> Result<(), TestCaseError> {
+pub(crate) fn check(view: &View, found: &[Answer], expected: &[Answer], what: &str) -> Result<(), TestCaseError> {
     prop_assert_eq!(found.len(), view.features.len());
     for (feature, (found, expected)) in view.features.iter().zip(found.iter().zip(expected)) {
         let agree = match feature {
