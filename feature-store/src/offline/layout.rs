@@ -22,15 +22,19 @@ pub(super) fn added_columns() -> [(&'static str, DataType); 4] {
     ]
 }
 
-/// Every column of a source's table in Delta's types: the source's own, nullable, then the added ones.
+/// Every column of a source's table in Delta's types: the source's own, nullable, then the added ones, then the marks of
+/// sources that have them, nullable, as they may have come later than the table.
 pub(super) fn delta_columns(source: &SourceDefinition) -> Vec<StructField> {
     let own = source
         .schema
         .iter()
         .map(|field| StructField::nullable(&field.name, delta_type(field.data_type)));
     let added = added_columns().map(|(name, data_type)| StructField::not_null(name, delta_type(data_type)));
+    let marks = source
+        .marks()
+        .map(|name| StructField::nullable(name, DeltaType::Primitive(PrimitiveType::Boolean)));
     let date = StructField::nullable(columns::EVENT_DATE, DeltaType::Primitive(PrimitiveType::Date));
-    own.chain(added).chain([date]).collect()
+    own.chain(added).chain(marks).chain([date]).collect()
 }
 
 /// The schema of data files of a table with these Delta columns: all but the partition column.

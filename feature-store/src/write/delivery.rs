@@ -5,19 +5,25 @@ use arrow::datatypes::{DataType as ArrowType, Field, Int32Type, Int64Type, Schem
 use hashbrown::HashMap;
 use ondol_feature_store_api::FeatureStoreError;
 use ondol_feature_store_api::wire::{Delivery, DeliveryHeader, columns};
-use ondol_vocabulary::{DataType, PartitionRange, SourceVersion};
+use ondol_vocabulary::{DataType, PartitionRange, SourceOrigin, SourceVersion};
 use std::sync::Arc;
 use xxhash_rust::xxh3::xxh3_64;
 
 /// The number that names a generation in rows.
 pub(crate) fn generation(header: &DeliveryHeader) -> u64 {
-    xxh3_64(header.generation.as_bytes())
+    generation_number(&header.generation)
 }
 
-/// The delivery's events with exactly the columns of `source`'s present version and the three of the delivery, in
-/// order; or what is wrong with them.
+/// The number that names a generation in rows, by its name.
+pub(crate) fn generation_number(name: &str) -> u64 {
+    xxh3_64(name.as_bytes())
+}
+
+/// The delivery's events with exactly the columns and marks of `source`'s present version and the three of the delivery,
+/// in order; or what is wrong with them.
 ///
-/// A delivery decoded by an older version of the source lacks the columns that came since: they are null.
+/// A delivery decoded by an older version of the source lacks the columns that came since: they are null. Marks that the
+/// present version does not know are dropped: the log will not have them either.
 pub(crate) fn check(source: &SourceVersion, delivery: &Delivery) -> Result<RecordBatch, FeatureStoreError> {
     let header = &delivery.header;
     if header.source_version > source.version {
@@ -44,7 +50,9 @@ pub(crate) fn check(source: &SourceVersion, delivery: &Delivery) -> Result<Recor
             ));
         }
     }
-    check_positions(header, &events)?;
+    // A message may hold several events. An older version of the source may have said so.
+    let several = header.source_version < source.version || is_unnested(source);
+    check_positions(header, &events, several)?;
     Ok(events)
 }
 
@@ -63,9 +71,10 @@ fn conform(
         (columns::OFFSET, ArrowType::Int64),
         (columns::INGESTED_AT, DataType::Timestamp.arrow()),
     ];
+    let marks = source.definition.marks().map(|name| (name, ArrowType::Boolean));
     let mut fields = Vec::new();
     let mut arrays: Vec<ArrayRef> = Vec::new();
-    for (name, wanted) in declared.chain(own) {
+    for (name, wanted) in declared.chain(own).chain(marks) {
         let array = match events.column_by_name(name) {
             Some(array) if *array.data_type() == wanted => Arc::clone(array),
             Some(array) => {
@@ -83,7 +92,15 @@ fn conform(
         .map_err(|error| invalid(header, &error.to_string()))
 }
 
-fn check_positions(header: &DeliveryHeader, events: &RecordBatch) -> Result<(), FeatureStoreError> {
+fn is_unnested(source: &SourceVersion) -> bool {
+    match &source.definition.origin {
+        SourceOrigin::Stream { shape, .. } => shape.unnest.is_some(),
+        SourceOrigin::Table { .. } => false,
+    }
+}
+
+/// `several`: whether events may share a position.
+fn check_positions(header: &DeliveryHeader, events: &RecordBatch, several: bool) -> Result<(), FeatureStoreError> {
     let mut expected: HashMap<i32, PartitionRange> = HashMap::with_capacity(header.ranges.len());
     for range in &header.ranges {
         if range.partition < 0 || range.from < 0 || range.from > range.to {
@@ -109,9 +126,9 @@ fn check_positions(header: &DeliveryHeader, events: &RecordBatch) -> Result<(), 
     let partitions = partitions.as_primitive::<Int32Type>().values();
     let offsets = offsets.as_primitive::<Int64Type>().values();
     for (&partition, &offset) in partitions.iter().zip(offsets) {
-        // `from` moves along, so that a repeated or backward offset falls out of its range.
+        // `from` moves along, so that a backward offset, or one repeated without leave, falls out of its range.
         match expected.get_mut(&partition) {
-            Some(range) if (range.from..range.to).contains(&offset) => range.from = offset + 1,
+            Some(range) if (range.from..range.to).contains(&offset) => range.from = offset + i64::from(!several),
             _ => {
                 let detail = format!(
                     "offset {offset} of partition {partition} is outside the delivery's ranges, repeated or out of order"

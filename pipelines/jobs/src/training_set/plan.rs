@@ -5,7 +5,8 @@ use ondol_pipelines_api::wire::AsOf;
 use ondol_transform::expression::ExpressionError;
 use ondol_transform::{VectorEngine, ViewEngine};
 use ondol_vocabulary::{
-    FeatureKind, FeatureRef, Field, ModelVersion, Snapshot, SourceDefinition, VersionedName, ViewDefinition,
+    DataType, FeatureKind, FeatureRef, Field, ModelVersion, Snapshot, SourceDefinition, VersionedName, ViewDefinition,
+    columns,
 };
 
 /// A training set's plan, compiled against one snapshot.
@@ -33,7 +34,7 @@ pub(crate) struct ViewPlan {
     pub engine: ViewEngine,
     /// For each feature of `engine`, its places among the vector's needs.
     pub needs: Vec<Vec<usize>>,
-    /// The source's columns that keys, time and expressions read, in declared order.
+    /// The source's columns that keys, time and expressions read, in declared order, and the marks of events.
     pub columns: Vec<Field>,
     /// How long before a moment an event can still matter; none if for ever.
     pub lookback_us: Option<i64>,
@@ -117,12 +118,12 @@ impl ViewPlan {
             .collect();
         let engine = ViewEngine::compile(&definition, source)
             .map_err(|cause| internal(format!("view `{name}` no longer compiles: {cause}")))?;
-        let columns = source
-            .schema
-            .iter()
-            .filter(|field| engine.columns().contains(&field.name))
-            .cloned()
-            .collect();
+        // Of logs that have it, whatever the source says by now: what came late stays late.
+        let late = source.is_stream().then(|| Field {
+            name: columns::LATE.to_owned(),
+            data_type: DataType::Bool,
+        });
+        let columns = engine.fields().iter().cloned().chain(late).collect();
         Ok(Self {
             name: VersionedName::new(name, version.version),
             source: source.clone(),

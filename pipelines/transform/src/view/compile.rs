@@ -165,7 +165,7 @@ fn plan_filter(text: &str, has_deletions: bool, schema: &SchemaRef) -> Result<Ex
     if !has_deletions {
         return Ok(filter);
     }
-    plan_condition(&format!("({text}) or {}", columns::DELETED), schema)
+    plan_condition(&format!("({text}\n) or {}", columns::DELETED), schema)
 }
 
 /// The place of column `name` among `fields`, if its type will do.

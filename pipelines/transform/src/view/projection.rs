@@ -117,6 +117,9 @@ fn in_time(events: &RecordBatch) -> Result<Option<BooleanArray>, ExpressionError
     let late = late
         .as_boolean_opt()
         .ok_or_else(|| failure(columns::LATE, &format!("it is {}, not Boolean", late.data_type())))?;
+    if late.true_count() == 0 {
+        return Ok(None);
+    }
     Ok(Some(late.iter().map(|late| Some(late != Some(true))).collect()))
 }
 
