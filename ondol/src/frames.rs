@@ -3,9 +3,10 @@
 mod csv;
 
 use anyhow::{Context as _, Result, bail};
-use arrow::array::RecordBatch;
-use arrow::datatypes::SchemaRef;
-use ondol_vocabulary::Field as NamedField;
+use arrow::array::{Array as _, ArrayRef, RecordBatch, StringArray};
+use arrow::datatypes::{DataType as ArrowType, Field, Schema, SchemaRef};
+use ondol_feature_store_api::feature_batch::value_at;
+use ondol_vocabulary::{Field as NamedField, Value};
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::basic::{Compression, ZstdLevel};
@@ -126,10 +127,31 @@ fn write_csv(file: File, batches: &[RecordBatch]) -> Result<()> {
         .with_header(true)
         .build(BufWriter::new(file));
     for batch in batches {
-        writer.write(batch)?;
+        writer.write(&lists_as_text(batch)?)?;
     }
     writer.into_inner().into_inner()?.sync_all()?;
     Ok(())
+}
+
+/// CSV has no lists: each becomes its JSON text.
+fn lists_as_text(batch: &RecordBatch) -> Result<RecordBatch> {
+    let mut fields = Vec::with_capacity(batch.num_columns());
+    let mut columns = Vec::with_capacity(batch.num_columns());
+    for (field, column) in batch.schema_ref().fields().iter().zip(batch.columns()) {
+        if !matches!(column.data_type(), ArrowType::List(_)) {
+            fields.push(Arc::clone(field));
+            columns.push(Arc::clone(column));
+            continue;
+        }
+        let text = |row| match value_at(column, row) {
+            Value::Null => Ok(None),
+            list => serde_json::to_string(&list).map(Some),
+        };
+        let texts = (0..column.len()).map(text).collect::<Result<StringArray, _>>()?;
+        fields.push(Arc::new(Field::new(field.name(), ArrowType::Utf8, true)));
+        columns.push(Arc::new(texts) as ArrayRef);
+    }
+    Ok(RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)?)
 }
 
 fn write_arrow(file: File, schema: &SchemaRef, batches: &[RecordBatch]) -> Result<()> {
@@ -154,8 +176,8 @@ pub(crate) fn manifest_path(path: &Path) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use arrow::array::{Array as _, AsArray as _, Float64Array, StringArray};
-    use arrow::datatypes::{DataType as ArrowType, Field, Schema};
+    use arrow::array::{AsArray as _, Float64Array, ListArray};
+    use arrow::datatypes::Float64Type;
     use ondol_vocabulary::DataType;
 
     fn sample() -> (SchemaRef, Vec<RecordBatch>) {
@@ -188,6 +210,24 @@ mod tests {
             let (_, read) = read(&path, &typed).unwrap();
             assert_eq!(read, batches, "{name}");
         }
+    }
+
+    #[test]
+    fn a_list_is_a_list_in_parquet_and_arrow_and_json_text_in_csv() {
+        let folder = tempfile::tempdir().unwrap();
+        let lists = [Some(vec![Some(0.1), Some(f64::NAN)]), None, Some(vec![])];
+        let column: ArrayRef = Arc::new(ListArray::from_iter_primitive::<Float64Type, _, _>(lists));
+        let batch = RecordBatch::try_from_iter_with_nullable([("card.recent", column, true)]).unwrap();
+        for name in ["a.parquet", "a.arrow"] {
+            let path = folder.path().join(name);
+            write(&path, &batch.schema(), std::slice::from_ref(&batch)).unwrap();
+            let (_, read) = read(&path, &[]).unwrap();
+            assert_eq!(format!("{read:?}"), format!("{:?}", [&batch]), "{name}");
+        }
+        let path = folder.path().join("a.csv");
+        write(&path, &batch.schema(), std::slice::from_ref(&batch)).unwrap();
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert_eq!(text, "card.recent\n\"[0.1,\"\"NaN\"\"]\"\n\"\"\n[]\n");
     }
 
     #[test]

@@ -277,7 +277,7 @@ fn describe_history(history: &DefinitionHistory) -> String {
 
 /// What a definition holds, a line each; nothing of one that a newer server wrote in another form.
 fn describe_definition(noun: &str, definition: &serde_json::Value) -> Vec<String> {
-    let line = |name: &str, data_type: DataType, what: &str| format!("{name:24} {:10} {what}", data_type.name());
+    let line = |name: &str, data_type: DataType, what: &str| format!("{name:24} {:15} {what}", data_type.name());
     let of_features = |features: &[FeatureDefinition], prefix: &str| -> Vec<String> {
         let name = |feature: &FeatureDefinition| format!("{prefix}{}", feature.name);
         features

@@ -202,8 +202,8 @@ fn width(data_type: DataType) -> u64 {
         DataType::Bool => 1,
         DataType::I32 | DataType::F32 => 4,
         DataType::I64 | DataType::F64 | DataType::Timestamp => 8,
-        // An offset and a guess.
+        // An offset and a guess; so of lists, which no source has today.
         DataType::String => 20,
-        DataType::List(element) => 4 + 8 * width(element.data_type()),
+        DataType::List(items) => 4 + 8 * width(items.data_type()),
     }
 }
