@@ -83,6 +83,11 @@ impl Row {
         self.fences.get(generation, partition)
     }
 
+    /// The generation of the fences; 0 before the first event.
+    pub fn generation(&self) -> u64 {
+        self.fences.generation()
+    }
+
     /// Moves the fence of `partition` up to `next_offset`, never back. A new generation drops the fences of the old
     /// one.
     pub fn advance(&mut self, generation: u64, partition: i32, next_offset: i64) {
