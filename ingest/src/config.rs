@@ -1,7 +1,13 @@
 //! Ingest's configuration. Every key is documented where it is declared.
 
+mod secret;
+
+pub use secret::Secret;
+
+use ondol_vocabulary::EventTime;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -11,11 +17,62 @@ use std::time::Duration;
 pub struct IngestConfig {
     /// Where topics live.
     pub stream: StreamConfig,
+    /// Where the schemas are that messages name by id.
+    pub schema_registry: SchemaRegistryConfig,
     /// Bounds and waits.
     pub limits: Limits,
     /// A file that keeps the last definitions seen, so that a restart goes on while the registry is down. Without one,
     /// a restart waits for the registry.
     pub snapshot_file: Option<PathBuf>,
+    /// The name of this worker in the status, unique among its group; absent takes the machine's name and the process's
+    /// number.
+    pub worker: Option<String>,
+    /// Where a source starts of which the feature store holds nothing, by source: `beginning` (the default), `end`, or a
+    /// moment by the records' timestamps. What lies before is recorded as skipped.
+    pub start: BTreeMap<String, StartAt>,
+}
+
+/// Where a source starts that was never read.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum StartAt {
+    /// With the first event that the topic holds.
+    #[default]
+    Beginning,
+    /// Behind the last event that the topic holds when the source is first read.
+    End,
+    /// With the first record that is not older than this.
+    At(EventTime),
+}
+
+impl TryFrom<String> for StartAt {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        match text.as_str() {
+            "beginning" => Ok(Self::Beginning),
+            "end" => Ok(Self::End),
+            moment => EventTime::parse(moment).map(Self::At).map_err(|error| {
+                format!("a source starts at `beginning`, at `end` or at a moment, not at `{moment}`: {error}")
+            }),
+        }
+    }
+}
+
+impl From<StartAt> for String {
+    fn from(start: StartAt) -> Self {
+        start.to_string()
+    }
+}
+
+impl fmt::Display for StartAt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Beginning => f.write_str("beginning"),
+            Self::End => f.write_str("end"),
+            Self::At(moment) => moment.fmt(f),
+        }
+    }
 }
 
 /// Where topics live.
@@ -60,8 +117,25 @@ pub struct KafkaConfig {
     /// Most KiB that one source's consumer fetches ahead of being read.
     pub fetch_queue_kib: u32,
     /// More settings of librdkafka, by its names, for example `security.protocol`. Settings that ingest relies on
-    /// can't be set here.
-    pub properties: BTreeMap<String, String>,
+    /// can't be set here. A value may name a file or a variable that holds it, so that no secret stands here:
+    /// `${file:/run/secrets/kafka-password}`, `${env:KAFKA_PASSWORD}`.
+    pub properties: BTreeMap<String, Secret>,
+}
+
+/// The schema registry's settings: any that speaks Confluent's protocol.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SchemaRegistryConfig {
+    /// Its URL, or several separated by commas, tried in turn. Empty: there is none.
+    pub url: String,
+    /// The user, for basic authentication.
+    pub username: Option<String>,
+    /// The user's password, or `${file:…}` or `${env:…}` to read it from a file or a variable.
+    pub password: Option<Secret>,
+    /// A token for bearer authentication instead; may be read as the password may.
+    pub token: Option<Secret>,
+    /// A PEM file of certificates to trust beside the system's.
+    pub ca: Option<PathBuf>,
 }
 
 /// Bounds and waits.

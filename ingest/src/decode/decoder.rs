@@ -12,10 +12,10 @@ use ondol_vocabulary::{Framing, Tombstones};
 
 /// Decodes records of one source. Keeps its scratch rows between them.
 #[derive(Debug)]
-pub struct Decoder<'p, 'a> {
-    reading: &'p Reading,
+pub struct Decoder<'a> {
+    reading: &'a Reading,
     time: usize,
-    parser: Option<Parser<'p, 'a>>,
+    parser: Option<Parser<'a, 'a>>,
     rows: Rows<'a>,
 }
 
@@ -47,9 +47,9 @@ struct Sight<'v, 'a> {
     element: &'v Value<'a>,
 }
 
-impl<'p, 'a> Decoder<'p, 'a> {
+impl<'a> Decoder<'a> {
     /// For records read as `reading` says, whose column `time` is the event time.
-    pub fn new(reading: &'p Reading, time: usize) -> Self {
+    pub fn new(reading: &'a Reading, time: usize) -> Self {
         let rows = Rows {
             width: reading.columns.len(),
             ..Rows::default()
@@ -69,14 +69,32 @@ impl<'p, 'a> Decoder<'p, 'a> {
     pub fn decode(&mut self, record: &Record<'a>) -> Result<&Rows<'a>, Fault> {
         self.rows.cells.clear();
         self.rows.deleted = false;
-        match record.value {
-            None => self.tombstone(record)?,
+        let decoded = match record.value {
+            None => self.tombstone(record),
             Some(message) => match self.parser.is_some() {
-                true => self.flat(record, message)?,
-                false => self.shaped(record, message)?,
+                true => self.flat(record, message),
+                false => self.shaped(record, message),
             },
+        };
+        match decoded {
+            Ok(()) => Ok(&self.rows),
+            Err(fault) => Err(self.with_schema(fault, record)),
         }
-        Ok(&self.rows)
+    }
+
+    /// A rejection that names the schema which the message was written with.
+    fn with_schema(&self, fault: Fault, record: &Record<'a>) -> Fault {
+        let schema = match (self.reading.framing(), record.value) {
+            (Framing::Confluent, Some(message)) => framed(Half::Value, message).and_then(|encoded| encoded.schema),
+            _ => None,
+        };
+        match (fault, schema) {
+            (Fault::Rejected(mut rejection), Some(id)) => {
+                rejection.detail.push_str(&format!(" (written with schema {id} of the registry)"));
+                Fault::Rejected(rejection)
+            }
+            (fault, _) => fault,
+        }
     }
 
     fn tombstone(&mut self, record: &Record<'a>) -> Result<(), Fault> {

@@ -13,7 +13,7 @@ use std::fmt;
 pub(crate) struct JsonFormat;
 
 impl Format for JsonFormat {
-    fn read<'a>(&self, encoded: Encoded<'a>, wanted: &Wanted) -> Result<Value<'a>, Fault> {
+    fn read<'a>(&self, encoded: Encoded<'a>, wanted: &'a Wanted) -> Result<Value<'a>, Fault> {
         let what = match encoded.half {
             Half::Key => "the record's key",
             Half::Value => "the message",

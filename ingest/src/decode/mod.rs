@@ -10,6 +10,7 @@
 //!
 //! A bad record is a [`Rejection`] of its own and touches no column.
 
+mod avro;
 mod changes;
 pub mod columns;
 mod convert;
@@ -18,6 +19,8 @@ pub mod formats;
 mod json;
 pub(crate) mod json_tree;
 pub mod place;
+mod programs;
+mod protobuf;
 pub mod value;
 pub mod wanted;
 
@@ -51,6 +54,10 @@ pub enum Reason {
     Malformed,
     /// The message is a change of a database that is no change of one row.
     UnsupportedChange,
+    /// The schema that the message names is not in the registry.
+    UnknownSchema,
+    /// The message's schema can't be read, or not as the source's.
+    IncompatibleSchema,
     /// A field has another type than its column, or a value outside of its range.
     WrongType,
     /// The event has no time.
@@ -70,6 +77,8 @@ impl Reason {
             Self::Tombstone => "tombstone",
             Self::Malformed => "malformed",
             Self::UnsupportedChange => "unsupported-change",
+            Self::UnknownSchema => "unknown-schema",
+            Self::IncompatibleSchema => "incompatible-schema",
             Self::WrongType => "wrong-type",
             Self::MissingTime => "missing-time",
             Self::MissingKey => "missing-key",

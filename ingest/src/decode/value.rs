@@ -25,6 +25,13 @@ pub enum Value<'a> {
     Text(Cow<'a, str>),
     /// Bytes that are no text: no column takes them.
     Bytes,
+    /// A decimal number: `unscaled` divided by 10 to the power of `scale`.
+    Decimal {
+        /// All its digits.
+        unscaled: i128,
+        /// How many of them are behind the point.
+        scale: u32,
+    },
     /// A moment of known unit (Avro's logical types, Protobuf's `Timestamp`): microseconds since the epoch.
     Micros(i64),
     /// A sequence. Empty when its elements are not wanted.
@@ -35,7 +42,7 @@ pub enum Value<'a> {
 }
 
 /// One half of a record.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Half {
     /// The record's key.
     Key,
@@ -62,7 +69,7 @@ pub trait Format: fmt::Debug + Send + Sync {
     /// # Errors
     /// [`Fault::Rejected`] when these bytes are no value, now or ever; [`Fault::Unavailable`] when it can't be told now
     /// (the registry does not answer): the batch is then tried again.
-    fn read<'a>(&self, encoded: Encoded<'a>, wanted: &Wanted) -> Result<Value<'a>, Fault>;
+    fn read<'a>(&self, encoded: Encoded<'a>, wanted: &'a Wanted) -> Result<Value<'a>, Fault>;
 }
 
 /// A format that can't be had: every record waits, and the source's status says why.
@@ -70,7 +77,7 @@ pub trait Format: fmt::Debug + Send + Sync {
 pub struct Unavailable(pub String);
 
 impl Format for Unavailable {
-    fn read<'a>(&self, _: Encoded<'a>, _: &Wanted) -> Result<Value<'a>, Fault> {
+    fn read<'a>(&self, _: Encoded<'a>, _: &'a Wanted) -> Result<Value<'a>, Fault> {
         Err(Fault::Unavailable(self.0.clone()))
     }
 }
@@ -118,6 +125,17 @@ pub fn framed(half: Half, bytes: &[u8]) -> Option<Encoded<'_>> {
     })
 }
 
+/// The digits of a decimal number, all of them.
+pub(super) fn decimal_text(unscaled: i128, scale: u32) -> String {
+    let digits = format!("{:0>width$}", unscaled.unsigned_abs(), width = scale as usize + 1);
+    let (whole, fraction) = digits.split_at(digits.len().saturating_sub(scale as usize));
+    let sign = if unscaled < 0 { "-" } else { "" };
+    match fraction {
+        "" => format!("{sign}{whole}"),
+        fraction => format!("{sign}{whole}.{fraction}"),
+    }
+}
+
 impl<'a> Value<'a> {
     /// The field `name` of an object.
     pub fn field(&self, name: &str) -> Option<&Value<'a>> {
@@ -137,6 +155,7 @@ impl<'a> Value<'a> {
             Self::F64(number) => number.to_string(),
             Self::Text(text) => format!("{:?}", excerpt(text)),
             Self::Bytes => "a byte string".to_owned(),
+            Self::Decimal { unscaled, scale } => decimal_text(*unscaled, *scale),
             Self::Micros(micros) => format!("the moment {}", ondol_vocabulary::EventTime::from_micros(*micros)),
             Self::Array(_) => "an array".to_owned(),
             Self::Object(_) => "an object".to_owned(),

@@ -39,6 +39,21 @@ impl Wanted {
             .map(|(_, wanted)| wanted)
     }
 
+    /// What is wanted below this place, each with its name.
+    pub fn entries(&self) -> impl Iterator<Item = (&str, &Self)> {
+        self.fields.iter().map(|(name, wanted)| (name.as_str(), wanted))
+    }
+
+    /// The place of the field `name` among [`Self::entries`]; none when it is to be skipped.
+    pub fn position(&self, name: &str) -> Option<usize> {
+        self.fields.iter().position(|(known, _)| known == name)
+    }
+
+    /// The entry at `position`.
+    pub fn entry(&self, position: usize) -> Option<(&str, &Self)> {
+        self.fields.get(position).map(|(name, wanted)| (name.as_str(), wanted))
+    }
+
     /// Whether an array that stands here is read element by element. Of another array only its being one matters.
     pub const fn elements(&self) -> bool {
         self.elements

@@ -11,6 +11,7 @@ mod poller;
 mod reader;
 mod rebalance;
 mod scan;
+mod settings;
 
 use super::scan::{Keep, Scan, TopicDescription};
 use super::{Header, NewRecord, Reader, Stream, StreamError, check_topic_name};
@@ -19,13 +20,13 @@ use async_trait::async_trait;
 use futures::future::join_all;
 use ondol_feature_store_api::wire::PartitionPosition;
 use ondol_vocabulary::{EventTime, SourcePosition};
-use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::OwnedHeaders;
 use rdkafka::producer::{FutureProducer, FutureRecord};
+use settings::{Settings, default};
 use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -37,23 +38,10 @@ const QUEUE_WAIT: Duration = Duration::from_secs(5);
 /// Records of one append that are under way at once.
 const APPEND_WINDOW: usize = 10_000;
 
-/// Settings that ingest relies on, so that `properties` may not change them.
-const RESERVED: [&str; 10] = [
-    "acks",
-    "allow.auto.create.topics",
-    "auto.offset.reset",
-    "bootstrap.servers",
-    "enable.auto.commit",
-    "enable.auto.offset.store",
-    "enable.idempotence",
-    "group.id",
-    "group.protocol",
-    "partition.assignment.strategy",
-];
-
 /// Kafka.
 pub struct KafkaStream {
     config: KafkaConfig,
+    settings: Settings,
     producer: FutureProducer,
     lookup: Arc<BaseConsumer>,
     /// Topics known to exist: asked once each.
@@ -66,15 +54,13 @@ impl KafkaStream {
     /// # Errors
     /// When `properties` holds an unknown or reserved setting, or an impossible value.
     pub fn new(config: &KafkaConfig) -> Result<Self, StreamError> {
-        if let Some(reserved) = config.properties.keys().find(|key| RESERVED.contains(&key.as_str())) {
-            let detail = format!("kafka property `{reserved}` can't be set: ingest relies on its own value");
-            return Err(StreamError::Config(detail));
-        }
+        let settings = Settings::new(config)?;
         let invalid = |error: KafkaError| StreamError::Config(format!("kafka settings are not valid: {error}"));
-        let producer = producer_config(config).create().map_err(invalid)?;
-        let lookup = base_config(config).create().map_err(invalid)?;
+        let producer = settings.producer().create().map_err(invalid)?;
+        let lookup = settings.base().create().map_err(invalid)?;
         Ok(Self {
             config: config.clone(),
+            settings,
             producer,
             lookup: Arc::new(lookup),
             topics: Mutex::default(),
@@ -118,7 +104,7 @@ impl KafkaStream {
     }
 
     async fn create_topic(&self, topic: &str, partitions: i32, settings: &[(&str, String)]) -> Result<(), StreamError> {
-        let admin: AdminClient<DefaultClientContext> = base_config(&self.config).create().map_err(|e| failed(&e))?;
+        let admin: AdminClient<DefaultClientContext> = self.settings.base().create().map_err(|e| failed(&e))?;
         let replication = TopicReplication::Fixed(self.config.replication);
         let new = settings
             .iter()
@@ -169,9 +155,9 @@ impl KafkaStream {
 impl Stream for KafkaStream {
     async fn reader(&self, topic: &str, reader: &str) -> Result<Box<dyn Reader>, StreamError> {
         check_topic_name(topic)?;
-        let mut config = consumer_config(&self.config, &format!("{}.{reader}", self.config.group));
+        let mut config = self.settings.consumer(&format!("{}.{reader}", self.config.group));
         // Tells how much waits in librdkafka's own queue.
-        default(&mut config, &self.config, "statistics.interval.ms", "5000");
+        default(&mut config, "statistics.interval.ms", "5000");
         Ok(Box::new(reader::KafkaReader::start(
             config,
             topic,
@@ -207,7 +193,7 @@ impl Stream for KafkaStream {
     async fn scan(&self, topic: &str, from: Vec<PartitionPosition>) -> Result<Box<dyn Scan>, StreamError> {
         check_topic_name(topic)?;
         // A group must be named although none is joined.
-        let mut config = consumer_config(&self.config, &format!("{}.scan", self.config.group));
+        let mut config = self.settings.consumer(&format!("{}.scan", self.config.group));
         config.set("enable.partition.eof", "true");
         let topic = topic.to_owned();
         let open = move |_: &BaseConsumer| scan::KafkaScan::open(&config, &topic, &from);
@@ -235,50 +221,6 @@ impl Stream for KafkaStream {
 
     fn is_shared(&self) -> bool {
         true
-    }
-}
-
-fn base_config(config: &KafkaConfig) -> ClientConfig {
-    let mut client = ClientConfig::new();
-    for (key, value) in &config.properties {
-        client.set(key, value);
-    }
-    client
-        .set("bootstrap.servers", &config.bootstrap)
-        .set("allow.auto.create.topics", "false");
-    client
-}
-
-fn producer_config(config: &KafkaConfig) -> ClientConfig {
-    let mut client = base_config(config);
-    default(&mut client, config, "compression.type", "lz4");
-    default(&mut client, config, "message.timeout.ms", "30000");
-    client.set("acks", "all").set("enable.idempotence", "true");
-    client
-}
-
-fn consumer_config(config: &KafkaConfig, group: &str) -> ClientConfig {
-    let mut client = base_config(config);
-    // New partitions and topics are noticed this soon.
-    default(&mut client, config, "topic.metadata.refresh.interval.ms", "10000");
-    // A worker that was killed keeps its partitions for this long; librdkafka's 45 s would be 45 s without features.
-    default(&mut client, config, "session.timeout.ms", "10000");
-    default(&mut client, config, "heartbeat.interval.ms", "2000");
-    // librdkafka reads ahead of its poller: this is what bounds it.
-    let queue = config.fetch_queue_kib.to_string();
-    default(&mut client, config, "queued.max.messages.kbytes", &queue);
-    client
-        .set("group.id", group)
-        .set("partition.assignment.strategy", "cooperative-sticky")
-        .set("auto.offset.reset", "earliest")
-        .set("enable.auto.commit", "false")
-        .set("enable.auto.offset.store", "false");
-    client
-}
-
-fn default(client: &mut ClientConfig, config: &KafkaConfig, key: &str, value: &str) {
-    if !config.properties.contains_key(key) {
-        client.set(key, value);
     }
 }
 
