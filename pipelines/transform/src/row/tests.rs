@@ -1,18 +1,28 @@
 //! Rows by themselves: events made by hand, no expressions.
 
 use super::event::AheadEvent;
-use super::layout::{Measure, RowLayout};
+use super::layout::{Measure, RowLayout, Span};
 use super::sight::Sight;
 use super::state::Kind;
+use super::trail::TrailKind;
 use super::*;
 use ondol_vocabulary::{DataType, SourcePosition, Window};
 use proptest::prelude::*;
 
 const MINUTE: i64 = 60_000_000;
 
-/// Every kind of state over every type of value, in two hops and over all time, with a filter and latest values.
-fn layout() -> RowLayout {
-    let mut layout = RowLayout {
+const HOUR: Option<Window> = Some(Window {
+    width_us: 60 * MINUTE,
+    hop_us: 15 * MINUTE,
+});
+const DAY: Option<Window> = Some(Window {
+    width_us: 24 * 60 * MINUTE,
+    hop_us: 60 * MINUTE,
+});
+
+/// Every type of value, and a filter.
+fn nothing_kept() -> RowLayout {
+    RowLayout {
         inputs: vec![
             DataType::F64,
             DataType::I64,
@@ -24,15 +34,13 @@ fn layout() -> RowLayout {
         ],
         filters: 1,
         ..RowLayout::default()
-    };
-    let hour = Some(Window {
-        width_us: 60 * MINUTE,
-        hop_us: 15 * MINUTE,
-    });
-    let day = Some(Window {
-        width_us: 24 * 60 * MINUTE,
-        hop_us: 60 * MINUTE,
-    });
+    }
+}
+
+/// The first kinds of states over every type of value, in two hops and over all time, with a filter and latest values.
+fn layout() -> RowLayout {
+    let (hour, day) = (HOUR, DAY);
+    let mut layout = nothing_kept();
     let mut place = |window, kind, input, filter| {
         layout.place(window, Measure { kind, input, filter });
     };
@@ -48,6 +56,30 @@ fn layout() -> RowLayout {
     layout.latest_slot(0);
     layout.seal(&["amount", "n", "text", "flag", "ratio", "small", "moment", "flag"]);
     layout
+}
+
+/// The kinds of states that came later, and every kind of trail.
+fn later_layout() -> RowLayout {
+    let mut layout = nothing_kept();
+    let mut place = |window, kind, input, filter| {
+        layout.place(window, Measure { kind, input, filter });
+    };
+    place(HOUR, Kind::Squares, Some(0), None);
+    place(HOUR, Kind::Squares, Some(1), None);
+    place(HOUR, Kind::Top(2), Some(2), None);
+    place(DAY, Kind::Quantiles, Some(0), Some(0));
+    place(None, Kind::Top(3), Some(4), None);
+    place(None, Kind::Quantiles, Some(1), None);
+    layout.trail(HOUR, TrailKind::Newest(3), 2, None);
+    layout.trail(None, TrailKind::Distinct(2), 3, None);
+    layout.trail(DAY, TrailKind::Cardinality, 0, None);
+    layout.trail(None, TrailKind::Cardinality, 2, Some(0));
+    layout.seal(&["amount", "n", "text", "flag", "ratio", "small", "moment", "flag"]);
+    layout
+}
+
+fn layouts() -> [RowLayout; 2] {
+    [layout(), later_layout()]
 }
 
 fn event(minute: i64, offset: i64, number: f64, text: Option<&str>) -> AheadEvent {
@@ -71,8 +103,7 @@ fn event(minute: i64, offset: i64, number: f64, text: Option<&str>) -> AheadEven
 }
 
 /// A row that has one of everything.
-fn specimen() -> Row {
-    let layout = layout();
+fn specimen(layout: &RowLayout) -> Row {
     let mut row = Row::default();
     for (minute, offset, number, text) in [
         (5, 10, 1.25, Some("a")),
@@ -80,49 +111,65 @@ fn specimen() -> Row {
         (21, 12, 3e10, Some("온돌")),
         (70, 13, f64::NAN, Some("b")),
     ] {
-        assert!(row.absorb(&layout, &event(minute, offset, number, text), (minute + 1) * MINUTE));
+        assert!(row.absorb(layout, &event(minute, offset, number, text), (minute + 1) * MINUTE));
     }
-    assert!(row.absorb(&layout, &event(90, 14, 7.0, Some("ahead")), 80 * MINUTE));
+    assert!(row.absorb(layout, &event(90, 14, 7.0, Some("ahead")), 80 * MINUTE));
     row.advance(0x0102_0304_0506_0708, 3, 15);
     row.advance(0x0102_0304_0506_0708, 0, 2);
     row
 }
 
-fn encoded(row: &Row) -> Vec<u8> {
+fn encoded(row: &Row, layout: &RowLayout) -> Vec<u8> {
     let mut bytes = Vec::new();
-    encode(row, &layout(), &mut bytes);
+    encode(row, layout, &mut bytes);
     bytes
 }
 
-#[test]
-fn the_bytes_of_row_format_version_1_stay_as_they_are() {
-    let golden: String = include_str!("golden/row_v1.hex").split_whitespace().collect();
-    let written: String = encoded(&specimen()).iter().map(|byte| format!("{byte:02x}")).collect();
+fn check_golden(golden: &str, layout: &RowLayout) {
+    let golden: String = golden.split_whitespace().collect();
+    let written: String = encoded(&specimen(layout), layout)
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
     assert_eq!(written, golden);
     let bytes: Vec<u8> = (0..golden.len())
         .step_by(2)
         .map(|at| u8::from_str_radix(&golden[at..at + 2], 16).unwrap())
         .collect();
-    assert_eq!(decode(&bytes, &layout()), Ok(specimen()));
+    assert_eq!(decode(&bytes, layout), Ok(specimen(layout)));
+}
+
+#[test]
+fn the_bytes_of_row_format_version_1_stay_as_they_are() {
+    check_golden(include_str!("golden/row_v1.hex"), &layout());
+}
+
+#[test]
+fn the_bytes_of_later_states_and_trails_stay_as_they_are() {
+    check_golden(include_str!("golden/row_v1_later.hex"), &later_layout());
 }
 
 #[test]
 fn an_empty_row_is_a_header() {
-    assert_eq!(encoded(&Row::default()).len(), 12);
-    assert_eq!(decode(&encoded(&Row::default()), &layout()), Ok(Row::default()));
+    for layout in layouts() {
+        let bytes = encoded(&Row::default(), &layout);
+        assert_eq!(bytes.len(), 12);
+        assert_eq!(decode(&bytes, &layout), Ok(Row::default()));
+    }
 }
 
 #[test]
 fn a_row_of_another_version_or_layout_is_refused() {
-    let mut bytes = encoded(&specimen());
+    let layout = layout();
+    let mut bytes = encoded(&specimen(&layout), &layout);
     bytes[0] = 2;
     assert_eq!(
-        decode(&bytes, &layout()),
+        decode(&bytes, &layout),
         Err(RowError("its format version is 2, and this build reads 1".to_owned()))
     );
-    let mut other = layout();
+    let mut other = self::layout();
     other.seal(&["another expression"]);
-    let refused = decode(&encoded(&specimen()), &other).unwrap_err();
+    let refused = decode(&encoded(&specimen(&layout), &layout), &other).unwrap_err();
     assert_eq!(
         refused.0,
         "it was written for another view or by another layout of this one"
@@ -131,13 +178,15 @@ fn a_row_of_another_version_or_layout_is_refused() {
 
 #[test]
 fn every_truncation_is_refused() {
-    let bytes = encoded(&specimen());
-    for length in 0..bytes.len() {
-        assert!(
-            decode(&bytes[..length], &layout()).is_err(),
-            "{length} of {} bytes",
-            bytes.len()
-        );
+    for layout in layouts() {
+        let bytes = encoded(&specimen(&layout), &layout);
+        for length in 0..bytes.len() {
+            assert!(
+                decode(&bytes[..length], &layout).is_err(),
+                "{length} of {} bytes",
+                bytes.len()
+            );
+        }
     }
 }
 
@@ -214,36 +263,59 @@ proptest! {
 
     #[test]
     fn damaged_rows_are_refused_or_are_rows(
+        which in 0usize..2,
         damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
     ) {
-        let mut bytes = encoded(&specimen());
+        let layout = &layouts()[which];
+        let mut bytes = encoded(&specimen(layout), layout);
         for (at, byte) in damage {
             let at = at.index(bytes.len());
             bytes[at] = byte;
         }
-        if let Ok(row) = decode(&bytes, &layout()) {
-            prop_assert_eq!(encoded(&row), bytes, "what is read is what would be written");
+        if let Ok(row) = decode(&bytes, layout) {
+            prop_assert_eq!(encoded(&row, layout), bytes, "what is read is what would be written");
+            use_all(row, layout);
         }
     }
 
     #[test]
-    fn any_bytes_after_a_good_header_are_refused_or_are_rows(flags in 0u8..16, newest: i64, tail: Vec<u8>) {
+    fn any_bytes_after_a_good_header_are_refused_or_are_rows(
+        which in 0usize..2,
+        flags in 0u8..16,
+        newest: i64,
+        tail: Vec<u8>,
+    ) {
+        let layout = &layouts()[which];
         let mut bytes = vec![1, flags];
-        bytes.extend(layout().fingerprint.to_le_bytes());
+        bytes.extend(layout.fingerprint.to_le_bytes());
         bytes.extend(newest.to_le_bytes());
         bytes.extend(tail);
-        if let Ok(row) = decode(&bytes, &layout()) {
-            prop_assert_eq!(encoded(&row), bytes, "what is read is what would be written");
-            // Whatever it holds, it can be used.
-            let layout = layout();
-            let mut row = row;
-            row.absorb(&layout, &event(1, 1, 1.5, Some("x")), 2 * MINUTE);
-            if let Some(sight) = Sight::of(&row, i64::MAX) {
-                for set in 0..layout.sets.len() {
-                    let mut reach = sight.reach(&layout, set, Some(MINUTE)).unwrap();
-                    (0..layout.sets[set].measures.len()).for_each(|at| { reach.picked(at); reach.float(at); reach.integer(at); reach.count(at); });
-                }
+        if let Ok(row) = decode(&bytes, layout) {
+            prop_assert_eq!(encoded(&row, layout), bytes, "what is read is what would be written");
+            use_all(row, layout);
+        }
+    }
+}
+
+/// Whatever a row holds, it can be used.
+fn use_all(mut row: Row, layout: &RowLayout) {
+    row.absorb(layout, &event(1, 1, 1.5, Some("x")), 2 * MINUTE);
+    let Some(sight) = Sight::of(&row, i64::MAX) else { return };
+    for set in 0..layout.sets.len() {
+        let mut reach = sight.reach(layout, set, Some(MINUTE)).unwrap();
+        for at in 0..layout.sets[set].measures.len() {
+            reach.picked(at);
+            reach.float(at);
+            reach.integer(at);
+            reach.count(at);
+            reach.greatest(at, 2);
+            if layout.sets[set].measures[at].kind == Kind::Quantiles {
+                reach.quantile(at, 500_000);
             }
         }
+    }
+    for trail in 0..layout.trails.len() {
+        sight.newest_values(layout, trail, Span::of(HOUR), 2);
+        sight.cardinality(layout, trail, Span::of(DAY));
     }
 }

@@ -84,7 +84,7 @@ impl Cardinality {
         self.add_hash((tile, hash(value)));
     }
 
-    fn add_hash(&mut self, seen: (i64, u64)) {
+    pub(super) fn add_hash(&mut self, seen: (i64, u64)) {
         // From the newest: values that recur have mostly done so of late.
         if let Some(at) = self.newest.iter().rposition(|(_, hash)| *hash == seen.1) {
             if self.newest[at] >= seen {

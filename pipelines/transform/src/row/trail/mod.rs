@@ -93,3 +93,6 @@ impl Trail {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
