@@ -19,7 +19,7 @@ const SCHEMA: &str = r#"schema = { txn_id = "string", card = "string", merchant 
 
 /// Definitions that read `topic`: the source alone.
 fn source(topic: &str, more: &str) -> String {
-    format!("[source.{SOURCE}]\nkafka = \"{topic}\"\ntime = \"ts\"\nlate = \"5m\"\n{more}\n{SCHEMA}\n\n")
+    format!("[source.{SOURCE}]\nkafka = \"{topic}\"\ntime = \"ts\"\n{more}\n{SCHEMA}\n\n")
 }
 
 fn files(text: String) -> DefinitionFiles {
@@ -231,6 +231,6 @@ pub(crate) fn delivery(source: &SourceDefinition, payments: &[Payment]) -> Resul
     };
     Ok(Delivery {
         header,
-        events: RecordBatch::try_new(delivery_schema(&source.schema), columns)?,
+        events: RecordBatch::try_new(delivery_schema(source), columns)?,
     })
 }

@@ -10,11 +10,11 @@ use crate::decode::decoder::Decoder;
 use crate::plan::SourcePlan;
 use crate::source::{Record, Records};
 use crate::validate::{Times, check_size, validate};
-use arrow::array::{ArrayRef, Int32Builder, Int64Builder, RecordBatch, TimestampMicrosecondBuilder};
+use arrow::array::{ArrayRef, BooleanBuilder, Int32Builder, Int64Builder, RecordBatch, TimestampMicrosecondBuilder};
 use arrow::error::ArrowError;
 use ondol_feature_store_api::wire::{Delivery, DeliveryHeader};
 use ondol_ingest_api::wire::DeadLetter;
-use ondol_vocabulary::{DataType, EventTime, PartitionRange, SourcePosition};
+use ondol_vocabulary::{DataType, EventTime, PartitionRange};
 use std::sync::Arc;
 
 /// What became of a batch of records.
@@ -26,6 +26,8 @@ pub struct Decoded {
     pub dead_letters: Vec<DeadLetter>,
     /// Records that stand for no event and are no fault: deletion markers that the source ignores, empty arrays.
     pub passed_over: usize,
+    /// Events that no view counts, as they came later than the source allows.
+    pub late: usize,
     /// Bytes of all messages.
     pub size_bytes: usize,
     /// The newest event time among the good ones.
@@ -65,12 +67,7 @@ pub fn decode(
             Ok(_) => {}
             Err(Fault::Unavailable(detail)) => return Err(DecodeError::Unavailable(detail)),
             Err(Fault::Rejected(rejection)) => {
-                let position = SourcePosition {
-                    partition: record.partition,
-                    offset: record.offset,
-                };
-                let payload = record.value.unwrap_or_default();
-                dead_letters.push(dead_letter(&plan.name, position, rejection, payload, now));
+                dead_letters.push(dead_letter(&plan.name, &record, rejection, now));
             }
         }
     }
@@ -80,7 +77,7 @@ pub fn decode(
         generation: generation.to_owned(),
         ranges: ranges(runs),
     };
-    let newest = builder.newest;
+    let (newest, late) = (builder.newest, builder.late_events);
     let delivery = Delivery {
         header,
         events: builder.finish(plan)?,
@@ -90,6 +87,7 @@ pub fn decode(
         delivery,
         dead_letters,
         passed_over,
+        late,
         size_bytes,
         newest,
     })
@@ -98,7 +96,7 @@ pub fn decode(
 /// Adds the events of `record`: how many.
 fn take<'a>(
     plan: &SourcePlan,
-    decoder: &mut Decoder<'_, 'a>,
+    decoder: &mut Decoder<'a>,
     builder: &mut Builder,
     record: Record<'a>,
     now: EventTime,
@@ -108,12 +106,12 @@ fn take<'a>(
     let rows = decoder.decode(&record)?;
     builder.times.clear();
     for cells in rows.iter() {
-        builder.times.push(validate(plan, cells, now)?);
+        builder.times.push(validate(plan, cells, record.timestamp, now)?);
     }
     for cells in rows.iter() {
         builder.columns.append(cells);
     }
-    builder.place(&record);
+    builder.place(&record, rows.deleted);
     Ok(builder.times.len())
 }
 
@@ -141,7 +139,10 @@ struct Builder {
     partition: Int32Builder,
     offset: Int64Builder,
     ingested_at: TimestampMicrosecondBuilder,
+    deleted: Option<BooleanBuilder>,
+    late: Option<BooleanBuilder>,
     newest: Option<EventTime>,
+    late_events: usize,
     /// Of the rows of the record at hand.
     times: Vec<Times>,
 }
@@ -153,16 +154,26 @@ impl Builder {
             partition: Int32Builder::with_capacity(rows),
             offset: Int64Builder::with_capacity(rows),
             ingested_at: TimestampMicrosecondBuilder::with_capacity(rows).with_data_type(DataType::Timestamp.arrow()),
+            deleted: plan.has_deletions.then(|| BooleanBuilder::with_capacity(rows)),
+            late: plan.late_us.map(|_| BooleanBuilder::with_capacity(rows)),
             newest: None,
+            late_events: 0,
             times: Vec::new(),
         }
     }
 
-    fn place(&mut self, record: &Record<'_>) {
+    fn place(&mut self, record: &Record<'_>, deleted: bool) {
         for times in &self.times {
             self.partition.append_value(record.partition);
             self.offset.append_value(record.offset);
             self.ingested_at.append_value(times.ingested_at.micros());
+            if let Some(marks) = &mut self.deleted {
+                marks.append_value(deleted);
+            }
+            if let Some(marks) = &mut self.late {
+                marks.append_value(times.late);
+            }
+            self.late_events += usize::from(times.late);
             self.newest = self.newest.max(Some(times.event_time));
         }
     }
@@ -175,6 +186,10 @@ impl Builder {
             Arc::new(self.ingested_at.finish()),
         ];
         arrays.extend(added);
+        // In the order of the source's marks.
+        for mut marks in [self.deleted, self.late].into_iter().flatten() {
+            arrays.push(Arc::new(marks.finish()));
+        }
         RecordBatch::try_new(Arc::clone(&plan.schema), arrays)
     }
 }
@@ -182,38 +197,34 @@ impl Builder {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::decode::json_tree::JsonFormat;
-    use crate::decode::place::Reading;
-    use crate::plan::{KeyColumn, delivery_schema};
+    use crate::decode::formats::Formats;
     use arrow::array::AsArray;
     use arrow::datatypes::{Int32Type, Int64Type};
-    use ondol_vocabulary::{Arrival, Field, MessageShape, StreamFormat};
+    use ondol_vocabulary::{
+        Arrival, Field, MessageShape, Snapshot, SourceDefinition, SourceOrigin, SourceVersion, StreamFormat,
+    };
 
     fn plan() -> SourcePlan {
         let field = |name: &str, data_type| Field {
             name: name.to_owned(),
             data_type,
         };
-        let fields = vec![field("id", DataType::String), field("ts", DataType::Timestamp)];
-        SourcePlan {
+        let definition = SourceDefinition {
             name: "s".to_owned(),
-            version: 3,
-            topic: "t".to_owned(),
-            reading: Reading::new(
-                &StreamFormat::Json,
-                &MessageShape::default(),
-                &fields,
-                Arc::new(JsonFormat),
-            ),
-            schema: delivery_schema(&fields),
-            fields,
-            time: 1,
-            keys: vec![KeyColumn {
-                column: 0,
-                view: "v".to_owned(),
-            }],
+            origin: SourceOrigin::Stream {
+                topic: "t".to_owned(),
+                format: StreamFormat::Json,
+                shape: MessageShape::default(),
+            },
+            time: "ts".to_owned(),
+            late_us: 0,
             arrival: Arrival::Ingest,
-        }
+            schema: vec![field("id", DataType::String), field("ts", DataType::Timestamp)],
+        };
+        let snapshot = Snapshot::default();
+        let source = SourceVersion { version: 3, definition };
+        let compiled = SourcePlan::compile(&snapshot, &source, &Formats::default());
+        compiled.unwrap().unwrap()
     }
 
     #[test]

@@ -4,7 +4,7 @@ use crate::decode::formats::Formats;
 use crate::decode::place::Reading;
 use arrow::datatypes::{DataType as ArrowType, Field as ArrowField, Schema, SchemaRef};
 use ondol_feature_store_api::wire::columns;
-use ondol_vocabulary::{Arrival, DataType, Field, Snapshot, SourceOrigin, SourceVersion};
+use ondol_vocabulary::{Arrival, DataType, Field, Snapshot, SourceDefinition, SourceOrigin, SourceVersion};
 use std::sync::Arc;
 
 /// How events of one version of a stream source are decoded and checked.
@@ -26,7 +26,11 @@ pub struct SourcePlan {
     pub keys: Vec<KeyColumn>,
     /// When an event counts as known.
     pub arrival: Arrival,
-    /// The schema of a delivery: the columns, then partition, offset and `ingested_at`.
+    /// How long after its event time an event may reach its stream and still count, in microseconds; none: for ever.
+    pub late_us: Option<i64>,
+    /// Whether events may delete rows.
+    pub has_deletions: bool,
+    /// The schema of a delivery: the columns, then partition, offset and `ingested_at`, then the marks.
     pub schema: SchemaRef,
 }
 
@@ -75,14 +79,17 @@ impl SourcePlan {
             time,
             keys,
             arrival: definition.arrival,
-            schema: delivery_schema(&definition.schema),
+            late_us: (definition.late_us > 0).then_some(definition.late_us),
+            has_deletions: definition.origin.has_deletions(),
+            schema: delivery_schema(definition),
         }))
     }
 }
 
-/// The schema of a delivery of events with `fields`.
-pub fn delivery_schema(fields: &[Field]) -> SchemaRef {
-    let own = fields
+/// The schema of a delivery of events of `source`.
+pub fn delivery_schema(source: &SourceDefinition) -> SchemaRef {
+    let own = source
+        .schema
         .iter()
         .map(|field| ArrowField::new(&field.name, field.data_type.arrow(), true));
     let added = [
@@ -90,5 +97,8 @@ pub fn delivery_schema(fields: &[Field]) -> SchemaRef {
         ArrowField::new(columns::OFFSET, ArrowType::Int64, false),
         ArrowField::new(columns::INGESTED_AT, DataType::Timestamp.arrow(), false),
     ];
-    Arc::new(Schema::new(own.chain(added).collect::<Vec<_>>()))
+    let marks = source
+        .marks()
+        .map(|name| ArrowField::new(name, ArrowType::Boolean, false));
+    Arc::new(Schema::new(own.chain(added).chain(marks).collect::<Vec<_>>()))
 }

@@ -1,5 +1,7 @@
 //! What an event must have beyond its columns' types: a time not ahead of its arrival, and the keys of its views.
-//! Lateness is not checked here: a late event is kept, and what it still changes is the store's to say.
+//!
+//! A late event is valid: it is kept and marked. What makes it late is its record alone, never a clock of ours, so that
+//! a backlog which is read late is not late, and a second reading says the same.
 
 use crate::decode::{Cell, Reason, Rejection};
 use crate::plan::SourcePlan;
@@ -15,13 +17,20 @@ pub struct Times {
     pub event_time: EventTime,
     /// When it counts as known.
     pub ingested_at: EventTime,
+    /// Whether it reached its stream later than the source allows: no view counts it.
+    pub late: bool,
 }
 
-/// Checks an event that was accepted at `now`.
+/// Checks an event that reached its stream at `written` and was accepted at `now`.
 ///
 /// # Errors
 /// [`Reason::MissingTime`], [`Reason::MissingKey`] or [`Reason::Future`].
-pub fn validate(plan: &SourcePlan, cells: &[Cell<'_>], now: EventTime) -> Result<Times, Rejection> {
+pub fn validate(
+    plan: &SourcePlan,
+    cells: &[Cell<'_>],
+    written: EventTime,
+    now: EventTime,
+) -> Result<Times, Rejection> {
     let Some(Cell::Micros(micros)) = cells.get(plan.time) else {
         let name = plan.fields.get(plan.time).map_or("", |field| field.name.as_str());
         let detail = format!("the event has no time: field `{name}` is null or absent");
@@ -54,6 +63,7 @@ pub fn validate(plan: &SourcePlan, cells: &[Cell<'_>], now: EventTime) -> Result
     Ok(Times {
         event_time,
         ingested_at,
+        late: plan.late_us.is_some_and(|late_us| written.since(event_time) > late_us),
     })
 }
 
@@ -75,41 +85,56 @@ pub fn check_size(message: &[u8], limit_bytes: usize) -> Result<(), Rejection> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::decode::json_tree::JsonFormat;
-    use crate::decode::place::Reading;
-    use crate::plan::{KeyColumn, delivery_schema};
-    use ondol_vocabulary::{DataType, Field, MessageShape, StreamFormat};
-    use std::sync::Arc;
+    use crate::decode::formats::Formats;
+    use ondol_vocabulary::{
+        DataType, Field, MessageShape, Snapshot, SourceDefinition, SourceOrigin, SourceVersion, StreamFormat,
+        ViewDefinition, ViewState, ViewVersion,
+    };
 
-    fn plan(arrival: Arrival) -> SourcePlan {
+    fn plan(arrival: Arrival, late_us: i64) -> SourcePlan {
         let field = |name: &str, data_type| Field {
             name: name.to_owned(),
             data_type,
         };
-        let fields = vec![field("card_id", DataType::String), field("ts", DataType::Timestamp)];
-        SourcePlan {
+        let definition = SourceDefinition {
             name: "transactions".to_owned(),
-            version: 1,
-            topic: "transactions".to_owned(),
-            reading: Reading::new(
-                &StreamFormat::Json,
-                &MessageShape::default(),
-                &fields,
-                Arc::new(JsonFormat),
-            ),
-            schema: delivery_schema(&fields),
-            fields,
-            time: 1,
-            keys: vec![KeyColumn {
-                column: 0,
-                view: "card".to_owned(),
-            }],
+            origin: SourceOrigin::Stream {
+                topic: "transactions".to_owned(),
+                format: StreamFormat::Json,
+                shape: MessageShape::default(),
+            },
+            time: "ts".to_owned(),
+            late_us,
             arrival,
-        }
+            schema: vec![field("card_id", DataType::String), field("ts", DataType::Timestamp)],
+        };
+        let view = ViewDefinition {
+            name: "card".to_owned(),
+            source: "transactions".to_owned(),
+            key: vec![field("card_id", DataType::String)],
+            filter: None,
+            ttl_us: None,
+            features: Vec::new(),
+        };
+        let source = SourceVersion { version: 1, definition };
+        let snapshot = Snapshot {
+            version: 1,
+            sources: vec![source.clone()],
+            views: vec![ViewVersion {
+                id: 1,
+                version: 1,
+                state: ViewState::Active,
+                definition: view,
+            }],
+            models: Vec::new(),
+        };
+        let compiled = SourcePlan::compile(&snapshot, &source, &Formats::default());
+        compiled.unwrap().unwrap()
     }
 
     fn reason(arrival: Arrival, cells: &[Cell<'_>]) -> Result<Times, Reason> {
-        validate(&plan(arrival), cells, EventTime::from_micros(10)).map_err(|rejection| rejection.reason)
+        let now = EventTime::from_micros(10);
+        validate(&plan(arrival, 0), cells, now, now).map_err(|rejection| rejection.reason)
     }
 
     #[test]
@@ -122,7 +147,8 @@ mod tests {
 
     #[test]
     fn a_null_key_is_refused_and_the_view_named() {
-        let rejection = validate(&plan(Arrival::Ingest), &[Cell::Null, Cell::Micros(1)], EventTime::MIN).unwrap_err();
+        let (plan, now) = (plan(Arrival::Ingest, 0), EventTime::MIN);
+        let rejection = validate(&plan, &[Cell::Null, Cell::Micros(1)], now, now).unwrap_err();
         assert_eq!(rejection.reason, Reason::MissingKey);
         assert_eq!(
             rejection.detail,
@@ -138,6 +164,20 @@ mod tests {
     }
 
     #[test]
+    fn an_event_is_late_by_its_record_and_not_by_the_clock() {
+        let cells = [Cell::Text("c".into()), Cell::Micros(100)];
+        let late = |late_us, written, now| {
+            let (written, now) = (EventTime::from_micros(written), EventTime::from_micros(now));
+            let times = validate(&plan(Arrival::Ingest, late_us), &cells, written, now);
+            times.unwrap().late
+        };
+        assert!(!late(50, 150, 1_000_000), "a backlog is read late, and is not late");
+        assert!(late(50, 151, 151));
+        assert!(!late(0, 1_000_000, 1_000_000), "without a bound nothing is late");
+        assert!(!late(50, 90, 90), "ahead of its stream");
+    }
+
+    #[test]
     fn replayed_history_counts_as_known_at_its_event_time_plus_the_delay() {
         let times = reason(
             Arrival::EventTime { delay_us: 5 },
@@ -148,7 +188,8 @@ mod tests {
             times,
             Ok(Times {
                 event_time,
-                ingested_at: event_time.plus_micros(5)
+                ingested_at: event_time.plus_micros(5),
+                late: false,
             })
         );
     }
