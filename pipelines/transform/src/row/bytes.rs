@@ -55,6 +55,7 @@ impl<'a> Reader<'a> {
         Self { rest: bytes }
     }
 
+    #[inline]
     pub(crate) fn take(&mut self, length: usize) -> Result<&'a [u8], RowError> {
         let (taken, rest) = self
             .rest
@@ -64,6 +65,7 @@ impl<'a> Reader<'a> {
         Ok(taken)
     }
 
+    #[inline]
     pub(crate) fn array<const N: usize>(&mut self) -> Result<[u8; N], RowError> {
         let (taken, rest) = self
             .rest
@@ -73,10 +75,12 @@ impl<'a> Reader<'a> {
         Ok(*taken)
     }
 
+    #[inline]
     pub(crate) fn byte(&mut self) -> Result<u8, RowError> {
         self.array::<1>().map(|[byte]| byte)
     }
 
+    #[inline]
     pub(crate) fn varint(&mut self) -> Result<u64, RowError> {
         // Most numbers of a row take one byte or two.
         match self.rest {
@@ -94,11 +98,13 @@ impl<'a> Reader<'a> {
         u64::try_from(number).map_err(|_| malformed("a number is too large"))
     }
 
+    #[inline]
     pub(crate) fn signed(&mut self) -> Result<i64, RowError> {
         let number = self.varint()?;
         Ok((number >> 1) as i64 ^ -((number & 1) as i64))
     }
 
+    #[inline]
     pub(crate) fn signed_wide(&mut self) -> Result<i128, RowError> {
         let number = self.leb128(u128::BITS)?;
         Ok((number >> 1) as i128 ^ -((number & 1) as i128))
@@ -139,6 +145,7 @@ impl<'a> Reader<'a> {
     }
 
     /// A number of things that take at least one byte each.
+    #[inline]
     pub(crate) fn length(&mut self) -> Result<usize, RowError> {
         let length = self.varint()?;
         usize::try_from(length)
@@ -152,6 +159,7 @@ impl<'a> Reader<'a> {
         self.rest.len()
     }
 
+    #[inline]
     pub(crate) fn bits(&mut self, count: usize) -> Result<Bits<'a>, RowError> {
         let bytes = self.take(count.div_ceil(8))?;
         let padding = bytes
@@ -179,6 +187,7 @@ pub(crate) struct Bits<'a> {
 }
 
 impl Bits<'_> {
+    #[inline]
     pub(crate) fn get(self, at: usize) -> bool {
         self.bytes.get(at / 8).is_some_and(|byte| byte >> (at % 8) & 1 == 1)
     }

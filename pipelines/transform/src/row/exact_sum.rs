@@ -123,8 +123,8 @@ impl ExactSum {
             }) => return f64::NEG_INFINITY,
             Some(_) | None => {}
         }
-        let (place, limbs) = self.finite.magnitude();
-        let magnitude = nearest(&limbs, (LIMB * place) as i64 + UNIT, false);
+        let round = |place: usize, limbs: &[u64]| nearest(limbs, (LIMB * place) as i64 + UNIT, false);
+        let magnitude = self.finite.read_magnitude(round);
         // A negative integer is never zero, so no sum is −0.0.
         if self.finite.is_negative() { -magnitude } else { magnitude }
     }

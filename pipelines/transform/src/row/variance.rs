@@ -71,12 +71,16 @@ fn variance(count: u64, sum: &Wide, squares: &Wide, unit: Unit, is_sample: bool)
     if squares.is_negative() {
         return f64::NAN;
     }
-    let (sum_place, sum) = sum.magnitude();
-    let (squares_place, squares) = squares.magnitude();
-    let place = (2 * sum_place).min(squares_place);
-    let mut numerator = Limbs::from_elem(0, squares_place - place);
-    times(&squares, count, &mut numerator);
-    let Some(()) = subtract_square(&mut numerator, &sum, 2 * sum_place - place) else {
+    let numerator = sum.read_magnitude(|sum_place, sum| {
+        squares.read_magnitude(|squares_place, squares| {
+            let place = (2 * sum_place).min(squares_place);
+            let mut numerator = Limbs::from_elem(0, squares_place - place);
+            times(squares, count, &mut numerator);
+            subtract_square(&mut numerator, sum, 2 * sum_place - place)?;
+            Some((place, numerator))
+        })
+    });
+    let Some((place, mut numerator)) = numerator else {
         return f64::NAN;
     };
     let zeros = numerator.iter().rev().take_while(|limb| **limb == 0).count();

@@ -76,6 +76,7 @@ impl Wide {
         self.add_limbs(other.low, &negated(&other.limbs));
     }
 
+    #[inline]
     pub(crate) fn is_negative(&self) -> bool {
         self.limbs.last().is_some_and(|limb| is_negative(*limb))
     }
@@ -86,14 +87,14 @@ impl Wide {
         self.limbs.is_empty()
     }
 
-    /// The limbs of its absolute value, least significant first, and the place of the first.
-    pub(crate) fn magnitude(&self) -> (usize, Limbs) {
-        let limbs = if self.is_negative() {
-            negated(&self.limbs)
+    /// Reads its absolute value: the place of the first limb, and the limbs, least significant first.
+    #[inline]
+    pub(crate) fn read_magnitude<T>(&self, read: impl FnOnce(usize, &[u64]) -> T) -> T {
+        if self.is_negative() {
+            read(self.low, &negated(&self.limbs))
         } else {
-            self.limbs.clone()
-        };
-        (self.low, limbs)
+            read(self.low, &self.limbs)
+        }
     }
 
     /// Its two's complement bytes, least significant first and as few as possible, with the place of the first (it
@@ -132,6 +133,7 @@ impl Wide {
         (minimal && fits).then(|| Self::from_run(place, bytes))
     }
 
+    #[inline]
     fn from_run(place: usize, bytes: &[u8]) -> Self {
         let low = place / LIMB_BYTES;
         let skip = place % LIMB_BYTES;

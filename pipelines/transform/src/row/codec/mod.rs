@@ -196,6 +196,7 @@ fn encode_source(source: SourcePosition, bytes: &mut Vec<u8>) {
     push_signed(bytes, source.offset);
 }
 
+#[inline]
 fn decode_source(reader: &mut Reader<'_>) -> Result<SourcePosition, RowError> {
     let partition = i32::try_from(reader.signed()?).map_err(|_| malformed("a partition is out of range"))?;
     Ok(SourcePosition {

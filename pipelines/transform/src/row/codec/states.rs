@@ -52,6 +52,7 @@ pub(super) fn encode_state(state: &State, data_type: DataType, origin: Origin, b
 }
 
 /// Fills in an empty state.
+#[inline]
 pub(super) fn decode_state(
     reader: &mut Reader<'_>,
     state: &mut State,
@@ -106,6 +107,7 @@ fn encode_sum(sum: &ExactSum, bytes: &mut Vec<u8>) {
     }
 }
 
+#[inline]
 fn decode_sum(reader: &mut Reader<'_>) -> Result<ExactSum, RowError> {
     let head = reader.varint()?;
     let length = usize::try_from(head >> 1).unwrap_or(usize::MAX);

@@ -45,6 +45,7 @@ pub(super) fn encode_value(value: ScalarRef<'_>, data_type: DataType, bytes: &mu
     }
 }
 
+#[inline]
 pub(super) fn decode_value(reader: &mut Reader<'_>, data_type: DataType) -> Result<Scalar, RowError> {
     match data_type {
         DataType::Bool => match reader.byte()? {
@@ -74,6 +75,7 @@ pub(super) fn decode_value(reader: &mut Reader<'_>, data_type: DataType) -> Resu
     }
 }
 
+#[inline]
 fn decode_float(value: f64, is_the_nan: bool) -> Result<Scalar, RowError> {
     if value.is_nan() && !is_the_nan {
         return Err(malformed("a NaN is not the canonical one"));
