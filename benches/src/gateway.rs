@@ -222,7 +222,7 @@ impl Platform {
             ..IngestConfig::default()
         };
         let ingest = IngestService::start(&ingest, Arc::clone(&direct), Arc::clone(&clock), &shutdowns[1], &health)?;
-        let metered: Arc<dyn FeatureStore> = Metered::new(direct);
+        let metered: Arc<dyn FeatureStore> = Metered::new(direct, false);
         let ingest: Arc<dyn Ingest> = ingest;
         let gateway = ModelGatewayService::open(config, metered, ingest, clock, &shutdowns[0], &health).await?;
         gateway

@@ -7,15 +7,16 @@
 use crate::measure::{cpu_seconds, median};
 use crate::metered::Metered;
 use crate::payments::{SOURCE, eight_features};
+use crate::redis_server::{Done, RedisServer};
 use crate::report::{Report, Row};
-use crate::store::{Store, redis_url};
+use crate::store::Store;
 use crate::topic::Topic;
 use anyhow::{Context as _, Result, bail, ensure};
 use ondol_feature_store_api::FeatureStore;
 use ondol_ingest::IngestService;
 use ondol_ingest::batch::decode;
-use ondol_ingest::decode::formats::Formats;
 use ondol_ingest::config::{IngestConfig, KafkaConfig, Limits, StreamConfig};
+use ondol_ingest::decode::formats::Formats;
 use ondol_ingest::plan::SourcePlan;
 use ondol_ingest::source::Records;
 use ondol_runtime::{Health, Shutdown, SystemClock};
@@ -55,6 +56,9 @@ struct Outcome {
     visible_s: f64,
     durable_s: f64,
     cpu_s: f64,
+    deliveries: u64,
+    /// What Redis did for it.
+    redis: Done,
 }
 
 /// Runs it.
@@ -68,13 +72,17 @@ pub(crate) async fn run(args: &Args) -> Result<Report> {
         .with("repetitions", args.repetitions);
     let mut report = Report::new("ingest", parameters);
     let topic = Topic::produce(args.events, args.cards, args.partitions).await?;
-    let redis = if args.no_redis { None } else { Some(redis_url()?) };
+    let redis = if args.no_redis {
+        None
+    } else {
+        Some(RedisServer::start().await?)
+    };
     let mut runs: Vec<[Option<Outcome>; 3]> = Vec::new();
     for _ in 0..args.repetitions {
         let floor = floor(&topic, args.events).await?;
         let embedded = ingest(&topic, args.events, None).await?;
         let redis = match &redis {
-            Some(url) => Some(ingest(&topic, args.events, Some(url)).await?),
+            Some(server) => Some(ingest(&topic, args.events, Some(server)).await?),
             None => None,
         };
         runs.push([Some(floor), Some(embedded), redis]);
@@ -100,13 +108,39 @@ pub(crate) async fn run(args: &Args) -> Result<Report> {
             .figure("events_per_s", mid(&|_, run| events / run.durable_s))
             .figure("visible_events_per_s", mid(&|_, run| events / run.visible_s))
             .figure("cpu_us_per_event", mid(&|_, run| run.cpu_s * 1e6 / events));
+        let row = if place == 0 {
+            row
+        } else {
+            row.figure("events_per_delivery", mid(&|_, run| events / run.deliveries as f64))
+        };
+        let row = if place < 2 {
+            row
+        } else {
+            row.figure("redis_cpu_us_per_event", mid(&|_, run| run.redis.cpu_s * 1e6 / events))
+                .figure(
+                    "rows_per_delivery",
+                    mid(&|_, run| run.redis.rows_set / run.deliveries as f64),
+                )
+                .figure(
+                    "write_commands_per_row",
+                    mid(&|_, run| run.redis.scripts / run.redis.rows_set),
+                )
+                .figure(
+                    "read_commands_per_row",
+                    mid(&|_, run| run.redis.reads / run.redis.rows_set),
+                )
+        };
         report.row(row);
     }
     report.note(format!(
         "{} bytes a message; ratio = events per second / those of the bare consumer",
         topic.message_bytes
     ));
-    report.note("cpu: of this process, without Kafka and Redis; the bare consumer decodes on one thread");
+    report
+        .note("cpu: of this process, without Kafka and Redis; the bare consumer waits for the broker most of the time");
+    report.note(
+        "commands per row: sent to Redis (INFO commandstats), for each row written; a script takes up to 256 rows",
+    );
     topic.delete().await?;
     Ok(report)
 }
@@ -174,15 +208,17 @@ fn drain(consumer: &BaseConsumer, plan: &SourcePlan, events: u64) -> Result<Outc
         visible_s: seconds,
         durable_s: seconds,
         cpu_s: cpu_seconds(None)? - cpu?,
+        deliveries: 0,
+        redis: Done::default(),
     })
 }
 
 /// Ingests every event into new, empty stores.
-async fn ingest(topic: &Topic, events: u64, redis: Option<&str>) -> Result<Outcome> {
+async fn ingest(topic: &Topic, events: u64, redis: Option<&RedisServer>) -> Result<Outcome> {
     let folder = tempfile::tempdir()?;
-    let store = Store::open(folder.path(), redis).await?;
+    let store = Store::open(folder.path(), redis.map(|server| server.url.as_str())).await?;
     let snapshot = store.apply(eight_features(&topic.name)).await?;
-    let metered = Metered::new(Arc::clone(&store.service) as Arc<dyn FeatureStore>);
+    let metered = Metered::new(Arc::clone(&store.service) as Arc<dyn FeatureStore>, false);
     let kafka = KafkaConfig {
         bootstrap: topic.bootstrap.clone(),
         group: format!("{}-{:08x}", topic.name, rand::random::<u32>()),
@@ -192,6 +228,7 @@ async fn ingest(topic: &Topic, events: u64, redis: Option<&str>) -> Result<Outco
         stream: StreamConfig::Kafka(kafka),
         ..IngestConfig::default()
     };
+    let before = done(redis).await?;
     let shutdown = Shutdown::new();
     let local = Arc::clone(&metered) as Arc<dyn FeatureStore>;
     let started = Instant::now();
@@ -214,11 +251,20 @@ async fn ingest(topic: &Topic, events: u64, redis: Option<&str>) -> Result<Outco
         visible_s,
         durable_s: begun.elapsed().as_secs_f64(),
         cpu_s: cpu_seconds(None)? - cpu,
+        deliveries: metered.progress().deliveries,
+        redis: done(redis).await?.since(before),
     };
     ensure!(shutdown.drain(Duration::from_secs(60)).await, "ingest did not stop");
     check(&store, &snapshot, events).await?;
     store.close().await?;
     Ok(outcome)
+}
+
+async fn done(redis: Option<&RedisServer>) -> Result<Done> {
+    match redis {
+        Some(server) => server.done().await,
+        None => Ok(Done::default()),
+    }
 }
 
 /// Nothing counts that was not kept: the log and the rows hold every event.

@@ -3,25 +3,36 @@
 //!
 //! - [`online_read`]: features of entities, against a raw multi-get of the same rows;
 //! - [`ingest`]: events from Kafka into both stores, against a consumer that only decodes them;
+//! - [`catch_up`]: a backlog in batches, against the same event by event;
+//! - [`freshness`]: from an event's acknowledgement to its being read;
+//! - [`memory`]: of the services, under steady load and draining a backlog;
+//! - [`bytes_per_key`]: what an online row weighs, against a Redis hash;
 //! - [`training_set`]: windows as of each spine row, against DuckDB on the same files;
 //! - [`gateway`]: what a prediction costs beside its feature read and its model;
 //! - [`process`]: what the `ondol` binary weighs, and how fast it is ready.
 //!
-//! [`measure`] takes samples, [`report`] prints them and writes `results/<name>.json`, [`store`] and [`payments`] set up
-//! what is measured.
+//! [`measure`] takes samples, [`report`] prints them and writes `results/<name>.json`, [`store`], [`services`]
+//! and [`payments`] set up what is measured.
 
 #![allow(clippy::print_stdout, reason = "a benchmark's table is its output")]
 
+mod bytes_per_key;
+mod catch_up;
+mod freshness;
 mod gateway;
 mod http;
 mod ingest;
 mod measure;
+mod memory;
 mod metered;
 mod online_read;
 mod payments;
 mod process;
+mod redis_server;
 mod report;
+mod services;
 mod store;
+mod subject;
 mod topic;
 mod training_set;
 
@@ -49,6 +60,14 @@ enum Benchmark {
     OnlineRead(online_read::Args),
     /// Events per second from Kafka through both stores, against a consumer that only decodes them.
     Ingest(ingest::Args),
+    /// A backlog in batches, against the same event by event, and against a steady arrival.
+    CatchUp(catch_up::Args),
+    /// From an event's acknowledgement to its being in an online read over HTTP, at a tenth of the peak rate.
+    Freshness(freshness::Args),
+    /// Memory of the services, under a steady load and draining a backlog.
+    Memory(memory::Args),
+    /// Bytes of an online row, against a Redis hash with a field per feature.
+    BytesPerKey(bytes_per_key::Args),
     /// Windows over an event log as of each spine row, against DuckDB on the same files.
     TrainingSet(training_set::Args),
     /// What a prediction costs beside its feature read and its model.
@@ -58,6 +77,9 @@ enum Benchmark {
     /// The part of `training-set` that runs in a process of its own.
     #[command(hide = true)]
     TrainingSetJob(training_set::JobArgs),
+    /// The services that other benchmarks measure, in a process of their own.
+    #[command(hide = true)]
+    Subject(subject::Args),
 }
 
 fn main() -> Result<()> {
@@ -73,10 +95,15 @@ async fn run(cli: Cli) -> Result<()> {
     let report = match cli.benchmark {
         Benchmark::OnlineRead(args) => online_read::run(&args).await?,
         Benchmark::Ingest(args) => ingest::run(&args).await?,
+        Benchmark::CatchUp(args) => catch_up::run(&args).await?,
+        Benchmark::Freshness(args) => freshness::run(&args).await?,
+        Benchmark::Memory(args) => memory::run(&args, &cli.results).await?,
+        Benchmark::BytesPerKey(args) => bytes_per_key::run(&args).await?,
         Benchmark::TrainingSet(args) => training_set::run(&args).await?,
         Benchmark::Gateway(args) => gateway::run(&args).await?,
         Benchmark::Process(args) => process::run(&args).await?,
         Benchmark::TrainingSetJob(args) => return training_set::job(&args).await,
+        Benchmark::Subject(args) => return subject::run(&args).await,
     };
     report.print();
     report.write(&cli.results)

@@ -17,6 +17,18 @@ pub(crate) const SOURCE: &str = "payments";
 
 const SCHEMA: &str = r#"schema = { txn_id = "string", card = "string", merchant = "string", amount = "f64", fee = "f64", items = "i64", declined = "bool", ts = "timestamp" }"#;
 
+/// What windows of a card are of.
+const AGGREGATIONS: [(&str, &str); 8] = [
+    ("n", "count()"),
+    ("declined", "count() filter (where declined)"),
+    ("spend", "sum(amount)"),
+    ("fees", "sum(fee)"),
+    ("mean", "mean(amount)"),
+    ("least", "min(amount)"),
+    ("most", "max(amount)"),
+    ("most_fee", "max(fee)"),
+];
+
 /// Definitions that read `topic`: the source alone.
 fn source(topic: &str, more: &str) -> String {
     format!("[source.{SOURCE}]\nkafka = \"{topic}\"\ntime = \"ts\"\n{more}\n{SCHEMA}\n\n")
@@ -37,17 +49,7 @@ pub(crate) fn fifty_features(topic: &str) -> Result<DefinitionFiles> {
     let mut text = source(topic, "");
     text.push_str("[view.card]\nfrom = \"payments\"\nkey = \"card\"\n");
     for window in ["1h", "24h", "7d"] {
-        let aggregations = [
-            ("n", "count()"),
-            ("declined", "count() filter (where declined)"),
-            ("spend", "sum(amount)"),
-            ("fees", "sum(fee)"),
-            ("mean", "mean(amount)"),
-            ("least", "min(amount)"),
-            ("most", "max(amount)"),
-            ("most_fee", "max(fee)"),
-        ];
-        for (name, aggregation) in aggregations {
+        for (name, aggregation) in AGGREGATIONS {
             writeln!(text, "features.{name}_{window} = \"{aggregation} over {window}\"")?;
         }
     }
@@ -95,6 +97,20 @@ features.declined_7d = "count() filter (where declined) over 7d"
     files(source(topic, "") + view)
 }
 
+/// `count` features of one view: windows of a card, eight for each width from the hour up. What `bytes-per-key`
+/// weighs.
+pub(crate) fn windows(count: usize) -> Result<DefinitionFiles> {
+    let mut text = source("payments", "") + "[view.card]\nfrom = \"payments\"\nkey = \"card\"\n";
+    let widths = ["1h", "6h", "24h", "3d", "7d", "14d", "30d"];
+    let all = widths
+        .iter()
+        .flat_map(|width| AGGREGATIONS.iter().map(move |of| (width, of)));
+    for (width, (name, aggregation)) in all.take(count) {
+        writeln!(text, "features.{name}_{width} = \"{aggregation} over {width}\"")?;
+    }
+    Ok(files(text))
+}
+
 /// One view of count, sum, mean and max over 1 h, 24 h and 7 d, and a model of them: what `training-set` builds.
 pub(crate) fn twelve_windows() -> Result<DefinitionFiles> {
     let mut text =
@@ -135,6 +151,20 @@ pub(crate) struct Payment {
     ts_us: i64,
 }
 
+/// A payment of `card`, made at `ts_us`.
+pub(crate) fn payment_of(card: String, number: i64, ts_us: i64) -> Payment {
+    Payment {
+        number,
+        card,
+        merchant: merchant(0),
+        amount: 12.5,
+        fee: 0.25,
+        items: 1,
+        declined: false,
+        ts_us,
+    }
+}
+
 impl Payments {
     /// `count` payments of `cards` cards between two moments.
     pub(crate) fn new(count: u64, cards: u32, merchants: u32, start_us: i64, end_us: i64) -> Self {
@@ -163,6 +193,13 @@ impl Payments {
             declined: self.random.random_ratio(1, 40),
             ts_us: self.start_us + number * self.step_us,
         }
+    }
+}
+
+impl Payments {
+    /// The next one, as if it was made at `ts_us`.
+    pub(crate) fn next_at(&mut self, ts_us: i64) -> Payment {
+        Payment { ts_us, ..self.next() }
     }
 }
 

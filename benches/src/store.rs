@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 const DELIVERY_ROWS: u64 = 8_192;
 
 /// How long the parts of a store may take to stop.
-const DRAIN: Duration = Duration::from_secs(60);
+pub(crate) const DRAIN: Duration = Duration::from_secs(60);
 
 /// A store, its tasks and its configuration.
 pub(crate) struct Store {
@@ -27,13 +27,8 @@ pub(crate) struct Store {
 impl Store {
     /// With everything in `folder`, or the online rows in the Redis at `redis`.
     pub(crate) async fn open(folder: &Path, redis: Option<&str>) -> Result<Self> {
-        let config = FeatureStoreConfig {
-            online: redis.map(ToOwned::to_owned),
-            online_prefix: format!("bench-{:016x}", rand::random::<u64>()),
-            ..FeatureStoreConfig::embedded(folder)
-        };
         let shutdown = Shutdown::new();
-        let service = FeatureStoreService::open(&config, Arc::new(SystemClock), &shutdown).await?;
+        let (service, config) = open_service(folder, redis, None, &shutdown).await?;
         Ok(Self {
             service,
             config,
@@ -84,6 +79,24 @@ impl Store {
         }
         Ok(())
     }
+}
+
+/// Opens a feature store in `folder`, with its online rows there or in the Redis at `redis`.
+pub(crate) async fn open_service(
+    folder: &Path,
+    redis: Option<&str>,
+    cache_mib: Option<usize>,
+    shutdown: &Shutdown,
+) -> Result<(Arc<FeatureStoreService>, FeatureStoreConfig)> {
+    let embedded = FeatureStoreConfig::embedded(folder);
+    let config = FeatureStoreConfig {
+        online: redis.map(ToOwned::to_owned),
+        online_prefix: format!("bench-{:016x}", rand::random::<u64>()),
+        online_cache_mib: cache_mib.unwrap_or(embedded.online_cache_mib),
+        ..embedded
+    };
+    let service = FeatureStoreService::open(&config, Arc::new(SystemClock), shutdown).await?;
+    Ok((service, config))
 }
 
 /// The Redis that benchmarks use.
