@@ -3,10 +3,11 @@
 //! The future owns its batch. Dropping it abandons the batch; whoever drops it reads the batch anew.
 
 use crate::batch::Decoded;
-use crate::config::Limits;
-use crate::dead_letter;
-use crate::meter;
-use crate::progress::{Part, Progress};
+use crate::config::{Limits, StartAt};
+use crate::control::Control;
+use crate::dead_letter::{self, Mark};
+use crate::meter::{self, Stage};
+use crate::progress::{self, Part, Progress};
 use crate::source::{NewRecord, Stream, StreamError};
 use ondol_feature_store_api::wire::{DeliveryHeader, PartitionPosition, WriteReceipt};
 use ondol_feature_store_api::{FeatureStore, FeatureStoreError};
@@ -26,12 +27,26 @@ pub struct Surroundings {
     pub store: Arc<dyn FeatureStore>,
     /// Where they come from, and dead letters go.
     pub stream: Arc<dyn Stream>,
+    /// Operators' orders.
+    pub control: Arc<Control>,
+    /// Where reading starts when the store holds nothing of the source.
+    pub start: StartAt,
     /// Tells when an event is accepted.
     pub clock: Arc<dyn Clock>,
     /// Bounds and waits.
     pub limits: Limits,
     /// Where progress is reported.
     pub progress: Arc<Progress>,
+}
+
+/// A batch that is ready to be written.
+pub(crate) struct Batch {
+    /// Its events and dead letters.
+    pub(crate) contents: Decoded,
+    /// The skips among its ranges.
+    pub(crate) marks: Vec<Mark>,
+    /// When it was decoded.
+    pub(crate) decoded: tokio::time::Instant,
 }
 
 /// How a delivery ended.
@@ -41,6 +56,7 @@ pub(crate) enum Outcome {
     Written {
         ranges: Vec<PartitionRange>,
         receipt: WriteReceipt,
+        size_bytes: usize,
     },
     /// The store holds less than was thought, for example after it lost writes that were not durable.
     Gap { partition: i32, expected: i64 },
@@ -70,25 +86,25 @@ impl Surroundings {
     }
 }
 
-/// Writes dead letters, then the delivery; tries again for ever.
-pub(crate) async fn deliver(around: Arc<Surroundings>, decoded: Decoded) -> Outcome {
+/// Writes dead letters and skips, then the delivery; tries again for ever. Event times stand in the column at `time`.
+pub(crate) async fn deliver(around: Arc<Surroundings>, batch: Batch, time: usize) -> Outcome {
     let started = Instant::now();
-    send_dead_letters(&around, &decoded).await;
-    let events = decoded.delivery.events.num_rows();
-    let DeliveryHeader { ranges, .. } = decoded.delivery.header.clone();
+    send_dead_letters(&around, &batch).await;
+    let Batch { contents, marks, .. } = batch;
+    let DeliveryHeader { ranges, .. } = contents.delivery.header.clone();
     let mut backoff = Backoff::new();
     loop {
-        match around.store.write(decoded.delivery.clone()).await {
+        match around.store.write(contents.delivery.clone()).await {
             Ok(receipt) => {
                 around.progress.well(Part::Store);
-                around
-                    .progress
-                    .delivered(events, decoded.dead_letters.len(), decoded.newest);
-                meter::delivered(&around.source, events, decoded.size_bytes, started.elapsed());
-                if let Some(watermark) = around.progress.watermark() {
-                    meter::watermark(&around.source, watermark.micros());
-                }
-                return Outcome::Written { ranges, receipt };
+                taken(&around, &contents, &marks, time);
+                meter::stage(&around.source, Stage::Write, started.elapsed());
+                let size_bytes = contents.size_bytes;
+                return Outcome::Written {
+                    ranges,
+                    receipt,
+                    size_bytes,
+                };
             }
             Err(FeatureStoreError::Gap {
                 partition, expected, ..
@@ -107,11 +123,31 @@ pub(crate) async fn deliver(around: Arc<Surroundings>, decoded: Decoded) -> Outc
     }
 }
 
-async fn send_dead_letters(around: &Surroundings, decoded: &Decoded) {
-    if decoded.dead_letters.is_empty() {
+/// Counts a batch that the store has taken.
+fn taken(around: &Surroundings, contents: &Decoded, marks: &[Mark], time: usize) {
+    let late = contents.late as u64;
+    around.progress.delivered(&progress::tally(contents, time), late);
+    meter::delivered(&around.source, contents.delivery.events.num_rows(), contents.size_bytes);
+    meter::late(&around.source, late);
+    meter::passed_over(&around.source, contents.passed_over as u64);
+    if let Some(watermark) = around.progress.watermark() {
+        meter::watermark(&around.source, watermark.micros());
+    }
+    for mark in marks {
+        let events = mark.to.unwrap_or_default().saturating_sub(mark.position.offset);
+        let events = u64::try_from(events).unwrap_or_default();
+        around.progress.skipped(events);
+        meter::skipped(&around.source, events);
+    }
+}
+
+async fn send_dead_letters(around: &Surroundings, batch: &Batch) {
+    let letters = &batch.contents.dead_letters;
+    if letters.is_empty() && batch.marks.is_empty() {
         return;
     }
-    let records: Result<Vec<NewRecord>, StreamError> = decoded.dead_letters.iter().map(dead_letter::record).collect();
+    let records = letters.iter().map(dead_letter::record);
+    let records: Result<Vec<NewRecord>, StreamError> = records.chain(batch.marks.iter().map(Mark::record)).collect();
     let topic = dead_letter::topic_of(&around.topic);
     let mut backoff = Backoff::new();
     loop {
@@ -132,7 +168,7 @@ async fn send_dead_letters(around: &Surroundings, decoded: &Decoded) {
         }
     }
     around.progress.well(Part::Stream);
-    for letter in &decoded.dead_letters {
+    for letter in letters {
         meter::dead_letter(&around.source, &letter.reason);
     }
 }
@@ -157,7 +193,9 @@ pub(crate) async fn resume(around: Arc<Surroundings>, generation: Arc<str>) -> V
 
 /// Asks the store to make what it holds durable.
 pub(crate) async fn flush(around: Arc<Surroundings>) -> Outcome {
+    let started = Instant::now();
     let flushed = around.store.flush(&around.source).await;
+    meter::stage(&around.source, Stage::Flush, started.elapsed());
     match &flushed {
         Ok(_) => around.progress.well(Part::Store),
         Err(error) => around.progress.trouble(Part::Store, error.to_string()),

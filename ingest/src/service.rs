@@ -1,48 +1,55 @@
-//! The service: follows the registry, keeps a pipeline per stream source, answers the contract.
+//! The service: follows the registry, keeps a pipeline per stream source, and tells how they stand.
+//! [`operations`](crate::operations) answers the contract.
 
-use crate::config::{IngestConfig, Limits, StreamConfig};
-use crate::dead_letter;
+use crate::config::{IngestConfig, Limits, StartAt, StreamConfig};
+use crate::control::Control;
 use crate::decode::formats::Formats;
+use crate::schema_registry::SchemaRegistry;
 use crate::deliver::{Backoff, Surroundings};
+use crate::directive::Directives;
 use crate::meter;
+use crate::operations::Ledgers;
 use crate::pipeline::Pipeline;
 use crate::plan::SourcePlan;
 use crate::progress::{Part, Progress};
+use crate::report::{self, Reports};
 use crate::snapshot_file;
 use crate::source::embedded::{EmbeddedOptions, EmbeddedStream, Retention};
 use crate::source::kafka::KafkaStream;
-use crate::source::{NewRecord, Stream, StreamError};
-use async_trait::async_trait;
-use bytes::Bytes;
+use crate::source::scan::PartitionExtent;
+use crate::source::{Stream, StreamError};
+use crate::status;
 use ondol_feature_store_api::FeatureStore;
-use ondol_ingest_api::wire::{DeadLetterPage, DeadLetterQuery, PushReceipt, PushRequest, SourceStatus};
-use ondol_ingest_api::{Ingest, IngestError};
+use ondol_ingest_api::IngestError;
+use ondol_ingest_api::wire::SourceStatus;
 use ondol_runtime::{Clock, Health, ReadyHandle, Shutdown};
 use ondol_vocabulary::{EventTime, Snapshot};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 /// How long one question for a newer snapshot waits.
 const SNAPSHOT_WAIT: Duration = Duration::from_secs(30);
-/// How often lag is measured.
-const LAG_EVERY: Duration = Duration::from_secs(10);
-/// How long a status request waits for the topics' ends.
-const ENDS_WAIT: Duration = Duration::from_secs(3);
-/// Most dead letters that one request lists.
-const MAX_DEAD_LETTERS: u32 = 1_000;
+/// How often lag and what is fetched are measured.
+const MEASURE_EVERY: Duration = Duration::from_secs(10);
 
 /// The ingest service.
 pub struct IngestService {
-    stream: Arc<dyn Stream>,
+    pub(crate) stream: Arc<dyn Stream>,
     formats: Formats,
-    store: Arc<dyn FeatureStore>,
+    pub(crate) store: Arc<dyn FeatureStore>,
     clock: Arc<dyn Clock>,
-    limits: Limits,
+    pub(crate) limits: Limits,
+    start: BTreeMap<String, StartAt>,
+    pub(crate) control: Arc<Control>,
+    directives: watch::Receiver<Arc<Directives>>,
+    pub(crate) reports: Arc<Reports>,
+    pub(crate) ledgers: Ledgers,
     snapshot_file: Option<PathBuf>,
     shutdown: Shutdown,
     sources: Mutex<Sources>,
@@ -53,6 +60,14 @@ struct Sources {
     /// Whether definitions have been seen at all.
     known: bool,
     running: BTreeMap<String, Running>,
+}
+
+/// A source that is read, for a moment.
+pub(crate) struct View {
+    pub(crate) source: String,
+    pub(crate) topic: String,
+    pub(crate) progress: Arc<Progress>,
+    pub(crate) plan: Arc<SourcePlan>,
 }
 
 /// One source's pipeline.
@@ -78,10 +93,13 @@ impl IngestService {
         health: &Health,
     ) -> Result<Arc<Self>, StreamError> {
         let stream = open_stream(&config.stream)?;
-        Ok(Self::start_on(stream, config, store, clock, shutdown, health))
+        Self::start_on(stream, config, store, clock, shutdown, health)
     }
 
     /// As [`Self::start`], on a stream that is open already.
+    ///
+    /// # Errors
+    /// When the schema registry's settings are not valid.
     pub fn start_on(
         stream: Arc<dyn Stream>,
         config: &IngestConfig,
@@ -89,11 +107,19 @@ impl IngestService {
         clock: Arc<dyn Clock>,
         shutdown: &Shutdown,
         health: &Health,
-    ) -> Arc<Self> {
+    ) -> Result<Arc<Self>, StreamError> {
         meter::describe();
+        let control = Control::new(Arc::clone(&stream));
+        let worker = config.worker.clone().unwrap_or_else(report::default_worker);
+        let reports = Reports::new(Arc::clone(&stream), worker);
         let service = Arc::new(Self {
+            start: config.start.clone(),
+            directives: control.directives(),
+            control,
+            reports,
+            ledgers: Ledgers::default(),
             stream,
-            formats: Formats::default(),
+            formats: formats(config)?,
             store,
             clock,
             limits: config.limits.clone(),
@@ -104,8 +130,26 @@ impl IngestService {
         let ready = health.register("definitions");
         ready.not_ready("waiting for the feature store's definitions");
         shutdown.spawn("ingest-follow", Arc::clone(&service).follow(ready));
-        shutdown.spawn("ingest-lag", Arc::clone(&service).measure_lag());
-        service
+        shutdown.spawn("ingest-measure", Arc::clone(&service).measure());
+        service.spawn_until_stopped("ingest-control", {
+            let control = Arc::clone(&service.control);
+            async move { control.follow().await }
+        });
+        if service.reports.has_others() {
+            shutdown.spawn("ingest-report", Arc::clone(&service).report());
+            service.spawn_until_stopped("ingest-hear", {
+                let reports = Arc::clone(&service.reports);
+                async move { reports.follow().await }
+            });
+        }
+        Ok(service)
+    }
+
+    fn spawn_until_stopped(&self, name: &'static str, work: impl Future<Output = ()> + Send + 'static) {
+        let stop = self.shutdown.token();
+        self.shutdown.spawn(name, async move {
+            let _stopped = stop.run_until_cancelled(work).await;
+        });
     }
 
     async fn follow(self: Arc<Self>, ready: ReadyHandle) {
@@ -204,6 +248,8 @@ impl IngestService {
             topic: plan.topic.clone(),
             store: Arc::clone(&self.store),
             stream: Arc::clone(&self.stream),
+            control: Arc::clone(&self.control),
+            start: self.start.get(&plan.name).cloned().unwrap_or_default(),
             clock: Arc::clone(&self.clock),
             limits: self.limits.clone(),
             progress: Arc::clone(&progress),
@@ -223,51 +269,82 @@ impl IngestService {
         }
     }
 
-    async fn measure_lag(self: Arc<Self>) {
+    /// Brings the metrics that are measured rather than counted up to date.
+    async fn measure(self: Arc<Self>) {
         let stop = self.shutdown.token();
-        while stop.run_until_cancelled(tokio::time::sleep(LAG_EVERY)).await.is_some() {
-            for (source, topic, progress) in self.running() {
-                let ends = tokio::time::timeout(ENDS_WAIT, self.stream.ends(&topic)).await;
-                let Ok(Ok(ends)) = ends else { continue };
-                for reached in progress.delivered_positions() {
-                    if let Some(end) = ends.iter().find(|end| end.partition == reached.partition) {
-                        meter::lag(
-                            &source,
-                            reached.partition,
-                            end.next_offset.saturating_sub(reached.next_offset),
-                        );
-                    }
-                }
+        while stop.run_until_cancelled(tokio::time::sleep(MEASURE_EVERY)).await.is_some() {
+            for view in self.views() {
+                let description = status::description(self.stream.as_ref(), &view.topic).await;
+                let extents = description.map(|description| description.partitions).unwrap_or_default();
+                meter::status(&self.own(&view, &extents).await);
+            }
+            self.ledgers.forget_idle();
+        }
+    }
+
+    /// Tells the other workers how this one's part stands.
+    async fn report(self: Arc<Self>) {
+        let stop = self.shutdown.token();
+        while stop.run_until_cancelled(tokio::time::sleep(report::EVERY)).await.is_some() {
+            let mut sources = Vec::new();
+            for view in self.views() {
+                sources.push(self.own(&view, &[]).await);
+            }
+            if let Err(error) = self.reports.publish(sources, self.now()).await {
+                tracing::debug!(%error, "this worker's report can't be written");
             }
         }
-    }
-
-    fn running(&self) -> Vec<(String, String, Arc<Progress>)> {
-        let sources = self.lock();
-        let entry =
-            |(name, running): (&String, &Running)| (name.clone(), running.topic.clone(), Arc::clone(&running.progress));
-        sources.running.iter().map(entry).collect()
-    }
-
-    fn topic(&self, source: &str) -> Result<String, IngestError> {
-        let sources = self.lock();
-        if let Some(running) = sources.running.get(source) {
-            return Ok(running.topic.clone());
+        if let Err(error) = self.reports.publish(Vec::new(), self.now()).await {
+            tracing::debug!(%error, "this worker's last report can't be written");
         }
-        if !sources.known {
+    }
+
+    /// This worker's part of a source.
+    pub(crate) async fn own(&self, view: &View, extents: &[PartitionExtent]) -> SourceStatus {
+        let names = (view.source.as_str(), view.topic.as_str(), self.reports.worker());
+        let mut own = status::own(self.stream.as_ref(), &view.progress, names, extents, self.now()).await;
+        own.paused = self.directives.borrow().of(&view.source).paused.clone();
+        own.error = own.error.or_else(|| self.control.trouble());
+        status::sum_up(&mut own);
+        own
+    }
+
+    /// The sources that are read now.
+    pub(crate) fn views(&self) -> Vec<View> {
+        let sources = self.lock();
+        let view = |(name, running): (&String, &Running)| View {
+            source: name.clone(),
+            topic: running.topic.clone(),
+            progress: Arc::clone(&running.progress),
+            plan: Arc::clone(&running.plan.borrow()),
+        };
+        sources.running.iter().map(view).collect()
+    }
+
+    /// The source called `source`.
+    ///
+    /// # Errors
+    /// When there is none, with the nearest name.
+    pub(crate) fn view(&self, source: &str) -> Result<View, IngestError> {
+        let views = self.views();
+        let mut names = views.iter().map(|view| view.source.as_str());
+        let suggestion = names.find(|name| is_near(source, name)).map(str::to_owned);
+        if let Some(view) = views.into_iter().find(|view| view.source == source) {
+            return Ok(view);
+        }
+        if !self.lock().known {
             let detail = "the definitions have not been read yet: try again shortly".to_owned();
             return Err(IngestError::Unavailable { detail });
         }
-        let suggestion = sources
-            .running
-            .keys()
-            .filter(|name| is_near(source, name))
-            .min()
-            .cloned();
         Err(IngestError::UnknownSource {
             name: source.to_owned(),
             suggestion,
         })
+    }
+
+    /// The present.
+    pub(crate) fn now(&self) -> EventTime {
+        EventTime::from_micros(self.clock.now_micros())
     }
 
     // Nothing panics while the lock is held, and no await happens under it.
@@ -312,6 +389,11 @@ async fn read_source(around: Arc<Surroundings>, plan: watch::Receiver<Arc<Source
     }
 }
 
+fn formats(config: &IngestConfig) -> Result<Formats, StreamError> {
+    let registry = SchemaRegistry::new(&config.schema_registry, Handle::current()).map_err(StreamError::Config)?;
+    Ok(Formats::new(registry.map(Arc::new)))
+}
+
 fn open_stream(config: &StreamConfig) -> Result<Arc<dyn Stream>, StreamError> {
     Ok(match config {
         StreamConfig::Embedded(config) => {
@@ -343,70 +425,4 @@ fn is_near(name: &str, candidate: &str) -> bool {
             .take_while(|(a, b)| a == b)
             .count();
     length <= 2 && same + 2 >= name.chars().count().max(candidate.chars().count())
-}
-
-#[async_trait]
-impl Ingest for IngestService {
-    async fn push(&self, source: &str, request: PushRequest) -> Result<PushReceipt, IngestError> {
-        let topic = self.topic(source)?;
-        let timestamp = EventTime::from_micros(self.clock.now_micros());
-        let record = |event: Box<serde_json::value::RawValue>| NewRecord {
-            timestamp,
-            value: Some(Bytes::from(Box::<str>::from(event).into_string())),
-            ..NewRecord::default()
-        };
-        let records: Vec<NewRecord> = request.events.into_iter().map(record).collect();
-        if records.is_empty() {
-            let detail = "`events` is empty: send at least one event".to_owned();
-            return Err(IngestError::InvalidRequest { detail });
-        }
-        let positions = self.stream.append(&topic, records).await.map_err(ingest_error)?;
-        Ok(PushReceipt { positions })
-    }
-
-    async fn status(&self) -> Result<Vec<SourceStatus>, IngestError> {
-        let status = self.running().into_iter().map(|(source, topic, progress)| async move {
-            let ends = tokio::time::timeout(ENDS_WAIT, self.stream.ends(&topic)).await;
-            // Unknown ends are no reason to hide the rest.
-            let ends = ends.unwrap_or(Ok(Vec::new())).unwrap_or_default();
-            progress.status(&source, &topic, &ends)
-        });
-        Ok(futures::future::join_all(status).await)
-    }
-
-    async fn dead_letters(&self, source: &str, query: DeadLetterQuery) -> Result<DeadLetterPage, IngestError> {
-        if query.limit > MAX_DEAD_LETTERS {
-            let detail = format!("`limit` is {}: ask for at most {MAX_DEAD_LETTERS}", query.limit);
-            return Err(IngestError::InvalidRequest { detail });
-        }
-        let topic = self.topic(source)?;
-        let letters = dead_letter::list(self.stream.as_ref(), source, &topic, query.limit as usize)
-            .await
-            .map_err(ingest_error)?;
-        let entry = |letter| ondol_ingest_api::wire::DeadLetterEntry {
-            letter,
-            state: Default::default(),
-            state_since: None,
-            fixed_base64: None,
-        };
-        Ok(DeadLetterPage {
-            letters: letters.into_iter().map(entry).collect(),
-            next: None,
-        })
-    }
-}
-
-fn ingest_error(error: StreamError) -> IngestError {
-    match error {
-        StreamError::Overloaded(detail) => IngestError::Overloaded { detail },
-        StreamError::Unavailable(detail) => IngestError::Unavailable { detail },
-        error @ (StreamError::TooLarge { .. } | StreamError::TopicName(_)) => IngestError::InvalidRequest {
-            detail: error.to_string(),
-        },
-        error @ (StreamError::Config(_) | StreamError::Recreated { .. } | StreamError::Corrupt { .. }) => {
-            IngestError::Internal {
-                detail: error.to_string(),
-            }
-        }
-    }
 }

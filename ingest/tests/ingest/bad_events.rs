@@ -127,17 +127,26 @@ async fn a_redelivered_dead_letter_is_listed_once_and_the_limit_holds() {
     );
     let one = ingest
         .service
-        .dead_letters("s", DeadLetterQuery {
-            limit: 1,
-            ..DeadLetterQuery::default()
-        })
+        .dead_letters(
+            "s",
+            DeadLetterQuery {
+                limit: 1,
+                ..DeadLetterQuery::default()
+            },
+        )
         .await
         .unwrap();
     assert_eq!(one.letters.len(), 1);
-    let refused = ingest.service.dead_letters("s", DeadLetterQuery {
-            limit: 1001,
-            ..DeadLetterQuery::default()
-        }).await;
+    let refused = ingest
+        .service
+        .dead_letters(
+            "s",
+            DeadLetterQuery {
+                limit: 1001,
+                ..DeadLetterQuery::default()
+            },
+        )
+        .await;
     assert!(matches!(refused, Err(IngestError::InvalidRequest { .. })));
     ingest.stop().await;
 }

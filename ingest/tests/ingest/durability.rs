@@ -77,7 +77,9 @@ fn kill_9_loses_nothing_acknowledged() {
     let stored: BTreeSet<u64> = runtime.block_on(async {
         let tail = tail(embedded(dir.path()).as_ref(), "t", usize::MAX >> 1).await.unwrap();
         let number = |value: &[u8]| std::str::from_utf8(value).unwrap().parse().ok();
-        tail.iter().filter_map(|record| number(record.value.as_deref().unwrap())).collect()
+        tail.iter()
+            .filter_map(|record| number(record.value.as_deref().unwrap()))
+            .collect()
     });
     assert!(acknowledged.len() > 200);
     let lost: Vec<_> = acknowledged.difference(&stored).collect();

@@ -22,14 +22,13 @@ async fn delivered(store: &FakeStore, count: usize) {
     assert_eq!(store.numbers(), (0..count as i64).collect::<Vec<_>>());
 }
 
+/// How many partitions the worker reads itself.
 async fn partitions_of(ingest: &Boxed) -> usize {
-    ingest
-        .service
-        .status()
-        .await
-        .unwrap()
-        .first()
-        .map_or(0, |status| status.partitions.len())
+    let status = ingest.service.status().await.unwrap();
+    let partitions = status.iter().flat_map(|status| &status.partitions);
+    partitions
+        .filter(|partition| partition.owner.as_ref() == Some(&ingest.worker))
+        .count()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -231,12 +230,12 @@ fn a_setting_that_ingest_relies_on_is_refused() {
     let mut config = ondol_ingest::config::KafkaConfig::default();
     config
         .properties
-        .insert("enable.auto.commit".to_owned(), "true".to_owned());
+        .insert("enable.auto.commit".to_owned(), "true".into());
     let error = KafkaStream::new(&config).err().unwrap();
     assert_eq!(
         error,
         StreamError::Config(
-            "kafka property `enable.auto.commit` can't be set: ingest relies on its own value".to_owned()
+            "kafka property `enable.auto.commit` can't be set: only what is durable is committed".to_owned()
         )
     );
 }

@@ -112,7 +112,7 @@ pub(crate) fn kafka_config() -> KafkaConfig {
         ("topic.metadata.refresh.interval.ms", "1000"),
         ("heartbeat.interval.ms", "500"),
     ] {
-        config.properties.insert(key.to_owned(), value.to_owned());
+        config.properties.insert(key.to_owned(), value.into());
     }
     config
 }
@@ -127,6 +127,7 @@ pub(crate) fn topic() -> String {
 
 /// A running service with what it runs on.
 pub(crate) struct Boxed {
+    pub(crate) worker: String,
     pub(crate) service: Arc<IngestService>,
     pub(crate) health: Health,
     pub(crate) shutdown: Shutdown,
@@ -138,7 +139,10 @@ impl Boxed {
     }
 
     pub(crate) fn start_with(stream: Arc<dyn Stream>, store: &Arc<FakeStore>, config: IngestConfig) -> Self {
+        // Several workers of one process need names of their own.
+        let worker = ondol_testkit::services::unique_name("worker");
         let config = IngestConfig {
+            worker: Some(worker.clone()),
             limits: Limits {
                 flush_idle_ms: 100,
                 max_batch_rows: 500,
@@ -148,8 +152,9 @@ impl Boxed {
         };
         let (shutdown, health) = (Shutdown::new(), Health::new());
         let clock = Arc::new(ManualClock::at(NOON_US));
-        let service = IngestService::start_on(stream, &config, Arc::clone(store) as _, clock, &shutdown, &health);
+        let service = IngestService::start_on(stream, &config, Arc::clone(store) as _, clock, &shutdown, &health).unwrap();
         Self {
+            worker,
             service,
             health,
             shutdown,

@@ -5,7 +5,7 @@ use arrow::datatypes::{Int32Type, Int64Type, TimestampMicrosecondType};
 use async_trait::async_trait;
 use ondol_feature_store_api::wire::{
     Applied, DefinitionFiles, DefinitionHistory, Delivery, FeatureBatch, OfflineTable, PartitionPosition, Plan,
-    ReadRequest, WriteReceipt,
+    ReadRequest, Rebuild, RebuildRequest, WriteReceipt,
 };
 use ondol_feature_store_api::{FeatureStore, FeatureStoreError};
 use ondol_vocabulary::Snapshot;
@@ -252,6 +252,14 @@ impl FeatureStore for FakeStore {
     }
 
     async fn activate(&self, _: u32) -> Result<(), FeatureStoreError> {
+        panic!("ingest never calls it")
+    }
+
+    async fn rebuild(&self, _: RebuildRequest) -> Result<Vec<Rebuild>, FeatureStoreError> {
+        panic!("ingest never calls it")
+    }
+
+    async fn rebuilds(&self) -> Result<Vec<Rebuild>, FeatureStoreError> {
         panic!("ingest never calls it")
     }
 
