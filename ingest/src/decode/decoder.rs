@@ -77,8 +77,22 @@ impl<'a> Decoder<'a> {
             },
         };
         match decoded {
-            Ok(()) => Ok(&self.rows),
+            Ok(()) => {
+                self.date_deletions(record);
+                Ok(&self.rows)
+            }
             Err(fault) => Err(self.with_schema(fault, record)),
+        }
+    }
+
+    /// What is left of a deleted row may not tell a time: then it is the record's.
+    fn date_deletions(&mut self, record: &Record<'a>) {
+        if self.rows.deleted {
+            for cells in self.rows.cells.chunks_exact_mut(self.rows.width.max(1)) {
+                if let Some(time @ Cell::Null) = cells.get_mut(self.time) {
+                    *time = Cell::Micros(record.timestamp.micros());
+                }
+            }
         }
     }
 
@@ -109,18 +123,7 @@ impl<'a> Decoder<'a> {
         }
         self.rows.deleted = true;
         let key = self.key(record, false)?;
-        let sight = Sight::of(record, &Value::Null, &key);
-        for (place, column) in self.reading.columns.iter().enumerate() {
-            let cell = match &column.place {
-                // A value that is not there has no time: the marker's own is when the row was deleted.
-                Place::Field(_) | Place::Element { .. } | Place::Envelope(_) if place == self.time => {
-                    Cell::Micros(record.timestamp.micros())
-                }
-                _ => sight.cell(column, self.reading)?,
-            };
-            self.rows.cells.push(cell);
-        }
-        Ok(())
+        self.row(Sight::of(record, &Value::Null, &key))
     }
 
     fn flat(&mut self, record: &Record<'a>, message: &'a [u8]) -> Result<(), Fault> {
@@ -222,13 +225,12 @@ struct Key<'a> {
 }
 
 impl Key<'_> {
-    /// Takes off what the JSON converter adds.
+    /// Takes off the schema that the JSON converter adds. No column of a key is an object.
     fn unwrap_payload(&mut self) {
         if let Value::Object(fields) = &mut self.value
-            && fields.iter().any(|(name, _)| name == "schema")
-            && let Some(at) = fields.iter().position(|(name, _)| name == "payload")
+            && let Some((_, payload @ Value::Object(_))) = fields.iter_mut().find(|(name, _)| name == "payload")
         {
-            self.value = std::mem::take(&mut fields[at].1);
+            self.value = std::mem::take(payload);
         }
     }
 }
@@ -276,3 +278,7 @@ impl<'v, 'a> Sight<'v, 'a> {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "decoder_tests.rs"]
+mod tests;
