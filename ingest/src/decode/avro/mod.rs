@@ -60,15 +60,15 @@ impl AvroFormat {
     }
 
     fn program(&self, id: Option<u32>, wanted: &Wanted) -> Result<Program, Fault> {
-        let writer = match (id, &self.own) {
-            (None, Some(own)) => Arc::clone(own),
+        let (writer, reader) = match (id, &self.own) {
+            (None, Some(own)) => (Arc::clone(own), None),
             (None, None) => {
                 let detail = "messages without a frame name no schema: add the schema to the source".to_owned();
                 return Err(Fault::Unavailable(detail));
             }
-            (Some(id), _) => Arc::new(self.writer(id)?),
+            (Some(id), own) => (Arc::new(self.writer(id)?), own.as_deref()),
         };
-        let node = program::compile(&writer, self.own.as_deref(), wanted);
+        let node = program::compile(&writer, reader, wanted);
         Ok(Program { writer, node })
     }
 

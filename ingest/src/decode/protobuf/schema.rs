@@ -1,7 +1,11 @@
 //! A `.proto` text to descriptors. Imports are found among the registry's references and Protobuf's own files.
 
 use crate::schema_registry::Reference;
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
 use protox::file::{ChainFileResolver, File, FileResolver, GoogleFileResolver};
+use protox::prost::Message;
+use protox::prost_reflect::prost_types::FileDescriptorProto;
 use protox::prost_reflect::{DescriptorPool, MessageDescriptor};
 use protox::{Compiler, Error};
 use std::collections::HashMap;
@@ -20,8 +24,20 @@ struct Sources(HashMap<String, String>);
 impl FileResolver for Sources {
     fn open_file(&self, name: &str) -> Result<File, Error> {
         let text = self.0.get(name).ok_or_else(|| Error::file_not_found(name))?;
-        File::from_source(name, text)
+        match descriptor(name, text) {
+            Some(file) => Ok(file),
+            None => File::from_source(name, text),
+        }
     }
+}
+
+/// The file called `name` that `text` is as a descriptor in base64, as some clients register their schemas; none when it
+/// is source text, which always has signs that base64 lacks.
+fn descriptor(name: &str, text: &str) -> Option<File> {
+    let bytes = BASE64_STANDARD.decode(text.trim()).ok()?;
+    let mut file = FileDescriptorProto::decode(bytes.as_slice()).ok()?;
+    file.name = Some(name.to_owned());
+    Some(File::from_file_descriptor_proto(file))
 }
 
 impl Schema {
