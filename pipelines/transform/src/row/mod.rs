@@ -25,6 +25,7 @@ mod result_type;
 mod rounding;
 pub(crate) mod scalar;
 pub(crate) mod sight;
+mod size;
 mod sketch;
 pub(crate) mod state;
 mod tiles;
@@ -36,6 +37,7 @@ pub(crate) use codec::{decode, encode};
 pub use exact_sum::ExactSum;
 pub(crate) use result_type::{example, parameter_range};
 pub use result_type::{ArgumentError, MAX_QUANTILES, MAX_VALUES, WHOLE, check_parameters, result_type};
+pub use size::{Bytes, RowPart, RowPartKind, RowSize, TEXT_BYTES};
 
 use event::{AheadEvent, Event, Position};
 use fences::Fences;

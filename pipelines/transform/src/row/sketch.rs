@@ -27,6 +27,8 @@ const SINGLE: u64 = 1 << SINGLE_BITS;
 const SINGLE_BITS: u32 = 13;
 /// The bucket of +∞; that of −∞ is its opposite. Numbers lie between.
 const INFINITE: i32 = (SINGLE + (2098 - SINGLE_BITS as u64) * OCTAVE) as i32;
+/// How many buckets there are.
+pub(crate) const BUCKETS: u64 = 2 * INFINITE as u64 + 2;
 /// The bucket of NaN, which sorts above everything.
 const NAN: i32 = INFINITE + 1;
 

@@ -22,7 +22,7 @@ pub use projection::{Projection, columns};
 
 use crate::expression::{Expression, ExpressionError};
 use crate::row::layout::RowLayout;
-use crate::row::{self, Row, RowError};
+use crate::row::{self, Row, RowError, RowSize};
 use arrow::array::{ArrayRef, RecordBatch};
 use compile::Reading;
 use ondol_vocabulary::{EventTime, FeatureStatus, Field, SourceDefinition, ViewDefinition};
@@ -91,6 +91,11 @@ impl ViewEngine {
     /// The view compiled.
     pub fn definition(&self) -> &ViewDefinition {
         &self.definition
+    }
+
+    /// How large its rows are: a bound, and what to expect.
+    pub fn row_size(&self) -> RowSize {
+        self.layout.size()
     }
 
     /// The source's columns that the view reads, in the source's order: what [`Self::project`] needs beside

@@ -25,7 +25,7 @@ use xxhash_rust::xxh3::xxh3_64;
 pub(crate) const FEW: usize = 128;
 /// Bits of a hash that name its register.
 const PRECISION: u32 = 12;
-const REGISTERS: usize = 1 << PRECISION;
+pub(crate) const REGISTERS: usize = 1 << PRECISION;
 /// The greatest rank.
 pub(crate) const MAX_RANK: u8 = (u64::BITS - PRECISION + 1) as u8;
 
