@@ -10,6 +10,7 @@ pub mod files;
 pub mod key;
 pub mod name;
 pub mod position;
+mod shown;
 pub mod snapshot;
 pub mod status;
 pub mod time;

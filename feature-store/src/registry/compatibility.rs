@@ -24,6 +24,7 @@ pub(super) fn check(catalog: &Catalog, set: &ChangeSet) -> Vec<Refusal> {
     for record in &set.insert {
         if let Definition::Source(source) = &record.definition {
             refusals.extend(types(catalog, source));
+            refusals.extend(deletions(catalog, source));
             refusals.extend(spellings(catalog, source));
             refusals.extend(columns_in_use(catalog, set, source));
         }
@@ -58,6 +59,28 @@ fn types(catalog: &Catalog, source: &SourceDefinition) -> Vec<Refusal> {
         })
     });
     changed.collect()
+}
+
+/// Rows of a stream can be deleted or they can't: online rows keep the mark of it from their first event on, and the log
+/// has it of every event. Everything else of a message's shape may change: it says how events are read from now on.
+fn deletions(catalog: &Catalog, source: &SourceDefinition) -> Option<Refusal> {
+    let mut old = catalog
+        .versions(Noun::Source, &source.name)
+        .filter_map(as_source)
+        .filter(|old| old.is_stream() && source.is_stream());
+    let had = old.find(|old| old.origin.has_deletions() != source.origin.has_deletions())?;
+    let message = if had.origin.has_deletions() {
+        format!("rows of source `{}` could be deleted, and no longer can", source.name)
+    } else {
+        format!("rows of source `{}` could not be deleted until now", source.name)
+    };
+    Some(Refusal {
+        code: "incompatible-deletions",
+        source: source.name.clone(),
+        column: None,
+        message,
+        help: "define the source under another name, which reads the topic from its beginning".to_owned(),
+    })
 }
 
 /// Delta tells columns apart without regard to case.

@@ -5,6 +5,7 @@ use ondol_vocabulary::definition::Field;
 use ondol_vocabulary::{
     Arrival, FeatureDefinition, ModelDefinition, SourceDefinition, SourceOrigin, StreamFormat, ViewDefinition,
 };
+use xxhash_rust::xxh3::xxh3_64;
 
 /// A definition as labelled values, in the order shown: comparing two of these lists gives the lines.
 type Traits = Vec<(String, String)>;
@@ -48,7 +49,7 @@ fn traits(definition: &Definition) -> Traits {
 
 fn of_source(source: &SourceDefinition) -> Traits {
     let origin = match &source.origin {
-        SourceOrigin::Stream { topic, format, .. } => ("stream", format!("{topic} ({})", format_name(format))),
+        SourceOrigin::Stream { topic, format, .. } => ("stream", format!("{topic} ({})", format.name())),
         SourceOrigin::Table { location, format } => (
             "table",
             format!("{location} ({})", format!("{format:?}").to_lowercase()),
@@ -65,15 +66,35 @@ fn of_source(source: &SourceDefinition) -> Traits {
         ("late".to_owned(), duration(source.late_us)),
         ("arrival".to_owned(), arrival),
     ];
-    traits.extend(fields("column", &source.schema));
+    let SourceOrigin::Stream { format, shape, .. } = &source.origin else {
+        traits.extend(fields("column", &source.schema));
+        return traits;
+    };
+    traits.extend(of_schema(format));
+    let options = shape.options().into_iter();
+    traits.extend(options.map(|(key, value)| (key.to_owned(), value)));
+    traits.extend(source.schema.iter().map(|field| {
+        let place = shape.columns.get(&field.name);
+        let place = place.map_or(String::new(), |reading| format!(" from {reading}"));
+        (format!("column {}", field.name), format!("{}{place}", field.data_type))
+    }));
     traits
 }
 
-fn format_name(format: &StreamFormat) -> &'static str {
+/// The schema that comes with the source: too long to show, so that its length and its message tell it.
+fn of_schema(format: &StreamFormat) -> Traits {
+    let schema = |text: &String| {
+        let digest = xxh3_64(text.as_bytes());
+        let lines = text.lines().count();
+        ("message schema".to_owned(), format!("{lines} lines, digest {digest:016x}"))
+    };
     match format {
-        StreamFormat::Json => "json",
-        StreamFormat::Avro { .. } => "avro",
-        StreamFormat::Protobuf { .. } => "protobuf",
+        StreamFormat::Json => Traits::new(),
+        StreamFormat::Avro { schema: text } => text.iter().map(schema).collect(),
+        StreamFormat::Protobuf { schema: text, message } => {
+            let message = message.iter().map(|name| ("message".to_owned(), name.clone()));
+            text.iter().map(schema).chain(message).collect()
+        }
     }
 }
 

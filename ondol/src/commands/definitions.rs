@@ -8,6 +8,7 @@ use ondol_feature_store_api::wire::{Applied, Change, ChangeAction, DefinitionHis
 use ondol_feature_store_api::{FeatureStore, FeatureStoreError};
 use ondol_pipelines_api::Pipelines;
 use ondol_pipelines_api::wire::JobState;
+use ondol_transform::definition::{attachments, beside, is_attachment};
 use ondol_vocabulary::{
     DataType, DefinitionFile, DefinitionFiles, FeatureDefinition, ModelDefinition, Snapshot, SourceDefinition,
     SourceOrigin, ViewState,
@@ -141,7 +142,27 @@ pub(crate) fn read_files(paths: &[PathBuf]) -> Result<DefinitionFiles> {
     if files.is_empty() {
         bail!("no definition file found: `ondol init` writes a first one");
     }
+    let schemas = schema_files(&files)?;
+    files.extend(schemas);
     Ok(DefinitionFiles { files })
+}
+
+/// The message schemas that the definitions name: they travel with them.
+fn schema_files(definitions: &[DefinitionFile]) -> Result<Vec<DefinitionFile>> {
+    let mut schemas: Vec<DefinitionFile> = Vec::new();
+    for definition in definitions {
+        for name in attachments(&definition.text) {
+            let path = beside(&definition.path, &name);
+            // Of other names the compiler says what is wrong, and nothing is read for it.
+            if !is_attachment(&path) || schemas.iter().any(|schema| schema.path == path) {
+                continue;
+            }
+            let context = || format!("can't read `{path}`, which `{}` names", definition.path);
+            let text = std::fs::read_to_string(&path).with_context(context)?;
+            schemas.push(DefinitionFile { path, text });
+        }
+    }
+    Ok(schemas)
 }
 
 fn toml_files(folder: &Path) -> Result<Vec<PathBuf>> {
@@ -288,10 +309,10 @@ fn describe_definition(noun: &str, definition: &serde_json::Value) -> Vec<String
     match noun {
         "source" => read::<SourceDefinition>(definition).map_or_else(Vec::new, |source| {
             let origin = describe_origin(&source.origin);
-            let columns = source
-                .schema
-                .iter()
-                .map(|column| line(&column.name, column.data_type, ""));
+            let columns = source.schema.iter().map(|column| {
+                let place = place_of(&source.origin, &column.name);
+                line(&column.name, column.data_type, &place).trim_end().to_owned()
+            });
             std::iter::once(origin).chain(columns).collect()
         }),
         "model" => read::<ModelDefinition>(definition).map_or_else(Vec::new, |model| {
@@ -317,8 +338,25 @@ fn describe_definition(noun: &str, definition: &serde_json::Value) -> Vec<String
 
 fn describe_origin(origin: &SourceOrigin) -> String {
     match origin {
-        SourceOrigin::Stream { topic, .. } => format!("topic {topic}"),
+        SourceOrigin::Stream { topic, format, shape } => {
+            let format = (format.name() != "json").then(|| format.name().to_owned());
+            let options = shape.options().into_iter().map(|(key, value)| format!("{key} {value}"));
+            let said: Vec<String> = format.into_iter().chain(options).collect();
+            if said.is_empty() {
+                format!("topic {topic}")
+            } else {
+                format!("topic {topic} ({})", said.join(", "))
+            }
+        }
         SourceOrigin::Table { location, .. } => location.clone(),
+    }
+}
+
+/// Where a column is in a record; nothing for the field of its own name.
+fn place_of(origin: &SourceOrigin, column: &str) -> String {
+    match origin {
+        SourceOrigin::Stream { shape, .. } => shape.columns.get(column).map_or(String::new(), ToString::to_string),
+        SourceOrigin::Table { .. } => String::new(),
     }
 }
 
