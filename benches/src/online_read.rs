@@ -84,7 +84,8 @@ async fn measure(args: &Args, redis: Option<&str>, report: &mut Report) -> Resul
         now - 1_000_000,
     );
     store.fill(payments, args.events).await?;
-    store.service.online().sync().await?;
+    let life = store.service.online().life().await?;
+    store.service.online().sync(&life).await?;
 
     let floor = match redis {
         Some(url) => {

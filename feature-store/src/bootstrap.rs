@@ -1,17 +1,22 @@
-//! Bootstrap: builds a new view version's online rows from the event log, then hands it to the stream.
+//! Bootstrap: builds a view's online rows from the event log, then hands them to the stream. A new view version's, and
+//! those of a version that serves, built anew under another id (see `registry::rows`): a rebuild is no other thing.
 //!
 //! A stream view in state `provisioning` takes no deliveries. Its log is absorbed commit by commit, while deliveries
-//! go on to the views that serve; then the source's deliveries are held back for the moment it takes to absorb what
-//! came meanwhile and to activate the view; from there on it takes deliveries like any other. The offset at which it
-//! is handed over is exact, because the log's commits end at exact offsets.
+//! go on to the views that serve. Then the view *joins* the log's table, in a commit of its own: no replica's commit
+//! stands any more that does not reckon with it. What was committed up to there is absorbed, the view is activated, and
+//! from there on it takes deliveries like any other: a replica that holds events which are not committed absorbs them
+//! into it first. The position at which it is handed over is exact, because the log's commits end at exact offsets, and
+//! none falls between the join and the activation. See `docs/adr/0005-a-hand-over-is-a-commit.md`.
 //!
-//! Killed at any moment, it starts again from the log: the rows' own fences skip what they have absorbed. Fences only
-//! tell offsets of one generation apart, so a generation that is absorbed completely is noted in the registry before
-//! the next one is begun.
+//! Killed at any moment, it starts again from the log, here or in another replica: the rows' own fences skip what they
+//! have absorbed. Fences only tell offsets of one generation apart, so generations are absorbed one after the other,
+//! and a row that is in a later one is left alone. All of it happens in one life of the online store; when that ends it
+//! starts over. One replica builds a view at a time; if two do, both end in the same rows.
 
 use crate::offline::{EventLog, LogScan};
-use crate::registry::Registry;
-use arrow::array::{ArrayRef, AsArray, RecordBatch, new_null_array};
+use crate::online::Life;
+use crate::registry::{Registry, RowsProgress};
+use arrow::array::{ArrayRef, AsArray, Int32Array, Int64Array, RecordBatch, new_null_array};
 use arrow::datatypes::{DataType as ArrowType, Field as ArrowField, Int32Type, Int64Type, Schema, SchemaRef};
 use async_trait::async_trait;
 use ondol_feature_store_api::FeatureStoreError;
@@ -28,27 +33,35 @@ const CHUNK_ROWS: usize = 16_384;
 const FEW_COMMITS: usize = 1;
 /// …or after so many attempts to catch up with a stream that is faster.
 const CATCH_UPS: usize = 5;
-/// After a failure, the time until the next attempt.
+/// How often progress is noted.
+const PROGRESS_EVERY: Duration = Duration::from_millis(500);
+/// After a failure, or while another replica is at work, the time until the next attempt.
 const RETRY: Duration = Duration::from_secs(1);
 
 /// What bootstrap needs of the writer.
 #[async_trait]
 pub trait RowSink: Send + Sync {
-    /// Absorbs `events` into the online rows of `view` alone, fenced. Within a partition, events come in the order of
-    /// their offsets, in one call and from call to call.
+    /// The online store's present life.
+    async fn life(&self) -> Result<Life, FeatureStoreError>;
+
+    /// Absorbs `events` into the online rows of `view` alone, fenced, and leaves rows alone that are in one of the
+    /// `later` generations. Within a partition, events come in the order of their offsets, in one call and from call to
+    /// call. Refused once the online store's `life` is over.
     async fn absorb_into(
         &self,
+        life: &Life,
         view: &ViewVersion,
         header: &DeliveryHeader,
+        later: &[String],
         events: &RecordBatch,
     ) -> Result<(), FeatureStoreError>;
 
-    /// Makes every row absorbed so far survive a crash. Call it before activating a view and before every commit of
-    /// the log: a committed position promises that the online rows behind it are durable.
-    async fn sync(&self) -> Result<(), FeatureStoreError>;
+    /// Makes every row absorbed so far survive a crash. Refused if the online store's `life` is over. Call it before
+    /// activating a view: a committed position promises that the online rows behind it are durable.
+    async fn sync(&self, life: &Life) -> Result<(), FeatureStoreError>;
 
-    /// Holds back deliveries of `source` until the guard is dropped. When it returns, everything delivered before has
-    /// been synced online and committed to the log (in that order), so the log's table holds all of it.
+    /// Holds back this process's deliveries of `source` until the guard is dropped. When it returns, everything that it
+    /// took before has been synced online and committed to the log (in that order).
     async fn lock_source(&self, source: &str) -> Box<dyn Any + Send>;
 }
 
@@ -71,11 +84,14 @@ pub async fn run(registry: Registry, log: EventLog, sink: Arc<dyn RowSink>) {
             if !source.definition.is_stream() {
                 continue;
             }
-            if let Err(error) = provision(&registry, &log, sink.as_ref(), source, view).await {
-                let name = view.definition.name.clone();
-                tracing::error!(feature_view = name, version = view.version, %error, "bootstrap failed: it is tried again");
-                metrics::counter!("ondol_bootstrap_failures_total", "feature_view" => name).increment(1);
-                failed = true;
+            match attempt(&registry, &log, sink.as_ref(), source, view).await {
+                Ok(done) => failed |= !done,
+                Err(error) => {
+                    let name = view.definition.name.clone();
+                    tracing::error!(feature_view = name, version = view.version, %error, "bootstrap failed: it is tried again");
+                    metrics::counter!("ondol_bootstrap_failures_total", "feature_view" => name).increment(1);
+                    failed = true;
+                }
             }
         }
         let changed = async {
@@ -91,6 +107,29 @@ pub async fn run(registry: Registry, log: EventLog, sink: Arc<dyn RowSink>) {
     }
 }
 
+/// Provisions one view, unless another replica is at it: then false.
+async fn attempt(
+    registry: &Registry,
+    log: &EventLog,
+    sink: &dyn RowSink,
+    source: &SourceVersion,
+    view: &ViewVersion,
+) -> Result<bool, FeatureStoreError> {
+    let Some(_lock) = registry.lock(&format!("bootstrap/{}", view.id)).await? else {
+        return Ok(false);
+    };
+    // Another replica may have finished it before it let go of the lock.
+    registry.refresh().await?;
+    let provisioned = provision(registry, log, sink, source, view).await;
+    if let Err(error) = &provisioned {
+        let progress = RowsProgress::default();
+        registry
+            .set_progress(view.id, progress, Some(&error.to_string()))
+            .await?;
+    }
+    provisioned.map(|()| true)
+}
+
 /// Builds the rows of one view version and activates it. Does nothing when the view is no longer wanted.
 pub async fn provision(
     registry: &Registry,
@@ -101,8 +140,14 @@ pub async fn provision(
 ) -> Result<(), FeatureStoreError> {
     let name = &source.definition.name;
     let started = Instant::now();
-    let mut bootstrap = Bootstrap::new(registry, sink, source, view)?;
+    let life = sink.life().await?;
+    let mut bootstrap = Bootstrap::new(registry, sink, source, view, life)?;
+    if !bootstrap.wanted() {
+        return Ok(());
+    }
+    registry.begin_rows(view.id, &bootstrap.life.0).await?;
     let mut scan = log.scan(name).await?;
+    bootstrap.total = scan.rows();
     tracing::info!(
         feature_view = view.definition.name,
         version = view.version,
@@ -118,17 +163,23 @@ pub async fn provision(
         if left.commits(None).len() <= FEW_COMMITS {
             break;
         }
+        bootstrap.total = now.rows();
         if !bootstrap.absorb(&left).await? {
             return Ok(());
         }
         scan = now;
     }
     let turn = sink.lock_source(name).await;
+    sink.sync(&bootstrap.life).await?;
+    // From here to the activation no commit of the log stands.
+    let living = registry.snapshot().views.iter().map(|view| view.id).collect();
+    log.join(&source.definition, view.id, &living).await?;
     let left = log.scan(name).await?.since(&scan);
     if !bootstrap.absorb(&left).await? {
         return Ok(());
     }
-    sink.sync().await?;
+    sink.sync(&bootstrap.life).await?;
+    bootstrap.report().await?;
     // Within the turn: the next delivery must find the view active, or it would miss it.
     registry.activate(view.id).await?;
     drop(turn);
@@ -147,9 +198,13 @@ struct Bootstrap<'a> {
     sink: &'a dyn RowSink,
     source: &'a SourceVersion,
     view: &'a ViewVersion,
+    /// The online store's life in which all of it happens.
+    life: Life,
     /// What of a delivery the view reads.
     schema: SchemaRef,
     rows: usize,
+    total: Option<u64>,
+    reported: Instant,
 }
 
 impl<'a> Bootstrap<'a> {
@@ -158,6 +213,7 @@ impl<'a> Bootstrap<'a> {
         sink: &'a dyn RowSink,
         source: &'a SourceVersion,
         view: &'a ViewVersion,
+        life: Life,
     ) -> Result<Self, FeatureStoreError> {
         let engine =
             ViewEngine::compile(&view.definition, &source.definition).map_err(|error| FeatureStoreError::Internal {
@@ -166,12 +222,14 @@ impl<'a> Bootstrap<'a> {
                     view.definition.name, view.version
                 ),
             })?;
-        let own = engine.columns().iter().filter_map(|name| source.definition.field(name));
+        let own = engine.fields().iter();
         let own = own.map(|field| ArrowField::new(&field.name, field.data_type.arrow(), true));
         let added = [
             ArrowField::new(columns::PARTITION, ArrowType::Int32, false),
             ArrowField::new(columns::OFFSET, ArrowType::Int64, false),
             ArrowField::new(columns::INGESTED_AT, DataType::Timestamp.arrow(), false),
+            // Of a log that has it, whatever the source says by now: what came late stays late.
+            ArrowField::new(columns::LATE, ArrowType::Boolean, true),
         ];
         let schema = Arc::new(Schema::new(own.chain(added).collect::<Vec<_>>()));
         Ok(Self {
@@ -179,8 +237,11 @@ impl<'a> Bootstrap<'a> {
             sink,
             source,
             view,
+            life,
             schema,
             rows: 0,
+            total: None,
+            reported: Instant::now(),
         })
     }
 
@@ -200,10 +261,12 @@ impl<'a> Bootstrap<'a> {
                 let names = self.schema.fields().iter().map(|field| field.name());
                 let present: Vec<String> = names.filter(|name| scan.has(name)).cloned().collect();
                 let rows = scan.read(&commit, Some(generation), &present).await?;
-                self.deliver(generation, &self.as_delivery(&rows)?).await?;
+                let later = scan.generations().iter().skip_while(|name| name != generation).skip(1);
+                let later: Vec<String> = later.cloned().collect();
+                self.deliver(generation, &later, &self.as_delivery(&rows)?).await?;
             }
             if index + 1 < generations.len() {
-                self.sink.sync().await?;
+                self.sink.sync(&self.life).await?;
                 self.registry.set_provisioned(self.view.id, generation).await?;
             }
         }
@@ -218,21 +281,42 @@ impl<'a> Bootstrap<'a> {
             .any(|view| view.id == self.view.id && view.state == ViewState::Provisioning)
     }
 
-    async fn deliver(&mut self, generation: &str, events: &RecordBatch) -> Result<(), FeatureStoreError> {
+    /// Notes how far it has come.
+    async fn report(&mut self) -> Result<(), FeatureStoreError> {
+        self.reported = Instant::now();
+        let done = self.rows as u64;
+        let progress = RowsProgress {
+            done,
+            total: self.total.map(|total| total.max(done)),
+        };
+        self.registry.set_progress(self.view.id, progress, None).await
+    }
+
+    async fn deliver(
+        &mut self,
+        generation: &str,
+        later: &[String],
+        events: &RecordBatch,
+    ) -> Result<(), FeatureStoreError> {
         let mut start = 0;
         while start < events.num_rows() {
-            let chunk = events.slice(start, CHUNK_ROWS.min(events.num_rows() - start));
+            let chunk = events.slice(start, chunk_rows(events, start)?);
             let header = DeliveryHeader {
                 source: self.source.definition.name.clone(),
                 source_version: self.source.version,
                 generation: generation.to_owned(),
                 ranges: ranges(&chunk)?,
             };
-            self.sink.absorb_into(self.view, &header, &chunk).await?;
+            self.sink
+                .absorb_into(&self.life, self.view, &header, later, &chunk)
+                .await?;
             start += chunk.num_rows();
             self.rows += chunk.num_rows();
             metrics::counter!("ondol_bootstrap_rows_total", "feature_view" => self.view.definition.name.clone())
                 .increment(chunk.num_rows() as u64);
+            if self.reported.elapsed() >= PROGRESS_EVERY {
+                self.report().await?;
+            }
         }
         Ok(())
     }
@@ -257,19 +341,22 @@ impl<'a> Bootstrap<'a> {
     }
 }
 
+/// How many rows from `start` on are absorbed at a time. Events of one message are never split: fences are offsets, so
+/// the rest of them would be taken for a repetition.
+fn chunk_rows(rows: &RecordBatch, start: usize) -> Result<usize, FeatureStoreError> {
+    let (partitions, offsets) = positions(rows)?;
+    let (partitions, offsets) = (partitions.values(), offsets.values());
+    let position = |row: usize| Some((partitions.get(row)?, offsets.get(row)?));
+    let mut end = start.saturating_add(CHUNK_ROWS).min(rows.num_rows());
+    while end < rows.num_rows() && position(end) == position(end - 1) {
+        end += 1;
+    }
+    Ok(end - start)
+}
+
 /// What rows in order of (partition, offset) cover: from each partition's first offset past its last.
 fn ranges(rows: &RecordBatch) -> Result<Vec<PartitionRange>, FeatureStoreError> {
-    let missing = |name: &str| FeatureStoreError::Internal {
-        detail: format!("the event log lacks column `{name}`"),
-    };
-    let partitions = rows
-        .column_by_name(columns::PARTITION)
-        .and_then(|column| column.as_primitive_opt::<Int32Type>())
-        .ok_or_else(|| missing(columns::PARTITION))?;
-    let offsets = rows
-        .column_by_name(columns::OFFSET)
-        .and_then(|column| column.as_primitive_opt::<Int64Type>())
-        .ok_or_else(|| missing(columns::OFFSET))?;
+    let (partitions, offsets) = positions(rows)?;
     let mut ranges: Vec<PartitionRange> = Vec::new();
     for (&partition, &offset) in partitions.values().iter().zip(offsets.values()) {
         match ranges.last_mut() {
@@ -282,4 +369,19 @@ fn ranges(rows: &RecordBatch) -> Result<Vec<PartitionRange>, FeatureStoreError> 
         }
     }
     Ok(ranges)
+}
+
+fn positions(rows: &RecordBatch) -> Result<(&Int32Array, &Int64Array), FeatureStoreError> {
+    let missing = |name: &str| FeatureStoreError::Internal {
+        detail: format!("the event log lacks column `{name}`"),
+    };
+    let partitions = rows
+        .column_by_name(columns::PARTITION)
+        .and_then(|column| column.as_primitive_opt::<Int32Type>())
+        .ok_or_else(|| missing(columns::PARTITION))?;
+    let offsets = rows
+        .column_by_name(columns::OFFSET)
+        .and_then(|column| column.as_primitive_opt::<Int64Type>())
+        .ok_or_else(|| missing(columns::OFFSET))?;
+    Ok((partitions, offsets))
 }

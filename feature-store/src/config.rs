@@ -25,6 +25,12 @@ pub struct FeatureStoreConfig {
     pub online_prefix: String,
     /// How long a command of Redis may take, in milliseconds.
     pub online_timeout_ms: u64,
+    /// Replicas of each Redis primary that must confirm rows before the log commits the events behind them.
+    pub online_wait_replicas: u32,
+    /// Build rows anew from the log by itself when the online store has lost some that it had acknowledged.
+    pub rebuild_after_loss: bool,
+    /// How long rows that nobody reads any more are kept, in milliseconds: a replica may yet have to learn of it.
+    pub keep_discarded_rows_ms: u64,
     /// Page cache of the embedded online store, in MiB.
     pub online_cache_mib: usize,
     /// Events of one source that make a commit to its offline table due.
@@ -50,6 +56,9 @@ impl Default for FeatureStoreConfig {
             offline: None,
             online_prefix: "ondol".to_owned(),
             online_timeout_ms: 2_000,
+            online_wait_replicas: 0,
+            rebuild_after_loss: true,
+            keep_discarded_rows_ms: 60_000,
             online_cache_mib: 256,
             commit_rows: 50_000,
             commit_interval_ms: 1_000,
@@ -89,6 +98,7 @@ impl FeatureStoreConfig {
             prefix: self.online_prefix.clone(),
             timeout: Duration::from_millis(self.online_timeout_ms.max(1)),
             cache_bytes: self.online_cache_mib.saturating_mul(1 << 20),
+            wait_replicas: self.online_wait_replicas,
         }
     }
 

@@ -8,7 +8,8 @@
 //! 5. [`offline`] archives the events of streams as Delta tables, positions included;
 //! 6. [`bootstrap`] builds a new view version's rows from that archive;
 //! 7. [`read`] answers requests from the online rows alone, by plans compiled per snapshot;
-//! 8. [`service`] composes them into [`FeatureStoreService`], which owns the tasks and the order
+//! 8. [`upkeep`] repairs what was lost and deletes what nobody reads;
+//! 9. [`service`] composes them into [`FeatureStoreService`], which owns the tasks and the order
 //!    "online rows durable, then the log's position".
 
 pub mod bootstrap;
@@ -18,6 +19,7 @@ pub mod online;
 pub mod read;
 pub mod registry;
 pub mod service;
+pub mod upkeep;
 pub mod views;
 pub mod write;
 

@@ -3,15 +3,16 @@
 use crate::bootstrap;
 use crate::config::FeatureStoreConfig;
 use crate::offline::EventLog;
-use crate::online::{self, OnlineStore};
+use crate::online::{self, Continuity, OnlineStore};
 use crate::read::Reader;
 use crate::registry::Registry;
+use crate::upkeep::Upkeep;
 use crate::views::CompiledViews;
 use crate::write::{Writer, WriterLimits, known_source};
 use async_trait::async_trait;
 use ondol_feature_store_api::wire::{
     Applied, DefinitionFiles, DefinitionHistory, Delivery, FeatureBatch, OfflineTable, PartitionPosition, Plan,
-    ReadRequest, WriteReceipt,
+    ReadRequest, Rebuild, RebuildRequest, WriteReceipt,
 };
 use ondol_feature_store_api::{FeatureStore, FeatureStoreError};
 use ondol_runtime::{Clock, ReadyHandle, Shutdown};
@@ -36,6 +37,7 @@ const LONGEST_WAIT: Duration = Duration::from_secs(60);
 pub struct FeatureStoreService {
     registry: Registry,
     online: Arc<dyn OnlineStore>,
+    continuity: Arc<Continuity>,
     log: EventLog,
     writer: Arc<Writer>,
     reader: Reader,
@@ -60,6 +62,7 @@ impl FeatureStoreService {
         let log = EventLog::open(&config.offline_root(), config.log_config())?;
         let rows = log.clone();
         registry.count_rows_with(Arc::new(move |source| rows.rows(source)));
+        let continuity = Arc::new(Continuity::new(registry.clone(), Arc::clone(&online)));
         let views = Arc::new(CompiledViews::default());
         let limits = WriterLimits {
             max_pending_deliveries: config.max_pending_deliveries,
@@ -69,6 +72,7 @@ impl FeatureStoreService {
             registry.clone(),
             Arc::clone(&views),
             Arc::clone(&online),
+            Arc::clone(&continuity),
             log.clone(),
             limits,
             shutdown.clone(),
@@ -83,6 +87,7 @@ impl FeatureStoreService {
         let service = Arc::new(Self {
             registry,
             online,
+            continuity,
             log,
             writer,
             reader,
@@ -92,13 +97,14 @@ impl FeatureStoreService {
         Ok(service)
     }
 
-    /// Keeps `ready` in step with whether the online store answers.
+    /// Keeps `ready` in step with whether the online store answers. Looks at the store's life, too, so that a failover is
+    /// noticed when nothing is written.
     pub fn report_health(self: &Arc<Self>, ready: ReadyHandle, shutdown: &Shutdown) {
         let service = Arc::clone(self);
         shutdown.spawn("feature-store-health", async move {
             loop {
-                match service.online.ping().await {
-                    Ok(()) => ready.ready(),
+                match service.continuity.life().await {
+                    Ok(_) => ready.ready(),
                     Err(error) => ready.not_ready(error.to_string()),
                 }
                 if service
@@ -129,6 +135,11 @@ impl FeatureStoreService {
         &self.log
     }
 
+    /// The registry, which replicas share.
+    pub const fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
     fn start(self: &Arc<Self>, config: &FeatureStoreConfig, shutdown: &Shutdown) {
         let service = Arc::clone(self);
         shutdown.spawn("feature-store-commits", async move { service.commit_when_due().await });
@@ -146,6 +157,30 @@ impl FeatureStoreService {
                 .run_until_cancelled(bootstrap::run(registry, log, writer))
                 .await;
         });
+
+        let (service, stopping) = (Arc::clone(self), self.stopping.clone());
+        shutdown.spawn("feature-store-adoption", async move {
+            stopping.run_until_cancelled(service.adopt_what_begins_to_serve()).await;
+        });
+
+        let (upkeep, stopping) = (Upkeep::new(self, config), self.stopping.clone());
+        shutdown.spawn("feature-store-upkeep", async move {
+            stopping.run_until_cancelled(upkeep.run()).await;
+        });
+    }
+
+    /// A version that another replica has handed over lacks the events that this one holds: until it has them, reads
+    /// through that version do.
+    async fn adopt_what_begins_to_serve(&self) {
+        let mut snapshots = self.registry.subscribe();
+        while snapshots.changed().await.is_ok() {
+            for source in self.streams() {
+                if let Err(error) = self.writer.adopt_active(&source).await {
+                    // The next write or commit does it, or refuses.
+                    tracing::warn!(source, %error, "what is held could not be absorbed into a new version yet");
+                }
+            }
+        }
     }
 
     /// Commits sources as they come due, and all of them at the end. Each failure is logged and tried again: the rows
@@ -212,7 +247,14 @@ impl FeatureStore for FeatureStoreService {
 
     async fn activate(&self, view_id: u32) -> Result<(), FeatureStoreError> {
         // A view that serves must not lose rows to a crash: no log brings a table's rows back.
-        self.online.sync().await?;
+        let life = self.continuity.sync().await?;
+        if !self.registry.rows_began_in(view_id, &life.0).await? {
+            return Err(FeatureStoreError::Unavailable {
+                detail: "the online store began a new life while the view's rows were delivered: deliver them again, \
+                         from the beginning"
+                    .to_owned(),
+            });
+        }
         self.registry.activate(view_id).await
     }
 
@@ -238,5 +280,13 @@ impl FeatureStore for FeatureStoreService {
 
     async fn tables(&self) -> Result<Vec<OfflineTable>, FeatureStoreError> {
         self.log.tables().await
+    }
+
+    async fn rebuild(&self, request: RebuildRequest) -> Result<Vec<Rebuild>, FeatureStoreError> {
+        self.registry.rebuild(&request.names).await
+    }
+
+    async fn rebuilds(&self) -> Result<Vec<Rebuild>, FeatureStoreError> {
+        self.registry.rebuilds().await
     }
 }

@@ -13,6 +13,7 @@ use arrow::datatypes::{Int32Type, Int64Type};
 use async_trait::async_trait;
 use ondol_feature_store::bootstrap::{self, RowSink};
 use ondol_feature_store::offline::{EventLog, EventLogConfig};
+use ondol_feature_store::online::Life;
 use ondol_feature_store::registry::Registry;
 use ondol_feature_store_api::FeatureStoreError;
 use ondol_feature_store_api::wire::{DefinitionFile, DefinitionFiles, DeliveryHeader};
@@ -94,10 +95,16 @@ struct Sink {
 
 #[async_trait]
 impl RowSink for Sink {
+    async fn life(&self) -> Result<Life, FeatureStoreError> {
+        Ok(Life("".into()))
+    }
+
     async fn absorb_into(
         &self,
+        _life: &Life,
         _view: &ViewVersion,
         header: &DeliveryHeader,
+        _later: &[String],
         events: &RecordBatch,
     ) -> Result<(), FeatureStoreError> {
         let left = self
@@ -122,7 +129,7 @@ impl RowSink for Sink {
         Ok(())
     }
 
-    async fn sync(&self) -> Result<(), FeatureStoreError> {
+    async fn sync(&self, _life: &Life) -> Result<(), FeatureStoreError> {
         Ok(())
     }
 

@@ -262,7 +262,7 @@ async fn disturbed(topic: &Topic, steps: &[Step], online: Option<(String, String
     let outcome = outcome(&store).await;
     for view in ["card", "merchant", "shop"] {
         let view_id = store.view_id(view).await;
-        store.service.online().delete_view(view_id).await.unwrap();
+        store.service.online().delete_view(view_id, Duration::ZERO).await.unwrap();
     }
     for store in dead.into_iter().chain([store]) {
         store.stop().await;

@@ -13,11 +13,12 @@ use arrow::array::{
 };
 use arrow::datatypes::{DataType as ArrowType, Field as ArrowField, Int32Type, Int64Type, Schema};
 use futures::TryStreamExt;
-use ondol_feature_store::offline::{EventLog, EventLogConfig};
+use ondol_feature_store::offline::{EventLog, EventLogConfig, Outcome};
 use ondol_feature_store_api::FeatureStoreError;
 use ondol_feature_store_api::wire::{DeliveryHeader, PartitionPosition};
 use ondol_vocabulary::definition::Field;
 use ondol_vocabulary::{Arrival, DataType, PartitionRange, SourceDefinition, SourceOrigin, StreamFormat};
+use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -328,7 +329,7 @@ async fn a_column_added_to_the_source_is_null_in_older_rows() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_second_writer_is_refused_and_the_log_stays_whole() {
+async fn a_second_writer_lets_go_of_what_the_first_has_committed_and_commits_the_rest() {
     let folder = tempfile::tempdir().unwrap();
     let (first, second) = (open(folder.path()), open(folder.path()));
     deliver(&first, &[(0, 0, 1)]).await.unwrap();
@@ -337,11 +338,62 @@ async fn a_second_writer_is_refused_and_the_log_stays_whole() {
     deliver(&first, &[(0, 1, 10)]).await.unwrap();
     deliver(&second, &[(0, 1, 6)]).await.unwrap();
     first.commit("clicks").await.unwrap();
-    let error = second.commit("clicks").await.unwrap_err();
-    assert!(matches!(error, FeatureStoreError::Unavailable { .. }), "{error}");
-    // Told the truth by the log, the second writer drops what the first one has committed already.
     assert_eq!(second.commit("clicks").await.unwrap(), [at(0, 10)]);
     assert_eq!(positions_read(&open(folder.path())).await, all(&[(0, 0, 10)]));
+    // What reaches past the other's commit is kept, exactly.
+    deliver(&first, &[(0, 10, 12)]).await.unwrap();
+    deliver(&second, &[(0, 10, 20)]).await.unwrap();
+    first.commit("clicks").await.unwrap();
+    assert_eq!(second.commit("clicks").await.unwrap(), [at(0, 20)]);
+    assert_eq!(positions_read(&open(folder.path())).await, all(&[(0, 0, 20)]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn writers_that_race_for_the_table_lose_nothing_and_commit_nothing_twice() {
+    let folder = tempfile::tempdir().unwrap();
+    // All create the table, all deliver every partition, in steps of their own.
+    let writers = (0..4).map(|writer| {
+        let log = open(folder.path());
+        tokio::spawn(async move {
+            for partition in 0..3 {
+                let mut from = 0;
+                while from < 60 {
+                    let to = (from + 7 + writer * 3).min(60);
+                    match deliver(&log, &[(partition, from, to)]).await {
+                        Ok(()) => from = to,
+                        Err(FeatureStoreError::Gap { expected, .. }) => from = expected,
+                        Err(error) => panic!("{error}"),
+                    }
+                    log.commit("clicks").await.unwrap();
+                }
+            }
+        })
+    });
+    for writer in writers.collect::<Vec<_>>() {
+        writer.await.unwrap();
+    }
+    let mut read = positions_read(&open(folder.path())).await;
+    read.sort_unstable();
+    assert_eq!(read, all(&[(0, 0, 60), (1, 0, 60), (2, 0, 60)]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_that_a_joined_view_has_not_absorbed_does_not_stand() {
+    let folder = tempfile::tempdir().unwrap();
+    let (first, second) = (open(folder.path()), open(folder.path()));
+    deliver(&first, &[(0, 0, 5)]).await.unwrap();
+    first.commit("clicks").await.unwrap();
+    deliver(&first, &[(0, 5, 9)]).await.unwrap();
+    second.join(&clicks(), 7, &BTreeSet::from([7])).await.unwrap();
+    let covers = |views: &BTreeSet<u32>| !views.contains(&7);
+    let outcome = first.commit_after("clicks", async { Ok(()) }, &covers).await.unwrap();
+    assert_eq!(outcome, Outcome::Uncovered(BTreeSet::from([7])));
+    assert_eq!(second.positions("clicks", "g1").await.unwrap(), [at(0, 5)]);
+    first.commit("clicks").await.unwrap();
+    assert_eq!(positions_read(&second).await, all(&[(0, 0, 9)]));
+    // A view that nobody reads any more is forgotten by the next one that joins.
+    second.join(&clicks(), 8, &BTreeSet::from([8])).await.unwrap();
+    assert_eq!(second.joined("clicks").await.unwrap(), BTreeSet::from([8]));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -24,6 +24,7 @@ fn config(url: String) -> OnlineConfig {
         prefix: unique_name("online"),
         timeout: Duration::from_secs(5),
         cache_bytes: 16 << 20,
+        wait_replicas: 0,
     }
 }
 
@@ -46,7 +47,7 @@ fn write(key: &RowKey, expected: Option<&str>, value: &str) -> RowWrite {
 
 /// As a writer that begins now: in the present life.
 async fn set(store: &dyn OnlineStore, writes: Vec<RowWrite>) -> Result<Vec<usize>, FeatureStoreError> {
-    store.compare_and_set(store.life().await?, writes).await
+    store.compare_and_set(&store.life().await?, writes).await
 }
 
 async fn values(store: &dyn OnlineStore, keys: &[RowKey]) -> Vec<Option<String>> {
@@ -130,7 +131,7 @@ async fn a_view_is_scanned_and_deleted_alone(store: &dyn OnlineStore) {
         expected.sort_by(|left, right| left.0.cmp(&right.0));
         assert_eq!(store.scan(view_id).await.unwrap(), expected);
     }
-    store.delete_view(11).await.unwrap();
+    store.delete_view(11, Duration::ZERO).await.unwrap();
     assert!(store.scan(11).await.unwrap().is_empty());
     assert_eq!(store.scan(10).await.unwrap().len(), 3);
     assert_eq!(store.scan(u32::MAX).await.unwrap().len(), 3);
@@ -182,9 +183,9 @@ async fn suite(store: Arc<dyn OnlineStore>) {
     batches_larger_than_one_command_are_whole(store.as_ref()).await;
     a_view_is_scanned_and_deleted_alone(store.as_ref()).await;
     concurrent_increments_are_all_kept(&store).await;
-    store.sync().await.unwrap();
+    store.sync(&store.life().await.unwrap()).await.unwrap();
     for view_id in [1, 2, 3, 10, 20, u32::MAX] {
-        store.delete_view(view_id).await.unwrap();
+        store.delete_view(view_id, Duration::ZERO).await.unwrap();
     }
 }
 
@@ -229,10 +230,10 @@ async fn a_server_that_restarts_begins_a_new_life() {
     }
     assert_ne!(second.unwrap(), first);
     let late = store
-        .compare_and_set(first, vec![write(&key(1, "a"), None, "1")])
+        .compare_and_set(&first, vec![write(&key(1, "a"), None, "1")])
         .await
         .unwrap_err();
-    assert!(late.to_string().contains("restarted"), "{late}");
+    assert!(late.to_string().contains("RESTARTED"), "{late}");
     assert!(
         set(store.as_ref(), vec![write(&key(1, "a"), None, "1")])
             .await
@@ -249,7 +250,7 @@ async fn a_writer_that_has_not_noticed_the_restart_is_refused_by_the_server() {
     server.replace();
     for _ in 0..100 {
         let error = store
-            .compare_and_set(life, vec![write(&key(1, "a"), None, "1")])
+            .compare_and_set(&life, vec![write(&key(1, "a"), None, "1")])
             .await
             .unwrap_err()
             .to_string();
@@ -268,7 +269,7 @@ async fn what_was_synced_survives_a_kill_and_nothing_else_need() {
     let store = online::open(&config(path.display().to_string())).await.unwrap();
     let (kept, open) = (key(1, "kept"), key(1, "open"));
     set(store.as_ref(), vec![write(&kept, None, "1")]).await.unwrap();
-    store.sync().await.unwrap();
+    store.sync(&store.life().await.unwrap()).await.unwrap();
     set(
         store.as_ref(),
         vec![write(&kept, Some("1"), "2"), write(&open, None, "1")],
@@ -285,7 +286,7 @@ async fn what_was_synced_survives_a_kill_and_nothing_else_need() {
     );
     // It goes on from there.
     set(reopened.as_ref(), vec![write(&open, None, "3")]).await.unwrap();
-    reopened.sync().await.unwrap();
+    reopened.sync(&reopened.life().await.unwrap()).await.unwrap();
     assert_eq!(values(reopened.as_ref(), &[open]).await, [Some("3".to_owned())]);
 }
 
@@ -327,5 +328,5 @@ async fn a_damaged_row_is_an_error() {
         .unwrap();
     let error = store.get(std::slice::from_ref(&row)).await.unwrap_err().to_string();
     assert!(error.contains("does not match its digest"), "{error}");
-    store.delete_view(1).await.unwrap();
+    store.delete_view(1, Duration::ZERO).await.unwrap();
 }

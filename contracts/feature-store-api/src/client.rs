@@ -5,7 +5,7 @@ use crate::server::MAX_WAIT;
 use crate::service::FeatureStore;
 use crate::wire::{
     Applied, DefinitionFiles, DefinitionHistory, Delivery, FeatureBatch, OfflineTable, PartitionPosition, Plan,
-    ReadRequest, WriteReceipt,
+    ReadRequest, Rebuild, RebuildRequest, WriteReceipt,
 };
 use arrow::error::ArrowError;
 use async_trait::async_trait;
@@ -133,6 +133,14 @@ impl FeatureStore for FeatureStoreClient {
 
     async fn tables(&self) -> Result<Vec<OfflineTable>, FeatureStoreError> {
         self.caller.get("/v1/tables").await
+    }
+
+    async fn rebuild(&self, request: RebuildRequest) -> Result<Vec<Rebuild>, FeatureStoreError> {
+        self.caller.post("/v1/rebuilds", &request).await
+    }
+
+    async fn rebuilds(&self) -> Result<Vec<Rebuild>, FeatureStoreError> {
+        self.caller.get("/v1/rebuilds").await
     }
 }
 

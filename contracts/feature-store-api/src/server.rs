@@ -5,7 +5,7 @@ use crate::feature_batch::FeatureBatchJson;
 use crate::service::FeatureStore;
 use crate::wire::{
     Applied, DefinitionFiles, DefinitionHistory, Delivery, DeliveryHeader, OfflineTable, PartitionPosition, Plan,
-    ReadRequest, WriteReceipt,
+    ReadRequest, Rebuild, RebuildRequest, WriteReceipt,
 };
 use arrow::compute::concat_batches;
 use arrow::error::ArrowError;
@@ -48,6 +48,7 @@ pub fn router(store: Store) -> Router {
         )
         .route("/v1/features:read", post(read))
         .route("/v1/tables", get(tables))
+        .route("/v1/rebuilds", get(rebuilds).post(rebuild))
         .with_state(store)
 }
 
@@ -71,9 +72,10 @@ pub fn openapi() -> utoipa::openapi::OpenApi {
         (name = "features", description = "Online reads."),
         (name = "writes", description = "Deliveries of decoded events, and how far each source is held."),
         (name = "tables", description = "The offline tables."),
+        (name = "repair", description = "Online rows built anew from the log."),
     ),
     paths(
-        plan, apply, history, snapshot, activate, positions, flush, deliver, read, tables
+        plan, apply, history, snapshot, activate, positions, flush, deliver, read, tables, rebuild, rebuilds
     ),
     components(schemas(Problem, DeliveryHeader))
 )]
@@ -321,4 +323,36 @@ fn internal(error: &ArrowError) -> FeatureStoreError {
 )]
 async fn tables(State(store): State<Store>) -> Response {
     answer(store.tables().await)
+}
+
+/// Build online rows anew
+///
+/// From the log, exact to a position, while the views serve: reads are answered from the old rows until the new ones
+/// take their place. One rebuild of a view at a time: asking again while one runs changes nothing. Answers at once;
+/// `GET /v1/rebuilds` says how it goes.
+#[utoipa::path(
+    post, path = "/v1/rebuilds", tag = "repair", operation_id = "rebuild",
+    request_body(content = RebuildRequest, example = json!({"names": ["card"]})),
+    responses(
+        (status = 200, description = "How the rebuilds of these views stand.", body = Vec<Rebuild>, example = json!([{"view": "card", "version": 2, "source": "transactions", "state": "running", "rows_done": 0, "rows_total": null, "started_at": "2026-11-21T09:00:00Z", "finished_at": null, "error": null}])),
+        BadRequest, NotFound, Internal, Unavailable
+    )
+)]
+async fn rebuild(State(store): State<Store>, JsonBody(request, _): Body<RebuildRequest>) -> Response {
+    answer(store.rebuild(request).await)
+}
+
+/// Rebuilds, and views that need one
+///
+/// The last rebuild of each view that serves. A view in state `advised` has lost rows that the online store had
+/// acknowledged.
+#[utoipa::path(
+    get, path = "/v1/rebuilds", tag = "repair", operation_id = "rebuilds",
+    responses(
+        (status = 200, description = "At most one entry per view.", body = Vec<Rebuild>, example = json!([{"view": "card", "version": 2, "source": "transactions", "state": "done", "rows_done": 336776, "rows_total": 336776, "started_at": "2026-11-21T09:00:00Z", "finished_at": "2026-11-21T09:00:07Z", "error": null}])),
+        Internal, Unavailable
+    )
+)]
+async fn rebuilds(State(store): State<Store>) -> Response {
+    answer(store.rebuilds().await)
 }

@@ -3,7 +3,7 @@
 use crate::error::FeatureStoreError;
 use crate::wire::{
     Applied, DefinitionFiles, DefinitionHistory, Delivery, FeatureBatch, OfflineTable, PartitionPosition, Plan,
-    ReadRequest, WriteReceipt,
+    ReadRequest, Rebuild, RebuildRequest, WriteReceipt,
 };
 use async_trait::async_trait;
 use ondol_vocabulary::Snapshot;
@@ -55,4 +55,17 @@ pub trait FeatureStore: Send + Sync + 'static {
 
     /// The offline tables, readable by any Delta reader.
     async fn tables(&self) -> Result<Vec<OfflineTable>, FeatureStoreError>;
+
+    /// Begins to build the online rows of the views named (or over the sources named; all when none is) anew from the
+    /// log, while they serve; one rebuild of a view at a time, so asking again changes nothing. Returns at once, with
+    /// how the rebuilds of these views stand. A store that keeps no rows has nothing to build anew.
+    async fn rebuild(&self, request: RebuildRequest) -> Result<Vec<Rebuild>, FeatureStoreError> {
+        let _ = request;
+        Ok(Vec::new())
+    }
+
+    /// The last rebuild of each view that serves, and the views that need one because the online store has lost rows.
+    async fn rebuilds(&self) -> Result<Vec<Rebuild>, FeatureStoreError> {
+        Ok(Vec::new())
+    }
 }

@@ -184,3 +184,46 @@ pub struct OfflineTable {
     /// Rows in it, where the files' statistics say so.
     pub rows: Option<u64>,
 }
+
+/// Which views' online rows to build anew from the log.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct RebuildRequest {
+    /// Views, or sources for all views over them; empty for every view.
+    #[serde(default)]
+    pub names: Vec<String>,
+}
+
+/// How the rebuild of a view's online rows stands.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Rebuild {
+    /// The view.
+    pub view: String,
+    /// Its version that serves.
+    pub version: u32,
+    /// The source it reads.
+    pub source: String,
+    /// Where it stands.
+    pub state: RebuildState,
+    /// Events of the log read so far.
+    pub rows_done: u64,
+    /// Events of the log to read, where known.
+    pub rows_total: Option<u64>,
+    /// When it was asked for.
+    pub started_at: Option<EventTime>,
+    /// When the new rows began to serve.
+    pub finished_at: Option<EventTime>,
+    /// What holds it up; it is tried again.
+    pub error: Option<String>,
+}
+
+/// Where a rebuild stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum RebuildState {
+    /// The online store has lost rows of the view that it had acknowledged: nobody has asked for a rebuild yet.
+    Advised,
+    /// New rows are being built; reads are answered from the old ones.
+    Running,
+    /// The new rows serve.
+    Done,
+}

@@ -134,20 +134,12 @@ impl Buffer {
                 }
             }
         }
-        let waiting = &mut self.waiting;
-        waiting.reached.retain(|(generation, partition), next| {
-            committed
-                .next(generation, *partition)
-                .is_none_or(|committed| *next > committed)
-        });
-        for pending in &mut waiting.pending {
-            pending.rows = beyond(&pending.rows, &committed.of(&pending.generation))?;
-        }
-        waiting.pending.retain(|pending| pending.rows.num_rows() > 0);
-        if waiting.reached.is_empty() {
-            waiting.since = None;
-        }
-        Ok(())
+        self.waiting.catch_up(committed)
+    }
+
+    /// The rows that wait, in order of arrival.
+    pub(super) fn waiting(&self) -> Vec<Pending> {
+        self.waiting.pending.clone()
     }
 
     /// Positions held, of any generation.
@@ -162,7 +154,7 @@ impl Buffer {
 
     /// Rows that wait.
     pub(super) fn rows(&self) -> usize {
-        self.waiting.pending.iter().map(|pending| pending.rows.num_rows()).sum()
+        self.waiting.rows()
     }
 
     /// Memory of the rows that wait. Slices of one delivery count it whole, so this errs on the safe side.
@@ -184,6 +176,28 @@ impl Taken {
     /// Whether there is nothing to commit.
     pub(super) fn is_empty(&self) -> bool {
         self.reached.is_empty()
+    }
+
+    /// Lets go of what another writer has committed meanwhile; what lies past that stays.
+    pub(super) fn catch_up(&mut self, committed: &Positions) -> Result<(), FeatureStoreError> {
+        self.reached.retain(|(generation, partition), next| {
+            committed
+                .next(generation, *partition)
+                .is_none_or(|committed| *next > committed)
+        });
+        for pending in &mut self.pending {
+            pending.rows = beyond(&pending.rows, &committed.of(&pending.generation))?;
+        }
+        self.pending.retain(|pending| pending.rows.num_rows() > 0);
+        if self.reached.is_empty() {
+            self.since = None;
+        }
+        Ok(())
+    }
+
+    /// Rows that wait.
+    pub(super) fn rows(&self) -> usize {
+        self.pending.iter().map(|pending| pending.rows.num_rows()).sum()
     }
 }
 

@@ -9,8 +9,9 @@
 //!
 //! `layout` is the published form of the tables, `positions` reads the positions back out of a table's log.
 //!
-//! One process writes a source's log: ingest delivers a source's partitions to one store. A second writer is detected
-//! (Delta refuses a commit that moves the same position) and never corrupts the log.
+//! Any number of replicas write a source's log, each for the partitions it is delivered. The table is the truth: what a
+//! replica remembers of it is brought up to date before it says where to resume, before it refuses a gap, and whenever
+//! a commit finds that another replica has moved the same position. Then what stands is let go, and the rest committed.
 
 mod buffer;
 mod data_file;
@@ -33,11 +34,11 @@ use ondol_feature_store_api::FeatureStoreError;
 use ondol_feature_store_api::wire::{DeliveryHeader, OfflineTable, PartitionPosition};
 use ondol_vocabulary::SourceDefinition;
 use positions::{Partitions, Positions};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use table::LogTable;
+use table::{Committed, LogTable};
 use url::Url;
 
 /// Memory of a source's buffered rows at which the log takes no more before a commit, however few they are.
@@ -77,10 +78,26 @@ struct Shared {
     logs: Mutex<BTreeMap<String, Arc<SourceLog>>>,
 }
 
+/// How a commit ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Everything held is in the log; the committed positions of the generation delivered last.
+    Durable(Vec<PartitionPosition>),
+    /// Nothing was committed, because these view versions take every event, and not all have absorbed what is held.
+    Uncovered(BTreeSet<u32>),
+}
+
+/// What a source's log holds and has not committed, while it is held so.
+pub struct HeldDeliveries {
+    /// Generation and rows of each delivery.
+    pub deliveries: Vec<(String, RecordBatch)>,
+    _no_commit: tokio::sync::OwnedMutexGuard<LogTable>,
+}
+
 /// One source's log. A commit holds `table` from taking the buffer until the log entry stands; appends only need
 /// `buffer`, so that deliveries go on while files are written.
 struct SourceLog {
-    table: tokio::sync::Mutex<LogTable>,
+    table: Arc<tokio::sync::Mutex<LogTable>>,
     memory: Mutex<Memory>,
 }
 
@@ -149,9 +166,68 @@ impl EventLog {
         })
     }
 
-    /// Committed positions of one generation.
+    /// Committed positions of one generation, as they stand in the table now.
     pub async fn positions(&self, source: &str, generation: &str) -> Result<Vec<PartitionPosition>, FeatureStoreError> {
-        Ok(listed(&self.log(source).await?.memory().committed.of(generation)))
+        let log = self.refreshed(source).await?;
+        let memory = log.memory();
+        Ok(listed(&memory.committed.of(generation)))
+    }
+
+    /// Learns what other replicas have committed.
+    pub async fn refresh(&self, source: &str) -> Result<(), FeatureStoreError> {
+        self.refreshed(source).await.map(drop)
+    }
+
+    async fn refreshed(&self, source: &str) -> Result<Arc<SourceLog>, FeatureStoreError> {
+        let log = self.log(source).await?;
+        let mut table = log.table.lock().await;
+        table.refresh().await?;
+        log.catch_up(source, &table)?;
+        log.memory().rows = LogScan::of(source, &table)?.rows();
+        drop(table);
+        Ok(log)
+    }
+
+    /// The view versions that take every event of `source`, as of the table's state last seen.
+    pub async fn joined(&self, source: &str) -> Result<BTreeSet<u32>, FeatureStoreError> {
+        let log = self.log(source).await?;
+        let table = log.table.lock().await;
+        Ok(table.joined())
+    }
+
+    /// Adds `view` to the versions that take every event of `source` from now on, and forgets those that are not
+    /// `living`: no commit stands any more whose events were not absorbed into it. Idempotent.
+    pub async fn join(
+        &self,
+        source: &SourceDefinition,
+        view: u32,
+        living: &BTreeSet<u32>,
+    ) -> Result<(), FeatureStoreError> {
+        let log = self.log(&source.name).await?;
+        let mut table = log.table.lock().await;
+        table.refresh().await?;
+        let joined = table.join(source, view, living).await;
+        log.catch_up(&source.name, &table)?;
+        joined
+    }
+
+    /// Every delivery that is not committed, in order of arrival. No commit runs as long as the answer is held;
+    /// whoever calls it sees to it that nothing is appended either.
+    pub async fn held_deliveries(&self, source: &str) -> Result<HeldDeliveries, FeatureStoreError> {
+        let log = self.log(source).await?;
+        let no_commit = Arc::clone(&log.table).lock_owned().await;
+        let waiting = log.memory().buffer.waiting();
+        let deliveries = waiting.into_iter().map(|pending| (pending.generation, pending.rows));
+        Ok(HeldDeliveries {
+            deliveries: deliveries.collect(),
+            _no_commit: no_commit,
+        })
+    }
+
+    /// Rows of `source` that are not committed; without I/O.
+    pub fn buffered(&self, source: &str) -> usize {
+        let log = lock(&self.shared.logs).get(source).cloned();
+        log.map_or(0, |log| log.memory().buffer.rows())
     }
 
     /// Positions held, committed or buffered, of one generation.
@@ -162,9 +238,13 @@ impl EventLog {
     /// Forgets what is not committed, as a restart would: its positions are asked for again.
     pub async fn discard(&self, source: &str) -> Result<(), FeatureStoreError> {
         let log = self.log(source).await?;
-        let _no_commit = log.table.lock().await;
+        let mut table = log.table.lock().await;
+        // Also where the log can't be read now: what was held must not be committed.
+        let refreshed = table.refresh().await;
         let mut memory = log.memory();
+        memory.committed = table.positions().clone();
         memory.buffer = Buffer::resuming(&memory.committed);
+        refreshed?;
         report_buffer(source, &memory.buffer);
         Ok(())
     }
@@ -209,20 +289,25 @@ impl EventLog {
     /// Cancel-safe: a dropped commit puts its rows back, and the next one first reads from the log whether they stand
     /// there already.
     pub async fn commit(&self, source: &str) -> Result<Vec<PartitionPosition>, FeatureStoreError> {
-        self.commit_after(source, async { Ok(()) }).await
+        match self.commit_after(source, async { Ok(()) }, &|_| true).await? {
+            Outcome::Durable(positions) => Ok(positions),
+            Outcome::Uncovered(_) => Ok(Vec::new()),
+        }
     }
 
     /// As [`Self::commit`], with `first` done between taking the buffer and committing it: what `first` makes durable
-    /// covers everything the commit holds, while deliveries go on.
+    /// covers everything the commit holds, while deliveries go on. `covers` says whether everything held was absorbed
+    /// into all of these view versions; where it was not, nothing is committed.
     pub async fn commit_after(
         &self,
         source: &str,
         first: impl Future<Output = Result<(), FeatureStoreError>> + Send,
-    ) -> Result<Vec<PartitionPosition>, FeatureStoreError> {
+        covers: &(dyn Fn(&BTreeSet<u32>) -> bool + Send + Sync),
+    ) -> Result<Outcome, FeatureStoreError> {
         let log = self.log(source).await?;
         let mut table = log.table.lock().await;
         if !table.is_settled() {
-            table.reload().await?;
+            table.refresh().await?;
             log.catch_up(source, &table)?;
         }
         let mut taken = TakenOut::of(&log);
@@ -231,40 +316,45 @@ impl EventLog {
             ready?;
         } else {
             let started = std::time::Instant::now();
+            let before = taken.events.rows();
             let committed = match ready {
-                Ok(()) => table.commit(&taken.events).await,
+                Ok(()) => table.commit(&mut taken.events, covers).await,
                 Err(error) => Err(error),
             };
-            if let Err(error) = committed {
-                metrics::counter!("ondol_log_commit_failures_total", "source" => source.to_owned()).increment(1);
-                drop(taken);
-                log.catch_up(source, &table)?;
-                return Err(error);
+            match committed {
+                Ok(Committed::Stands) => {
+                    taken.committed();
+                    metrics::histogram!("ondol_log_commit_seconds", "source" => source.to_owned())
+                        .record(started.elapsed().as_secs_f64());
+                    metrics::counter!("ondol_log_rows_total", "source" => source.to_owned()).increment(before as u64);
+                    let version = table.state().map(|state| state.version());
+                    tracing::debug!(source, rows = before, version, "offline commit");
+                    log.catch_up(source, &table)?;
+                    let mut memory = log.memory();
+                    memory.rows = memory.rows.map(|held| held + before as u64);
+                }
+                Ok(Committed::Uncovered(views)) => {
+                    drop(taken);
+                    log.catch_up(source, &table)?;
+                    return Ok(Outcome::Uncovered(views));
+                }
+                Err(error) => {
+                    metrics::counter!("ondol_log_commit_failures_total", "source" => source.to_owned()).increment(1);
+                    drop(taken);
+                    log.catch_up(source, &table)?;
+                    return Err(error);
+                }
             }
-            metrics::histogram!("ondol_log_commit_seconds", "source" => source.to_owned())
-                .record(started.elapsed().as_secs_f64());
-            let rows = taken.committed();
-            metrics::counter!("ondol_log_rows_total", "source" => source.to_owned()).increment(rows as u64);
-            tracing::debug!(
-                source,
-                rows,
-                version = table.state().map(|state| state.version()),
-                "offline commit"
-            );
-            let mut memory = log.memory();
-            memory.committed = table.positions().clone();
-            memory.rows = memory.rows.map(|held| held + rows as u64);
-            report_buffer(source, &memory.buffer);
         }
         drop(table);
-        self.durable(source).await
+        self.durable(source).await.map(Outcome::Durable)
     }
 
     /// The tables that exist, this process's or an earlier one's.
     pub async fn tables(&self) -> Result<Vec<OfflineTable>, FeatureStoreError> {
         let mut tables = Vec::new();
         for source in self.folders()? {
-            let log = self.log(&source).await?;
+            let log = self.refreshed(&source).await?;
             let table = log.table.lock().await;
             let Some(state) = table.state() else { continue };
             tables.push(OfflineTable {
@@ -286,8 +376,12 @@ impl EventLog {
     /// The files committed for `source` so far.
     pub async fn scan(&self, source: &str) -> Result<LogScan, FeatureStoreError> {
         let log = self.log(source).await?;
-        let table = log.table.lock().await;
-        LogScan::of(source, &table)
+        let mut table = log.table.lock().await;
+        table.refresh().await?;
+        log.catch_up(source, &table)?;
+        let scan = LogScan::of(source, &table)?;
+        log.memory().rows = scan.rows();
+        Ok(scan)
     }
 
     /// The committed rows of `source`, a batch per commit, in commit order. `columns` empty means all.
@@ -333,7 +427,7 @@ impl EventLog {
             rows,
         };
         let log = Arc::new(SourceLog {
-            table: tokio::sync::Mutex::new(table),
+            table: Arc::new(tokio::sync::Mutex::new(table)),
             memory: Mutex::new(memory),
         });
         // Two callers may have opened it at once: the first one in stays, the other is dropped unused.
@@ -363,12 +457,12 @@ impl SourceLog {
         lock(&self.memory)
     }
 
-    /// Takes over what the log says, after a commit whose outcome only the log knows.
+    /// Takes over what the log says: after a commit, or whenever another replica may have committed.
     fn catch_up(&self, source: &str, table: &LogTable) -> Result<(), FeatureStoreError> {
         let mut memory = self.memory();
         memory.buffer.catch_up(table.positions())?;
         memory.committed = table.positions().clone();
-        memory.rows = LogScan::of(source, table)?.rows();
+        report_buffer(source, &memory.buffer);
         Ok(())
     }
 }
@@ -388,10 +482,9 @@ impl<'a> TakenOut<'a> {
         }
     }
 
-    /// Lets go of the events, and says how many rows they were.
-    fn committed(&mut self) -> usize {
-        let events = std::mem::take(&mut self.events);
-        events.pending.iter().map(|pending| pending.rows.num_rows()).sum()
+    /// Lets go of the events.
+    fn committed(&mut self) {
+        self.events = Taken::default();
     }
 }
 

@@ -3,6 +3,13 @@
 //! The order of a commit is what makes it exactly-once: data files are written and synced first, under names nobody
 //! refers to yet; then one log entry adds them *and* moves the positions. A crash before the entry leaves orphan files
 //! that no reader sees; after it, everything is there.
+//!
+//! Several writers may commit: replicas of the store, each for the partitions it is delivered. Delta refuses a commit
+//! when one since the state it stands on moved the same position, or changed the table's metadata, and lets it pass
+//! otherwise. Whoever is refused reads the log, lets go of what stands there already, and commits the rest.
+//!
+//! The table's configuration also says which view versions take every event from there on ([`LogTable::joined`]): a
+//! commit that was not absorbed into all of them is refused. See `docs/adr/0005-a-hand-over-is-a-commit.md`.
 
 use super::buffer::Taken;
 use super::data_file::{self, DataFile};
@@ -22,14 +29,28 @@ use object_store::{ObjectStore, ObjectStoreExt};
 use ondol_feature_store_api::FeatureStoreError;
 use ondol_feature_store_api::wire::columns;
 use ondol_vocabulary::SourceDefinition;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use url::Url;
 
 /// Commits between checkpoints.
 const CHECKPOINT_INTERVAL: u64 = 10;
+/// How often a commit is tried that other writers overtake.
+const COMMIT_ATTEMPTS: u32 = 20;
+/// The key of the table's configuration that holds the view versions of [`LogTable::joined`], their ids in decimal,
+/// separated by commas.
+const JOINED_VIEWS: &str = "ondol.views";
 /// Data files written at a time.
 const PUTS_AT_A_TIME: usize = 4;
+
+/// How a commit ended.
+#[derive(Debug)]
+pub(super) enum Committed {
+    /// Everything stands in the log, by this commit or by another writer's.
+    Stands,
+    /// Nothing was committed: these view versions take every event, and not all of them have absorbed these.
+    Uncovered(BTreeSet<u32>),
+}
 
 /// A source's table and what is known of it.
 pub(super) struct LogTable {
@@ -59,7 +80,7 @@ impl LogTable {
     }
 
     /// Reads the table's state and positions anew.
-    pub(super) async fn reload(&mut self) -> Result<(), FeatureStoreError> {
+    async fn reload(&mut self) -> Result<(), FeatureStoreError> {
         let mut table = DeltaTable::new(Arc::clone(&self.log_store));
         let exists = table.verify_deltatable_existence().await;
         if !exists.map_err(|error| unavailable(&self.source, "looking for", error))? {
@@ -81,6 +102,36 @@ impl LogTable {
         self.state = Some(state);
         self.settled = true;
         Ok(())
+    }
+
+    /// Brings the state and the positions up to the newest commit, whoever made it.
+    pub(super) async fn refresh(&mut self) -> Result<(), FeatureStoreError> {
+        let Some(mut state) = self.state.clone() else {
+            return self.reload().await;
+        };
+        let from = state.version();
+        if let Err(error) = state.update(&self.log_store, None).await {
+            // What was cleaned up since can't be followed step by step.
+            tracing::debug!(source = self.source, %error, "the table can't be followed: it is loaded anew");
+            return self.reload().await;
+        }
+        let mut positions = self.positions.clone();
+        let followed = self
+            .follow(&mut positions, from, state.version())
+            .await
+            .map_err(|error| unavailable(&self.source, "reading positions of", error))?;
+        if !followed {
+            return self.reload().await;
+        }
+        self.positions = positions;
+        self.state = Some(state);
+        self.settled = true;
+        Ok(())
+    }
+
+    async fn follow(&self, positions: &mut Positions, from: u64, to: u64) -> Result<bool, String> {
+        let store = self.log_store.object_store(None);
+        positions::advance(store.as_ref(), &self.source, positions, from, to).await
     }
 
     /// Whether the outcome of every commit is known; if not, [`Self::reload`] finds out.
@@ -108,42 +159,149 @@ impl LogTable {
         self.log_store.root_url()
     }
 
-    /// Commits `taken`: its rows, and the positions they reach.
-    pub(super) async fn commit(&mut self, taken: &Taken) -> Result<(), FeatureStoreError> {
-        let Some(definition) = &taken.definition else {
-            return Ok(());
-        };
-        self.settled = false;
+    /// The view versions that take every event committed from now on.
+    pub(super) fn joined(&self) -> BTreeSet<u32> {
+        let configured = self
+            .state
+            .as_ref()
+            .and_then(|state| state.metadata().configuration().get(JOINED_VIEWS));
+        configured
+            .map(|ids| ids.split(',').filter_map(|id| id.trim().parse().ok()).collect())
+            .unwrap_or_default()
+    }
+
+    /// Adds `view` to the ones that take every event, and drops those that are not `living`: a commit of its own, after
+    /// which no commit stands that another writer prepared before it. Creates the table if it does not exist.
+    pub(super) async fn join(
+        &mut self,
+        definition: &SourceDefinition,
+        view: u32,
+        living: &BTreeSet<u32>,
+    ) -> Result<(), FeatureStoreError> {
+        for attempt in 1_u32.. {
+            let mut views = self.joined();
+            if views.contains(&view) {
+                break;
+            }
+            views.retain(|view| living.contains(view));
+            views.insert(view);
+            self.settled = false;
+            let Err(error) = self.try_join(definition, &views).await else {
+                break;
+            };
+            self.refresh().await?;
+            if attempt >= COMMIT_ATTEMPTS {
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    async fn try_join(&mut self, definition: &SourceDefinition, views: &BTreeSet<u32>) -> Result<(), FeatureStoreError> {
+        let failed = |error: &dyn std::fmt::Display| unavailable(&self.source, "handing over a view of", error);
         let state = match &self.state {
             Some(state) => state.clone(),
             None => self.create(definition).await?,
         };
-        match self.commit_onto(&state, definition, taken).await {
-            Ok(committed) => {
-                self.state = Some(committed);
-                let now_ms = chrono::Utc::now().timestamp_millis();
-                for ((generation, partition), next) in &taken.reached {
-                    self.positions.set(generation, *partition, *next, now_ms);
-                }
-                self.settled = true;
-                Ok(())
-            }
-            Err(error) => self.settle(taken, error).await,
-        }
+        let ids: Vec<String> = views.iter().map(u32::to_string).collect();
+        let metadata = state.metadata().clone();
+        let metadata = metadata.add_config_key(JOINED_VIEWS.to_owned(), ids.join(","));
+        let from = state.version();
+        let operation = DeltaOperation::SetTableProperties {
+            properties: HashMap::from([(JOINED_VIEWS.to_owned(), ids.join(","))]),
+        };
+        let commit = CommitBuilder::from(CommitProperties::default())
+            .with_actions(vec![Action::Metadata(metadata.map_err(|error| failed(&error))?)])
+            .build(
+                Some(&state as &dyn TableReference),
+                Arc::clone(&self.log_store),
+                operation,
+            )
+            .await
+            .map_err(|error| failed(&error))?;
+        self.stand_at(from, commit.snapshot()).await
     }
 
-    /// After a failed commit: the failure may have come after the log entry was written (while making a checkpoint),
-    /// or because another writer was faster. The log itself says which.
-    async fn settle(&mut self, taken: &Taken, error: FeatureStoreError) -> Result<(), FeatureStoreError> {
-        self.reload().await?;
-        let stands = |((generation, partition), next): (&(String, i32), &i64)| {
-            self.positions.next(generation, *partition) == Some(*next)
-        };
-        if taken.reached.iter().all(stands) {
-            tracing::warn!(source = self.source, %error, "offline commit stands although its follow-up failed");
-            return Ok(());
+    /// Commits `taken`: its rows, and the positions they reach. `covers` says whether they were absorbed into all of
+    /// these view versions. When another writer was faster, what it has committed is taken out of `taken`, and the rest
+    /// is tried again.
+    pub(super) async fn commit(
+        &mut self,
+        taken: &mut Taken,
+        covers: &(dyn Fn(&BTreeSet<u32>) -> bool + Send + Sync),
+    ) -> Result<Committed, FeatureStoreError> {
+        for attempt in 1_u32.. {
+            taken.catch_up(&self.positions)?;
+            let Some(definition) = taken.definition.clone().filter(|_| !taken.is_empty()) else {
+                break;
+            };
+            let joined = self.joined();
+            if !covers(&joined) {
+                return Ok(Committed::Uncovered(joined));
+            }
+            self.settled = false;
+            let Err(error) = self.try_commit(&definition, taken, covers).await else {
+                return Ok(Committed::Stands);
+            };
+            // The failure may have come after the log entry was written (while making a checkpoint), or because
+            // another writer was faster. The log itself says which.
+            self.refresh().await?;
+            let mut left = taken.clone();
+            left.catch_up(&self.positions)?;
+            if left.is_empty() {
+                tracing::info!(source = self.source, %error, "the events of a commit stand already");
+            } else if attempt >= COMMIT_ATTEMPTS {
+                return Err(error);
+            } else {
+                metrics::counter!("ondol_log_commit_conflicts_total", "source" => self.source.clone()).increment(1);
+                tracing::debug!(source = self.source, %error, "an offline commit lost a race: it is tried again");
+            }
         }
-        Err(error)
+        Ok(Committed::Stands)
+    }
+
+    async fn try_commit(
+        &mut self,
+        definition: &SourceDefinition,
+        taken: &Taken,
+        covers: &(dyn Fn(&BTreeSet<u32>) -> bool + Send + Sync),
+    ) -> Result<(), FeatureStoreError> {
+        let state = match &self.state {
+            Some(state) => state.clone(),
+            None => {
+                let state = self.create(definition).await?;
+                // Another writer may have been faster, and have gone on.
+                self.state = Some(state.clone());
+                self.positions = self.positions_at(state.version()).await?;
+                if state.version() > 0 || !covers(&self.joined()) {
+                    return Err(unavailable(&self.source, "creating", "another writer has created it"));
+                }
+                state
+            }
+        };
+        let from = state.version();
+        let committed = self.commit_onto(&state, definition, taken).await?;
+        self.stand_at(from, committed).await
+    }
+
+    /// Takes over the state that a commit of this writer has led to; others may have committed between.
+    async fn stand_at(&mut self, from: u64, state: DeltaTableState) -> Result<(), FeatureStoreError> {
+        let mut positions = self.positions.clone();
+        let followed = self.follow(&mut positions, from, state.version()).await;
+        match followed {
+            Ok(true) => self.positions = positions,
+            Ok(false) | Err(_) => self.positions = self.positions_at(state.version()).await?,
+        }
+        self.state = Some(state);
+        self.settled = true;
+        Ok(())
+    }
+
+    async fn positions_at(&self, version: u64) -> Result<Positions, FeatureStoreError> {
+        let store = self.log_store.object_store(None);
+        positions::read(store.as_ref(), &self.source, version)
+            .await
+            .map_err(|error| unavailable(&self.source, "reading positions of", error))
     }
 
     async fn create(&self, definition: &SourceDefinition) -> Result<DeltaTableState, FeatureStoreError> {
@@ -155,6 +313,8 @@ impl LogTable {
             .with_partition_columns([columns::EVENT_DATE])
             .with_configuration_property(TableProperty::CheckpointInterval, Some(CHECKPOINT_INTERVAL.to_string()))
             .with_save_mode(SaveMode::Ignore)
+            // Tried again, the library would commit it once more onto the table that another writer has just created.
+            .with_commit_properties(CommitProperties::default().with_max_retries(0))
             .await
             .map_err(|error| unavailable(&self.source, "creating", error))?;
         table

@@ -7,15 +7,18 @@
 //! | implementation | for | a batch of writes is | [`OnlineStore::sync`] |
 //! |---|---|---|---|
 //! | [`EmbeddedStore`] | one process, no set-up | one transaction | commits to disk |
-//! | [`RedisStore`] | several replicas | a script per batch (per entity on a cluster) | waits for the append-only file where the server can |
+//! | [`RedisStore`] | several replicas | a script per batch (per entity on a cluster) | writes a mark, waits for replicas and the append-only file as configured |
 //!
-//! Both pass the suite in `tests/online_store.rs`.
+//! Both pass the suite in `tests/online_store.rs`. A store that can lose what it acknowledged says so: see [`Life`] and
+//! [`Mark`], and [`Continuity`] for what is made of them.
 
+pub mod continuity;
 pub mod embedded;
 pub mod key;
 pub mod redis;
 mod value;
 
+pub use continuity::Continuity;
 pub use embedded::EmbeddedStore;
 pub use key::RowKey;
 pub use redis::RedisStore;
@@ -47,23 +50,46 @@ pub trait OnlineStore: Send + Sync + 'static {
     /// Replaces each row that still is what its writer expects, and returns the indexes of those that are not,
     /// ascending. Atomic for each row, not across rows; a key must not appear twice. Refused as unavailable when the
     /// store is no longer in `life`: rows that earlier writes left there may be gone.
-    async fn compare_and_set(&self, life: u64, writes: Vec<RowWrite>) -> Result<Vec<usize>, FeatureStoreError>;
+    async fn compare_and_set(&self, life: &Life, writes: Vec<RowWrite>) -> Result<Vec<usize>, FeatureStoreError>;
 
-    /// Makes everything written so far survive a crash of whatever holds the rows.
-    async fn sync(&self) -> Result<(), FeatureStoreError>;
+    /// Makes everything written so far survive a crash of whatever holds the rows, as far as the store can; and writes
+    /// a mark on each shard behind it, by which [`Self::marks`] tells later whether it did survive. Refused as
+    /// unavailable when the store is no longer in `life`. No marks from a store that loses nothing it has synced.
+    async fn sync(&self, life: &Life) -> Result<Vec<Mark>, FeatureStoreError>;
+
+    /// The marks that these shards hold now; none where there is no mark.
+    async fn marks(&self, shards: &[String]) -> Result<Vec<Option<u64>>, FeatureStoreError>;
 
     /// Every row of a view version, by entity key. For tests and repair: it holds the whole view in memory.
     async fn scan(&self, view_id: u32) -> Result<Vec<(EntityKey, Bytes)>, FeatureStoreError>;
 
-    /// Removes every row of a view version.
-    async fn delete_view(&self, view_id: u32) -> Result<(), FeatureStoreError>;
+    /// Removes every row of a view version, some at a time with `pause` in between; repeating it finishes one that was
+    /// interrupted.
+    async fn delete_view(&self, view_id: u32, pause: Duration) -> Result<(), FeatureStoreError>;
 
-    /// Names the life of whatever holds the rows. Writes of an earlier life that no [`Self::sync`] covered may be gone.
-    async fn life(&self) -> Result<u64, FeatureStoreError>;
+    /// Names the life of whatever holds the rows. Writes of an earlier life may be gone; whether those that a
+    /// [`Self::sync`] covered are, its marks tell.
+    async fn life(&self) -> Result<Life, FeatureStoreError>;
 
     /// Whether the store answers.
     async fn ping(&self) -> Result<(), FeatureStoreError>;
 }
+
+/// Names one life of a store: two lives never share a name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Life(pub Arc<str>);
+
+/// A number that a shard holds, which rises with every sync.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mark {
+    /// Names the shard, for as long as its keys live somewhere.
+    pub shard: String,
+    /// Greater than every earlier one of the shard.
+    pub value: u64,
+}
+
+/// Rows deleted between two pauses.
+pub(crate) const DELETED_AT_A_TIME: usize = 1_000;
 
 /// How to open an online store.
 #[derive(Clone, Debug)]
@@ -76,6 +102,8 @@ pub struct OnlineConfig {
     pub timeout: Duration,
     /// Page cache of the embedded store.
     pub cache_bytes: usize,
+    /// Replicas of each Redis primary that must have confirmed what a sync covers.
+    pub wait_replicas: u32,
 }
 
 /// Opens the store that `config.url` names. A Redis that does not answer yet is no error: its commands are.

@@ -112,6 +112,17 @@ pub(super) struct Catalog {
     /// The number the next view version gets.
     pub(super) next_view_id: u32,
     pub(super) records: Vec<Record>,
+    /// Rows that are being built anew.
+    pub(super) rebuilds: Vec<OpenRebuild>,
+}
+
+/// Rows that are being built to take the place of those of a view version that serves.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct OpenRebuild {
+    /// Names the new rows.
+    pub(super) view_id: u32,
+    pub(super) name: String,
+    pub(super) version: u32,
 }
 
 impl Catalog {
@@ -181,9 +192,29 @@ impl Catalog {
         snapshot
             .sources
             .sort_by(|a, b| a.definition.name.cmp(&b.definition.name));
+        for rebuild in &self.rebuilds {
+            let serving = self
+                .active(Noun::View, &rebuild.name)
+                .filter(|record| record.version == rebuild.version);
+            if let Some(Record {
+                version,
+                definition: Definition::View(definition),
+                ..
+            }) = serving
+            {
+                snapshot.views.push(ViewVersion {
+                    id: rebuild.view_id,
+                    version: *version,
+                    state: ViewState::Provisioning,
+                    definition: definition.clone(),
+                });
+            }
+        }
+        // Of one version, the rows that serve stand last: whoever looks for the newest version finds them.
+        let order = |view: &ViewVersion| (view.version, view.state == ViewState::Active);
         snapshot
             .views
-            .sort_by(|a, b| (&a.definition.name, a.version).cmp(&(&b.definition.name, b.version)));
+            .sort_by(|a, b| (&a.definition.name, order(a)).cmp(&(&b.definition.name, order(b))));
         snapshot
             .models
             .sort_by(|a, b| a.definition.name.cmp(&b.definition.name));

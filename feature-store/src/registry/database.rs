@@ -10,6 +10,10 @@
 //! | `definition_versions` | every version of every definition, as JSON; only `state` ever changes |
 //! | `applied_files` | the files as the user wrote them, for each registry version an apply made |
 //! | `provisioned_generations` | what a bootstrap has finished, so that a restart does not repeat it |
+//! | `view_rows` | of each view version's rows: since which loss they are whole, and how far they are built |
+//! | `rebuilds` | rows built anew for a version that serves, to take the place of its present ones |
+//! | `discarded_rows` | rows that nobody reads any more and that are yet to be deleted |
+//! | `online_lives`, `online_marks` | what the online store is known to hold: see `losses` |
 
 use super::catalog::{Catalog, Definition, Noun, Record};
 use super::change::ChangeSet;
@@ -20,7 +24,7 @@ use sqlx::{Any, AnyPool, Row, Transaction};
 use std::path::Path;
 use std::time::Duration;
 
-const TABLES: [&str; 5] = [
+const TABLES: [&str; 12] = [
     "CREATE TABLE IF NOT EXISTS registry_state (
         id BIGINT PRIMARY KEY, version BIGINT NOT NULL, next_view_id BIGINT NOT NULL)",
     "CREATE TABLE IF NOT EXISTS definition_versions (
@@ -32,7 +36,23 @@ const TABLES: [&str; 5] = [
     "CREATE TABLE IF NOT EXISTS provisioned_generations (
         view_id BIGINT NOT NULL, generation TEXT NOT NULL, PRIMARY KEY (view_id, generation))",
     "INSERT INTO registry_state (id, version, next_view_id) VALUES (1, 0, 1) ON CONFLICT (id) DO NOTHING",
+    "CREATE TABLE IF NOT EXISTS view_rows (
+        view_id BIGINT PRIMARY KEY, losses BIGINT NOT NULL, life TEXT NOT NULL, rows_done BIGINT NOT NULL,
+        rows_total BIGINT, error TEXT)",
+    "CREATE TABLE IF NOT EXISTS rebuilds (
+        view_id BIGINT PRIMARY KEY, name TEXT NOT NULL, version BIGINT NOT NULL, source TEXT NOT NULL,
+        state TEXT NOT NULL, started_at BIGINT NOT NULL, finished_at BIGINT)",
+    "CREATE TABLE IF NOT EXISTS discarded_rows (view_id BIGINT PRIMARY KEY, since BIGINT NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS online_lives (id BIGINT PRIMARY KEY, life TEXT NOT NULL, losses BIGINT NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS online_marks (shard TEXT PRIMARY KEY, value BIGINT NOT NULL)",
+    "INSERT INTO online_lives (id, life, losses) VALUES (1, '', 0) ON CONFLICT (id) DO NOTHING",
+    "INSERT INTO view_rows (view_id, losses, life, rows_done, rows_total, error)
+        SELECT view_id, 0, '', 0, NULL, NULL FROM definition_versions WHERE view_id IS NOT NULL
+        ON CONFLICT (view_id) DO NOTHING",
 ];
+
+/// Tells the other processes that share a PostgreSQL registry of a change, once it is committed.
+const NOTIFY: &str = "NOTIFY ondol_registry";
 
 /// Two servers that start at once must not create the tables at once: PostgreSQL's IF NOT EXISTS is no lock.
 const POSTGRES_SCHEMA_LOCK: &str = "DO $$ BEGIN PERFORM pg_advisory_xact_lock(7306511001); END $$";
@@ -44,12 +64,15 @@ const CONNECTIONS: u32 = 4;
 /// A pool of connections to the registry's database.
 #[derive(Clone, Debug)]
 pub(super) struct Database {
-    pool: AnyPool,
+    pub(super) pool: AnyPool,
+    /// Where a PostgreSQL registry is; none for SQLite, which one process has to itself.
+    pub(super) postgres: Option<String>,
 }
 
 /// A change in progress: it holds the registry's lock. Dropped without [`Change::commit`], it changes nothing.
 pub(super) struct Change {
-    transaction: Transaction<'static, Any>,
+    pub(super) transaction: Transaction<'static, Any>,
+    notifies: bool,
 }
 
 impl Database {
@@ -84,6 +107,7 @@ impl Database {
         };
         let database = Self {
             pool: pool.map_err(|error| failed("connecting to", &error))?,
+            postgres: (!sqlite).then(|| url.to_owned()),
         };
         // SQLite refuses at once, without waiting, to turn a transaction that has read into one that writes.
         let begin = if sqlite { "BEGIN IMMEDIATE" } else { "BEGIN" };
@@ -123,7 +147,10 @@ impl Database {
             .execute(&mut *transaction)
             .await
             .map_err(|error| failed("locking", &error))?;
-        Ok(Change { transaction })
+        Ok(Change {
+            transaction,
+            notifies: self.postgres.is_some(),
+        })
     }
 
     /// Generations of its source that are absorbed into a view version completely.
@@ -169,6 +196,7 @@ impl Change {
             version: unsigned(&state, "version")?,
             next_view_id: unsigned(&state, "next_view_id")?,
             records: rows.iter().map(record).collect::<Result<_, _>>()?,
+            rebuilds: self.open_rebuilds().await?,
         })
     }
 
@@ -202,6 +230,9 @@ impl Change {
         version: u32,
         state: ViewState,
     ) -> Result<(), FeatureStoreError> {
+        if state == ViewState::Retired && noun == Noun::View {
+            self.discard_rows_of(name, version).await?;
+        }
         sqlx::query("UPDATE definition_versions SET state = $1 WHERE noun = $2 AND name = $3 AND version = $4")
             .bind(state_name(state))
             .bind(noun.name())
@@ -217,7 +248,9 @@ impl Change {
     pub(super) async fn next_version(&mut self) -> Result<i64, FeatureStoreError> {
         sqlx::query(
             "UPDATE registry_state SET version = version + 1,
-             next_view_id = (SELECT COALESCE(MAX(view_id), 0) + 1 FROM definition_versions) WHERE id = 1",
+             next_view_id = (SELECT COALESCE(MAX(view_id), 0) + 1 FROM
+                (SELECT view_id FROM definition_versions UNION ALL SELECT view_id FROM rebuilds
+                 UNION ALL SELECT next_view_id - 1 FROM registry_state WHERE id = 1) AS used) WHERE id = 1",
         )
         .execute(&mut *self.transaction)
         .await
@@ -230,7 +263,11 @@ impl Change {
     }
 
     /// Makes the change stand.
-    pub(super) async fn commit(self) -> Result<(), FeatureStoreError> {
+    pub(super) async fn commit(mut self) -> Result<(), FeatureStoreError> {
+        if self.notifies {
+            let notified = sqlx::raw_sql(NOTIFY).execute(&mut *self.transaction).await;
+            notified.map_err(|error| failed("writing", &error))?;
+        }
         self.transaction
             .commit()
             .await
@@ -257,8 +294,11 @@ impl Change {
         .bind(record.applied_at.micros())
         .execute(&mut *self.transaction)
         .await
-        .map(drop)
-        .map_err(|error| failed("writing", &error))
+        .map_err(|error| failed("writing", &error))?;
+        match record.view_id {
+            Some(view_id) => self.begin_rows(view_id).await,
+            None => Ok(()),
+        }
     }
 }
 
@@ -294,16 +334,16 @@ fn record(row: &AnyRow) -> Result<Record, FeatureStoreError> {
     })
 }
 
-fn text(row: &AnyRow, column: &str) -> Result<String, FeatureStoreError> {
+pub(super) fn text(row: &AnyRow, column: &str) -> Result<String, FeatureStoreError> {
     row.try_get(column).map_err(|error| failed("reading", &error))
 }
 
-fn unsigned<T: TryFrom<i64>>(row: &AnyRow, column: &str) -> Result<T, FeatureStoreError> {
+pub(super) fn unsigned<T: TryFrom<i64>>(row: &AnyRow, column: &str) -> Result<T, FeatureStoreError> {
     let value: i64 = row.try_get(column).map_err(|error| failed("reading", &error))?;
     T::try_from(value).map_err(|_| unreadable(column, &format!("{value} is out of range")))
 }
 
-fn optional(row: &AnyRow, column: &str) -> Result<Option<u32>, FeatureStoreError> {
+pub(super) fn optional(row: &AnyRow, column: &str) -> Result<Option<u32>, FeatureStoreError> {
     let value: Option<i64> = row.try_get(column).map_err(|error| failed("reading", &error))?;
     value
         .map(|value| u32::try_from(value).map_err(|_| unreadable(column, &format!("{value} is out of range"))))
@@ -324,7 +364,7 @@ fn parse_state(text: &str) -> Option<ViewState> {
         .find(|state| state_name(*state) == text)
 }
 
-fn failed(doing: &str, error: &sqlx::Error) -> FeatureStoreError {
+pub(super) fn failed(doing: &str, error: &sqlx::Error) -> FeatureStoreError {
     FeatureStoreError::Unavailable {
         detail: format!("{doing} the registry's database: {error}"),
     }

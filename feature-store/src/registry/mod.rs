@@ -5,23 +5,31 @@
 //! `database` stores the outcome in one transaction; the snapshot in force goes to every subscriber.
 //!
 //! Reads never touch the database: the snapshot is held in memory. Several processes may share a PostgreSQL registry:
-//! each follows the others' changes by polling ([`Registry::follow`]).
+//! each is told of the others' changes, and polls in case it was not ([`Registry::follow`]). What else replicas share
+//! is kept here too: `rows` (what is built, built anew, discarded), `losses` (what the online store is known to hold),
+//! `lock` (work that one replica does at a time).
 
 mod catalog;
 mod change;
 mod compatibility;
 mod database;
 mod difference;
+mod lock;
+mod losses;
+mod rows;
 
-use catalog::{Catalog, Noun, Record};
+pub use lock::WorkLock;
+pub use losses::Admission;
+pub use rows::RowsProgress;
+
+use catalog::{Catalog, Noun, OpenRebuild, Record};
 use change::ChangeSet;
-use database::Database;
+use database::{Change, Database};
 use ondol_feature_store_api::FeatureStoreError;
 use ondol_feature_store_api::wire::{Applied, DefinitionFiles, DefinitionHistory, DefinitionVersion, Plan};
 use ondol_transform::definition::{self, DECISIONS, Definitions, decisions_source};
 use ondol_vocabulary::{EventTime, Snapshot, ViewState};
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
 use tokio::sync::watch;
 
 /// Rows in a source's event log, where known: what a new view version would have to read.
@@ -140,6 +148,9 @@ impl Registry {
     pub async fn activate(&self, view_id: u32) -> Result<(), FeatureStoreError> {
         let mut change = self.shared.database.change().await?;
         let catalog = change.catalog().await?;
+        if let Some(rebuild) = catalog.rebuilds.iter().find(|rebuild| rebuild.view_id == view_id) {
+            return self.activate_rebuild(change, &catalog, rebuild).await;
+        }
         let record = catalog.records.iter().find(|record| record.view_id == Some(view_id));
         let record = record.ok_or_else(|| unknown("view id", &view_id.to_string(), None))?;
         match record.state {
@@ -178,6 +189,36 @@ impl Registry {
         Ok(())
     }
 
+    /// Makes rows that were built anew serve in place of those of the same version.
+    async fn activate_rebuild(
+        &self,
+        mut change: Change,
+        catalog: &Catalog,
+        rebuild: &OpenRebuild,
+    ) -> Result<(), FeatureStoreError> {
+        let serving = catalog
+            .active(Noun::View, &rebuild.name)
+            .filter(|record| record.version == rebuild.version)
+            .and_then(|record| record.view_id);
+        let before = serving.ok_or_else(|| FeatureStoreError::InvalidRequest {
+            detail: format!(
+                "view `{}@{}` serves no longer: its rows are not built anew",
+                rebuild.name, rebuild.version
+            ),
+        })?;
+        change.finish_rebuild(rebuild, before).await?;
+        change.next_version().await?;
+        let snapshot = change.catalog().await?.snapshot();
+        change.commit().await?;
+        self.publish(&snapshot);
+        tracing::info!(
+            feature_view = rebuild.name,
+            version = rebuild.version,
+            "feature view serves rows built anew"
+        );
+        Ok(())
+    }
+
     /// The definitions in force, from memory.
     pub fn snapshot(&self) -> Arc<Snapshot> {
         Arc::clone(&self.shared.snapshot.borrow())
@@ -195,18 +236,6 @@ impl Registry {
             self.publish(&snapshot);
         }
         Ok(())
-    }
-
-    /// Calls [`Self::refresh`] every `every`, for ever: the service drops the future to stop it. A failure is logged
-    /// and counted; the snapshot in memory goes on serving.
-    pub async fn follow(&self, every: Duration) {
-        loop {
-            tokio::time::sleep(every).await;
-            if let Err(error) = self.refresh().await {
-                metrics::counter!("ondol_registry_refresh_failures_total").increment(1);
-                tracing::warn!(%error, "the registry can't be read: the last snapshot stays in force");
-            }
-        }
     }
 
     /// Generations of its source that a bootstrap has absorbed into a view version completely.

@@ -9,7 +9,7 @@
 //! bytes depend on the events alone, however they were batched or repeated, and a row holds fences only of partitions
 //! that ever had an event for it. What lies between two events of an entity belongs to others.
 
-use crate::online::{OnlineStore, RowKey, RowWrite, blocking};
+use crate::online::{Life, OnlineStore, RowKey, RowWrite, blocking};
 use crate::views::CompiledView;
 use arrow::array::RecordBatch;
 use bytes::Bytes;
@@ -28,9 +28,12 @@ const INLINE_ROWS: usize = 32;
 #[derive(Clone)]
 pub(crate) struct Absorption {
     /// The life of the online store in which all that came before was absorbed.
-    pub(crate) life: u64,
+    pub(crate) life: Life,
     /// Names the generation of the positions.
     pub(crate) generation: u64,
+    /// Generations that came after this one, where old events are read again. A row that is in one of them has
+    /// absorbed everything of this one: generations are absorbed one after the other.
+    pub(crate) later: Vec<u64>,
     /// Whether a row of another generation starts over: a table that is read again holds all of its rows again, while
     /// a stream whose topic was created again goes on.
     pub(crate) starts_over: bool,
@@ -90,7 +93,7 @@ impl Absorption {
             let keys: Vec<RowKey> = pending.iter().map(|row| row.key.clone()).collect();
             let held = online.get(&keys).await?;
             let successors = self.successors(pending, held).await?;
-            pending = replace(online, self.life, successors, &mut tally).await?;
+            pending = replace(online, &self.life, successors, &mut tally).await?;
         }
         if pending.is_empty() {
             return Ok(tally);
@@ -138,9 +141,10 @@ impl Absorption {
         held: Vec<Option<Bytes>>,
     ) -> Result<Vec<Successor>, FeatureStoreError> {
         let (generation, starts_over) = (self.generation, self.starts_over);
+        let later = self.later.clone();
         let compute = move |rows: Vec<(PendingRow, Option<Bytes>)>| {
             rows.into_iter()
-                .map(|(row, held)| successor(row, held, generation, starts_over))
+                .map(|(row, held)| successor(row, held, generation, &later, starts_over))
                 .collect()
         };
         let mut rows: Vec<(PendingRow, Option<Bytes>)> = pending.into_iter().zip(held).collect();
@@ -153,6 +157,7 @@ impl Absorption {
         while !rows.is_empty() {
             let rest = rows.split_off(rows.len().min(share));
             let part = std::mem::replace(&mut rows, rest);
+            let compute = compute.clone();
             shares.push(blocking(move || compute(part)));
         }
         let parts: Vec<Vec<Successor>> = futures::future::try_join_all(shares).await?;
@@ -163,7 +168,7 @@ impl Absorption {
 /// Writes the successors and returns the rows that lost, to be read again.
 async fn replace(
     online: &dyn OnlineStore,
-    life: u64,
+    life: &Life,
     successors: Vec<Successor>,
     tally: &mut Tally,
 ) -> Result<Vec<PendingRow>, FeatureStoreError> {
@@ -201,6 +206,7 @@ fn successor(
     pending: PendingRow,
     held: Option<Bytes>,
     generation: u64,
+    later: &[u64],
     starts_over: bool,
 ) -> Result<Successor, FeatureStoreError> {
     let engine = &pending.projected.view.engine;
@@ -211,6 +217,14 @@ fn successor(
             .decode(bytes)
             .map_err(|error| unreadable(&pending.projected.view, &error))?,
     };
+    if held.is_some() && later.contains(&row.generation()) {
+        let tally = Tally {
+            duplicate: pending.events.len() as u64,
+            ..Tally::default()
+        };
+        let write = None;
+        return Ok(Successor { pending, write, tally });
+    }
     let first = pending.events.first().map(|&event| projection.position(event as usize));
     if starts_over && first.is_some_and(|first| row.fence(generation, first.partition).is_none()) {
         row = Row::default();

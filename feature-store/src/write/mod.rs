@@ -9,6 +9,12 @@
 //! position promises that online rows hold everything before it, and whatever a crash takes away lies after it and is
 //! delivered again. The fences make that repetition harmless.
 //!
+//! Any number of replicas write a source at once, each the partitions that ingest delivers to it. They share online
+//! rows, where fences and compare-and-set keep them apart, and the log, where a position moves once. What a replica
+//! remembers of the log is a cache that is brought up to date before it refuses a delivery; a position it holds means,
+//! for as long as it lives, that every event before it is in the online rows. See [`commit`] for how a new view version
+//! comes in, and what happens to a commit that another replica has overtaken.
+//!
 //! Two things keep "whatever a crash takes away" whole. Events that are not committed are forgotten with the process or
 //! when the online store began a new life, so a partition without a committed position starts at its beginning: a
 //! delivery from further on is refused with the position to resume from. And a commit is refused, and its events are
@@ -18,14 +24,19 @@
 //! don't wait for each other.
 
 mod absorb;
+pub mod commit;
 mod delivery;
+mod gate;
+
+pub use gate::SourceTurn;
 
 use crate::bootstrap::RowSink;
 use crate::offline::EventLog;
-use crate::online::OnlineStore;
+use crate::online::{Continuity, Life, OnlineStore};
 use crate::registry::Registry;
-use crate::views::{CompiledView, CompiledViews};
+use crate::views::CompiledViews;
 use absorb::{Absorption, Tally};
+use gate::Gate;
 use arrow::array::RecordBatch;
 use async_trait::async_trait;
 use ondol_feature_store_api::FeatureStoreError;
@@ -34,10 +45,9 @@ use ondol_runtime::Shutdown;
 use ondol_vocabulary::{Snapshot, SourceVersion, ViewState, ViewVersion};
 use std::any::Any;
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
-use tokio::sync::{OwnedMutexGuard, Semaphore};
 
 /// Bounds of the write path.
 #[derive(Clone, Copy, Debug)]
@@ -53,35 +63,12 @@ pub struct Writer {
     registry: Registry,
     views: Arc<CompiledViews>,
     online: Arc<dyn OnlineStore>,
+    continuity: Arc<Continuity>,
     log: EventLog,
     limits: WriterLimits,
     tasks: Shutdown,
     /// One for each source that was written to; bounded by the registry's sources.
     gates: Mutex<HashMap<String, Arc<Gate>>>,
-}
-
-/// What the deliveries of one source pass through.
-struct Gate {
-    /// Held while a delivery is written, or a bootstrap hands over.
-    turn: Arc<tokio::sync::Mutex<Turn>>,
-    waiting: Semaphore,
-    /// Events written since the last commit.
-    uncommitted: AtomicUsize,
-    /// The online store's life in which the uncommitted events were absorbed; none before the first.
-    life: Mutex<Option<u64>>,
-}
-
-/// What only the holder of a source's turn may touch.
-#[derive(Default)]
-struct Turn {
-    /// How far a table has been written; a stream's positions are the log's.
-    table: Vec<PartitionPosition>,
-}
-
-/// The exclusive right to write a source. Dropping it lets the next delivery in.
-pub struct SourceTurn {
-    gate: Arc<Gate>,
-    turn: OwnedMutexGuard<Turn>,
 }
 
 impl Writer {
@@ -90,6 +77,7 @@ impl Writer {
         registry: Registry,
         views: Arc<CompiledViews>,
         online: Arc<dyn OnlineStore>,
+        continuity: Arc<Continuity>,
         log: EventLog,
         limits: WriterLimits,
         tasks: Shutdown,
@@ -98,6 +86,7 @@ impl Writer {
             registry,
             views,
             online,
+            continuity,
             log,
             limits,
             tasks,
@@ -122,7 +111,7 @@ impl Writer {
         let started = Instant::now();
         let mut turn = self.turn(&name).await;
         if gate.uncommitted.load(Ordering::Relaxed) > self.limits.max_uncommitted_rows {
-            self.commit(&name).await?;
+            self.commit_in(&name, &turn).await?;
         }
         // Read within the turn: a bootstrap activates a view before it gives the turn back.
         let snapshot = self.registry.snapshot();
@@ -133,7 +122,7 @@ impl Writer {
             .write_checked(&snapshot, source, &delivery.header, events, &mut turn)
             .await;
         if written.is_err() {
-            self.look_for_new_life(source, &gate).await?;
+            self.look_for_new_life(source, &turn).await?;
         }
         let tally = written?;
         metrics::counter!("ondol_feature_store_events_total", "source" => name.clone()).increment(rows);
@@ -154,16 +143,26 @@ impl Writer {
         if stream {
             self.admit(header).await?;
         }
-        let life = turn.gate.lives_since(self.online.as_ref()).await?;
+        let life = if stream {
+            turn.gate().lives_since(&self.continuity).await?
+        } else {
+            self.life_of_table(snapshot, header, turn).await?
+        };
         // A stream's new view is built from the log and then handed over; a table's is built by these very deliveries.
         let takes = |view: &&ViewVersion| view.state == ViewState::Active || !stream;
-        let views = snapshot.views_of(&source.definition.name).filter(takes);
+        let views: Vec<&ViewVersion> = snapshot.views_of(&source.definition.name).filter(takes).collect();
+        if stream {
+            let cloned = views.iter().map(|view| (*view).clone()).collect();
+            self.adopt(&source.definition.name, turn, cloned).await?;
+        }
         let views = views
+            .into_iter()
             .map(|view| self.views.get(snapshot, view))
             .collect::<Result<Vec<_>, _>>()?;
         let absorption = Absorption {
             life,
             generation: delivery::generation(header),
+            later: Vec::new(),
             starts_over: !stream,
             views,
             events: events.clone(),
@@ -178,13 +177,33 @@ impl Writer {
         Ok(tally)
     }
 
+    /// A table is loaded in one life of the online store, from its first row to the activation of views that wait for
+    /// it: what the registry notes here is checked there, whichever replica is asked.
+    async fn life_of_table(
+        &self,
+        snapshot: &Snapshot,
+        header: &DeliveryHeader,
+        turn: &SourceTurn,
+    ) -> Result<Life, FeatureStoreError> {
+        if header.ranges.iter().any(|range| range.from == 0) {
+            turn.gate().forget_life();
+            let life = turn.gate().lives_since(&self.continuity).await?;
+            let waiting = snapshot.views_of(&header.source);
+            for view in waiting.filter(|view| view.state == ViewState::Provisioning) {
+                self.registry.begin_rows(view.id, &life.0).await?;
+            }
+            return Ok(life);
+        }
+        turn.gate().lives_since(&self.continuity).await
+    }
+
     /// After a write failed: if that is because the online store began a new life, lets go of the old one, so that the
     /// next attempt is told where to resume. Nothing need be due for a commit to find out.
-    async fn look_for_new_life(&self, source: &SourceVersion, gate: &Gate) -> Result<(), FeatureStoreError> {
+    async fn look_for_new_life(&self, source: &SourceVersion, turn: &SourceTurn) -> Result<(), FeatureStoreError> {
         if !source.definition.is_stream() {
-            gate.forget_life();
-        } else if !gate.lives_on(self.online.as_ref()).await? {
-            self.commit(&source.definition.name).await?;
+            turn.gate().forget_life();
+        } else if !turn.gate().lives_in(&self.continuity.life().await?) {
+            self.commit_in(&source.definition.name, turn).await?;
         }
         Ok(())
     }
@@ -192,7 +211,19 @@ impl Writer {
     /// Refuses a delivery that the log can't join to what it holds. A partition it holds nothing of starts at 0, as
     /// ingest's ranges do, even where a topic's oldest events are gone: otherwise nobody would notice that events
     /// which a killed store had taken but not committed were never delivered again.
+    ///
+    /// Before it refuses, it learns what other replicas have committed.
     async fn admit(&self, header: &DeliveryHeader) -> Result<(), FeatureStoreError> {
+        match self.admit_now(header).await {
+            Err(FeatureStoreError::Gap { .. }) => {
+                self.log.refresh(&header.source).await?;
+                self.admit_now(header).await
+            }
+            admitted => admitted,
+        }
+    }
+
+    async fn admit_now(&self, header: &DeliveryHeader) -> Result<(), FeatureStoreError> {
         let held = self.log.held(&header.source, &header.generation).await?;
         let is_held = |partition: i32| held.iter().any(|position| position.partition == partition);
         if let Some(range) = header
@@ -216,7 +247,7 @@ impl Writer {
         let version = known_source(&snapshot, source)?;
         // In turn: after the deliveries that came before.
         let turn = self.turn(source).await;
-        self.commit(source).await?;
+        self.commit_in(source, &turn).await?;
         let written = self.written(version, &turn).await?;
         Ok(WriteReceipt {
             written: written.clone(),
@@ -224,64 +255,9 @@ impl Writer {
         })
     }
 
-    /// Online rows to disk, then the log with its positions. Needs no turn: what the log holds was absorbed before it
-    /// was appended, so the sync after the log has closed its buffer covers every event of the commit, and deliveries
-    /// go on meanwhile.
-    pub async fn commit(&self, source: &str) -> Result<(), FeatureStoreError> {
-        let stream = self
-            .registry
-            .snapshot()
-            .source(source)
-            .is_none_or(|source| source.definition.is_stream());
-        if !stream {
-            self.online.sync().await?;
-            // A table has no positions to ask again from: its job fails, and writes the table from its beginning.
-            let gate = self.gate(source);
-            gate.uncommitted.store(0, Ordering::Relaxed);
-            let whole = gate.lives_on(self.online.as_ref()).await?;
-            gate.forget_life();
-            return if whole { Ok(()) } else { Err(new_life(source)) };
-        }
-        let (log, online, gate) = (self.log.clone(), Arc::clone(&self.online), self.gate(source));
-        let source = source.to_owned();
-        // A task of its own: a commit must not end half-way because whoever asked for it went away.
-        let commit = self.tasks.spawn("feature-store-commit", async move {
-            let started = Instant::now();
-            let rows = gate.uncommitted.swap(0, Ordering::Relaxed);
-            let mut lost = false;
-            let ready = async {
-                online.sync().await?;
-                lost = !gate.lives_on(online.as_ref()).await?;
-                if lost { Err(new_life(&source)) } else { Ok(()) }
-            };
-            let committed = log.commit_after(&source, ready).await;
-            if lost {
-                tracing::warn!(
-                    source,
-                    "the online store restarted: uncommitted events are asked for again"
-                );
-                metrics::counter!("ondol_feature_store_online_restarts_total", "source" => source.clone()).increment(1);
-                log.discard(&source).await?;
-                gate.forget_life();
-            } else if committed.is_err() {
-                gate.uncommitted.fetch_add(rows, Ordering::Relaxed);
-            }
-            committed?;
-            metrics::histogram!("ondol_feature_store_commit_seconds").record(started.elapsed());
-            Ok(())
-        });
-        commit.await.unwrap_or_else(|error| {
-            Err(FeatureStoreError::Internal {
-                detail: format!("a commit ended early: {error}"),
-            })
-        })
-    }
-
     /// Waits for the turn of `source`.
     pub async fn turn(&self, source: &str) -> SourceTurn {
-        let gate = self.gate(source);
-        let turn = Arc::clone(&gate.turn).lock_owned().await;
-        SourceTurn { gate, turn }
+        self.gate(source).turn().await
     }
 
     async fn receipt(&self, source: &SourceVersion, turn: &SourceTurn) -> Result<WriteReceipt, FeatureStoreError> {
@@ -310,100 +286,59 @@ impl Writer {
     fn gate(&self, source: &str) -> Arc<Gate> {
         // A panic can't leave the map half-changed, so a poisoned lock is as good as any.
         let mut gates = self.gates.lock().unwrap_or_else(PoisonError::into_inner);
-        let gate = gates.entry(source.to_owned()).or_insert_with(|| {
-            Arc::new(Gate {
-                turn: Arc::default(),
-                waiting: Semaphore::new(self.limits.max_pending_deliveries.max(1)),
-                uncommitted: AtomicUsize::new(0),
-                life: Mutex::new(None),
-            })
-        });
+        let gate = gates
+            .entry(source.to_owned())
+            .or_insert_with(|| Arc::new(Gate::new(self.limits.max_pending_deliveries)));
         Arc::clone(gate)
-    }
-
-    fn compiled(&self, view: &ViewVersion) -> Result<Arc<CompiledView>, FeatureStoreError> {
-        self.views.get(&self.registry.snapshot(), view)
     }
 }
 
 /// What the bootstrap of a new view version needs.
 #[async_trait]
 impl RowSink for Writer {
+    async fn life(&self) -> Result<Life, FeatureStoreError> {
+        self.continuity.life().await
+    }
+
     /// Within a partition, events must come in the order of their offsets, in one call and from call to call: a row's
     /// fence passes what is skipped.
     async fn absorb_into(
         &self,
+        life: &Life,
         view: &ViewVersion,
         header: &DeliveryHeader,
+        later: &[String],
         events: &RecordBatch,
     ) -> Result<(), FeatureStoreError> {
         let absorption = Absorption {
-            life: self.online.life().await?,
+            life: life.clone(),
             generation: delivery::generation(header),
+            later: later.iter().map(|name| delivery::generation_number(name)).collect(),
             starts_over: false,
-            views: vec![self.compiled(view)?],
+            views: vec![self.views.get(&self.registry.snapshot(), view)?],
             events: events.clone(),
         };
         absorption.run(self.online.as_ref()).await.map(drop)
     }
 
-    async fn sync(&self) -> Result<(), FeatureStoreError> {
-        self.online.sync().await
+    async fn sync(&self, life: &Life) -> Result<(), FeatureStoreError> {
+        let present = self.continuity.sync().await?;
+        if present == *life {
+            return Ok(());
+        }
+        Err(FeatureStoreError::Unavailable {
+            detail: "the online store began a new life while rows were built: they are built from the beginning"
+                .to_owned(),
+        })
     }
 
     async fn lock_source(&self, source: &str) -> Box<dyn Any + Send> {
         let turn = self.turn(source).await;
-        while let Err(error) = self.commit(source).await {
+        while let Err(error) = self.commit_in(source, &turn).await {
             tracing::warn!(source, %error, "the log can't be committed for a hand-over yet: trying again");
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
         Box::new(turn)
-    }
-}
-
-impl Gate {
-    /// The life in which the uncommitted events were absorbed; noted when the first of them comes.
-    async fn lives_since(&self, online: &dyn OnlineStore) -> Result<u64, FeatureStoreError> {
-        let noted = *self.life();
-        let life = match noted {
-            Some(life) => return Ok(life),
-            None => online.life().await?,
-        };
-        *self.life() = Some(life);
-        Ok(life)
-    }
-
-    /// Whether the online store still is in the life that was noted.
-    async fn lives_on(&self, online: &dyn OnlineStore) -> Result<bool, FeatureStoreError> {
-        let life = online.life().await?;
-        Ok(self.life().is_none_or(|noted| noted == life))
-    }
-
-    fn forget_life(&self) {
-        *self.life() = None;
-    }
-
-    fn life(&self) -> MutexGuard<'_, Option<u64>> {
-        self.life.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-fn new_life(source: &str) -> FeatureStoreError {
-    FeatureStoreError::Unavailable {
-        detail: format!("the online store restarted: the uncommitted events of `{source}` are asked for again"),
-    }
-}
-
-impl Turn {
-    fn advance_table(&mut self, header: &DeliveryHeader) {
-        self.table = header
-            .ranges
-            .iter()
-            .map(|range| PartitionPosition {
-                partition: range.partition,
-                next_offset: range.to,
-            })
-            .collect();
     }
 }
 
