@@ -1,5 +1,6 @@
 //! The faults, and a plan of them: the same seed draws the same faults in the same order with the same pauses.
 
+use clap::ValueEnum;
 use rand::Rng;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
@@ -7,7 +8,7 @@ use serde::Serialize;
 use std::time::Duration;
 
 /// What can break.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Kind {
     /// An ingest worker: kill -9, started again.
@@ -34,6 +35,8 @@ pub(crate) enum Kind {
     RedisFailover,
     /// The Redis server, or a primary, stands still (in the cluster until its replica leads), then goes on.
     RedisPaused,
+    /// A primary of the cluster dies while its replica lags: what it had acknowledged meanwhile is lost with it.
+    RedisLosesWrites,
     /// Connections from a worker to the feature store are cut and refused.
     StoreCut,
     /// Bytes between a worker and the feature store are held back, then come all the same.
@@ -55,7 +58,7 @@ pub(crate) enum Kind {
 }
 
 /// How often each kind is in a deck, and how long it lasts, in milliseconds.
-const DECK: [(Kind, usize, std::ops::Range<u64>); 21] = [
+const DECK: [(Kind, usize, std::ops::Range<u64>); 22] = [
     (Kind::WorkerKilled, 3, 0..4_000),
     (Kind::WorkerLeaves, 1, 500..5_000),
     (Kind::WorkerJoins, 2, 4_000..12_000),
@@ -68,6 +71,7 @@ const DECK: [(Kind, usize, std::ops::Range<u64>); 21] = [
     (Kind::RedisKilled, 2, 0..6_000),
     (Kind::RedisFailover, 1, 0..1_000),
     (Kind::RedisPaused, 1, 1_000..7_000),
+    (Kind::RedisLosesWrites, 2, 500..2_000),
     (Kind::StoreCut, 1, 0..4_000),
     (Kind::StoreStalled, 1, 1_000..8_000),
     (Kind::KafkaCut, 1, 0..6_000),
@@ -93,14 +97,24 @@ pub(crate) struct Fault {
     pub(crate) gap: Duration,
 }
 
-/// Draws `count` faults: decks that hold every kind, shuffled and dealt one after the other.
-pub(crate) fn plan(dice: &mut StdRng, count: usize) -> Vec<Fault> {
+impl Kind {
+    /// A single server has its file written before it acknowledges: nothing can make it lose that but its disk.
+    const fn is_for_single(self) -> bool {
+        !matches!(self, Self::RedisLosesWrites)
+    }
+}
+
+/// Draws `count` faults: decks that hold every kind (of `only`, unless that is empty), shuffled and dealt one after the
+/// other.
+pub(crate) fn plan(dice: &mut StdRng, count: usize, is_cluster: bool, only: &[Kind]) -> Vec<Fault> {
     let mut faults = Vec::with_capacity(count);
     let mut deck = Vec::new();
     while faults.len() < count {
         if deck.is_empty() {
             deck = DECK
                 .iter()
+                .filter(|(kind, ..)| is_cluster || kind.is_for_single())
+                .filter(|(kind, ..)| only.is_empty() || only.contains(kind))
                 .flat_map(|(kind, times, hold)| std::iter::repeat_n((*kind, hold.clone()), *times))
                 .collect();
             deck.shuffle(dice);
@@ -126,14 +140,14 @@ mod tests {
     #[test]
     fn a_deck_holds_every_kind() {
         let size = DECK.iter().map(|(_, times, _)| times).sum();
-        let faults = plan(&mut StdRng::seed_from_u64(7), size);
+        let faults = plan(&mut StdRng::seed_from_u64(7), size, true, &[]);
         let kinds: BTreeSet<Kind> = faults.iter().map(|fault| fault.kind).collect();
         assert_eq!(kinds.len(), DECK.len());
     }
 
     #[test]
     fn one_seed_draws_one_plan() {
-        let drawn = |seed| format!("{:?}", plan(&mut StdRng::seed_from_u64(seed), 50));
+        let drawn = |seed| format!("{:?}", plan(&mut StdRng::seed_from_u64(seed), 50, false, &[]));
         assert_eq!(drawn(1), drawn(1));
         assert_ne!(drawn(1), drawn(2));
     }

@@ -49,6 +49,9 @@ pub(crate) struct Options {
     /// Draws the faults and the events.
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// Only these kinds of faults, separated by commas.
+    #[arg(long, value_enum, value_delimiter = ',')]
+    only: Vec<fault::Kind>,
     /// What Redis is.
     #[arg(long, value_enum, default_value_t = RedisKind::Single)]
     redis: RedisKind,

@@ -27,6 +27,8 @@ pub(crate) struct Redis {
 pub(crate) struct Node {
     pub(crate) target: Target,
     bus_port: u16,
+    /// Under which others know it.
+    announced_port: u16,
 }
 
 impl Redis {
@@ -103,6 +105,16 @@ impl Redis {
     /// The nodes that are replicas now.
     pub(crate) async fn replicas(&self) -> Vec<&Node> {
         self.of_role("role:slave").await
+    }
+
+    /// The primary that `replica` follows.
+    pub(crate) async fn primary_of(&self, replica: &Node) -> Result<&Node> {
+        let info = replica.command(&["INFO", "replication"]).await?;
+        let port = info
+            .lines()
+            .find_map(|line| line.strip_prefix("master_port:")?.trim().parse().ok());
+        let found = self.nodes.iter().find(|node| Some(node.announced_port) == port);
+        found.with_context(|| format!("{} follows nobody", replica.target.name))
     }
 
     async fn of_role(&self, role: &str) -> Vec<&Node> {
@@ -212,6 +224,7 @@ impl Node {
         Ok(Self {
             target: Target::new(port, Process::new(name, program, arguments, &folder)),
             bus_port,
+            announced_port: proxy.map_or(port, |proxy| proxy.port),
         })
     }
 

@@ -106,6 +106,9 @@ impl Report {
             writeln!(text, "| compared: {area} | {elements} |")?;
         }
         writeln!(text, "| **differences** | **{}** |", self.findings.differences)?;
+        for (area, differences) in &self.findings.differences_by_area {
+            writeln!(text, "| differences: {area} | {differences} |")?;
+        }
         writeln!(
             text,
             "| dead letters written more than once | {} |",

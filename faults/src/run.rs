@@ -93,7 +93,7 @@ impl Run<'_> {
     async fn disturb_and_compare(&self, report: &mut Report) -> Result<()> {
         let Self { options, estate, .. } = self;
         let mut dice = StdRng::seed_from_u64(options.seed);
-        let faults = fault::plan(&mut dice, options.faults);
+        let faults = fault::plan(&mut dice, options.faults, options.redis.is_cluster(), &options.only);
         let mut views = views::all();
         self.apply(&views).await?;
         let expected = PER_FAULT * u32::try_from(options.faults)?;

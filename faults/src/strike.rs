@@ -52,6 +52,7 @@ pub(crate) async fn strike(estate: &Estate, fault: &Fault) -> Result<Struck> {
             pause(leader(estate, dice)?, hold).await
         }
         Kind::RedisKilled | Kind::RedisFailover | Kind::RedisPaused => redis(estate, kind, dice, hold).await,
+        Kind::RedisLosesWrites => lose_writes(estate, dice, hold).await,
         Kind::StoreCut | Kind::StoreStalled => {
             let workers: Vec<&Proxy> = estate.workers.iter().map(|worker| &worker.store_proxy).collect();
             disturb(&some(&workers, dice), kind == Kind::StoreStalled, hold).await
@@ -219,6 +220,43 @@ async fn redis(estate: &Estate, kind: Kind, dice: u32, hold: Duration) -> Result
         }
         .to_owned();
     }
+    Ok(struck)
+}
+
+/// Holds a replica still while its primary goes on, kills the primary, and lets the replica take its place.
+async fn lose_writes(estate: &Estate, dice: u32, hold: Duration) -> Result<Struck> {
+    let _turn = estate.redis.turn.lock().await;
+    let replicas = estate.redis.replicas().await;
+    let replica: &Node = pick(&replicas, dice)?;
+    let primary = estate.redis.primary_of(replica).await?;
+    let mut primary_held = primary.target.hold().await;
+    let mut replica_held = replica.target.hold().await;
+    let mut struck = Struck::at(&primary.target.name);
+    replica_held.process.pause()?;
+    // What stands in the replica's own buffers it will still read; its link must end here.
+    primary.command(&["CLIENT", "KILL", "TYPE", "replica"]).await.ok();
+    tokio::time::sleep(hold).await;
+    let acknowledged = primary.command(&["INFO", "replication"]).await.ok();
+    primary_held.kill()?;
+    replica_held.process.resume()?;
+    drop(replica_held);
+    let held = replica.command(&["INFO", "replication"]).await.ok();
+    tokio::time::sleep(NODE_TIMEOUT * 3).await;
+    primary_held.start()?;
+    drop(primary_held);
+    estate.redis.wait_until_whole().await?;
+    let offset = |info: Option<String>, name: &str| -> Option<i64> {
+        info?
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.trim().parse().ok())
+    };
+    let behind = offset(acknowledged, "master_repl_offset:")
+        .zip(offset(held, "slave_repl_offset:"))
+        .map_or(0, |(acknowledged, held)| acknowledged - held);
+    struck.note = format!(
+        "{} leads without the last {behind} bytes of commands",
+        replica.target.name
+    );
     Ok(struck)
 }
 

@@ -78,3 +78,32 @@ fn complaint(record: &Record, letter: &Letter) -> Option<String> {
     }
     None
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_letter_must_give_the_reason_and_the_bytes() {
+        let record = Record {
+            partition: 0,
+            offset: 3,
+            timestamp_ms: 0,
+            payload: Some(b"{".to_vec()),
+            verdict: "malformed".to_owned(),
+            number: None,
+        };
+        let letter = |reason: &str, payload: &str| Letter {
+            source: SOURCE.to_owned(),
+            position: Position {
+                partition: 0,
+                offset: 3,
+            },
+            reason: reason.to_owned(),
+            payload_base64: STANDARD.encode(payload),
+        };
+        assert_eq!(complaint(&record, &letter("malformed", "{")), None);
+        assert!(complaint(&record, &letter("future", "{")).is_some());
+        assert!(complaint(&record, &letter("malformed", "[")).is_some());
+    }
+}

@@ -39,6 +39,8 @@ pub(crate) struct Difference {
 #[derive(Clone, Debug, Default, Serialize)]
 pub(crate) struct Findings {
     pub(crate) differences: usize,
+    /// By area.
+    pub(crate) differences_by_area: BTreeMap<&'static str, usize>,
     /// Elements that were compared, by area.
     pub(crate) compared: BTreeMap<&'static str, u64>,
     /// The first of the differences.
@@ -76,6 +78,7 @@ impl Findings {
     /// Notes a difference.
     pub(crate) fn differ(&mut self, area: &'static str, what: String, produced_ms: Option<i64>) {
         self.differences += 1;
+        *self.differences_by_area.entry(area).or_default() += 1;
         if self.described.len() < DESCRIBED {
             self.described.push(Difference {
                 area,

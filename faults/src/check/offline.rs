@@ -196,3 +196,73 @@ fn complaint(event: &Event, row: &Row, generation: &str, produced_ms: Option<i64
     }
     None
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::Generator;
+    use crate::topic::Record;
+    use rand::SeedableRng;
+    use rand::rngs::StdRng;
+
+    const GENERATION: &str = "cluster/topic";
+
+    fn truth() -> Truth {
+        let mut generator = Generator::new(StdRng::seed_from_u64(1));
+        let wall_us = wall_us();
+        let records = (0..200).map(|offset| {
+            let message = generator.next(wall_us, wall_us);
+            Record {
+                partition: 0,
+                offset,
+                timestamp_ms: wall_us / 1_000 - 5_000,
+                payload: message.payload,
+                verdict: message.verdict.to_owned(),
+                number: Some(message.number),
+            }
+        });
+        Truth::of(records.collect()).unwrap()
+    }
+
+    fn log(truth: &Truth) -> Vec<Row> {
+        let row = |event: &Event| Row {
+            event: event.clone(),
+            ingested_at: wall_us() - 1_000_000,
+            generation: GENERATION.to_owned(),
+            date: chrono::DateTime::from_timestamp_micros(event.time)
+                .unwrap()
+                .format("%Y-%m-%d")
+                .to_string(),
+        };
+        truth.events.iter().map(row).collect()
+    }
+
+    fn differences(change: impl FnOnce(&mut Vec<Row>)) -> Vec<String> {
+        let truth = truth();
+        let mut rows = log(&truth);
+        change(&mut rows);
+        let mut findings = Findings::default();
+        compare(&truth, &rows, GENERATION, &mut findings);
+        findings.described.into_iter().map(|found| found.what).collect()
+    }
+
+    #[test]
+    fn a_log_that_holds_each_good_event_once_has_no_differences() {
+        assert!(differences(|_| {}).is_empty());
+    }
+
+    #[test]
+    fn a_missing_a_repeated_a_changed_and_an_additional_row_are_found() {
+        assert!(differences(|rows| drop(rows.remove(7)))[0].ends_with("is missing"));
+        assert!(differences(|rows| rows.push(rows[7].clone()))[0].ends_with("stands there 2 times"));
+        assert!(differences(|rows| rows[7].event.cents += 1)[0].contains("holds"));
+        assert!(differences(|rows| rows[7].generation = "other".to_owned())[0].contains("generation"));
+        assert!(differences(|rows| rows[7].ingested_at = 0)[0].contains("was accepted"));
+        let added = differences(|rows| {
+            let mut row = rows[7].clone();
+            row.event.offset = 1_000;
+            rows.push(row);
+        });
+        assert!(added[0].ends_with("is no good event"));
+    }
+}
