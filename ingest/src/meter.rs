@@ -66,7 +66,7 @@ pub fn describe() {
     describe_counter!(
         LATE,
         count,
-        "Of these, events that came later than their source allows."
+        "Events delivered that came later than their source allows: no view counts them."
     );
     describe_counter!(
         PASSED_OVER,

@@ -1,5 +1,9 @@
 //! The command line: what can be typed, and its help.
 
+mod streams;
+
+pub(crate) use streams::*;
+
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 use url::Url;
@@ -46,9 +50,13 @@ pub(crate) enum Command {
     /// Append events (JSON, one a line) to a stream source.
     Push(PushArgs),
     /// Show how far ingest has come.
-    Status(ConnectArgs),
-    /// List events that could not be taken, newest first, each with its place and reason.
-    DeadLetters(DeadLettersArgs),
+    Status(IngestStatusArgs),
+    /// See and steer how streams are read.
+    #[command(subcommand)]
+    Ingest(IngestCommand),
+    /// Events that could not be taken: list, correct, replay, give up.
+    #[command(subcommand)]
+    DeadLetters(DeadLettersCommand),
     /// Build a training set: the feature vector as of each row of a spine.
     TrainingSet(TrainingSetArgs),
     /// Bring a batch source's latest rows online.
@@ -193,17 +201,6 @@ pub(crate) struct PushArgs {
     /// Return when the events are durable in the stream, not only when they are visible to online reads.
     #[arg(long)]
     pub(crate) no_wait: bool,
-    #[command(flatten)]
-    pub(crate) connect: ConnectArgs,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct DeadLettersArgs {
-    /// The stream source.
-    pub(crate) source: String,
-    /// At most this many.
-    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1_000))]
-    pub(crate) limit: u32,
     #[command(flatten)]
     pub(crate) connect: ConnectArgs,
 }

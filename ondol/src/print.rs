@@ -25,6 +25,13 @@ pub(crate) fn line(line: impl AsRef<str>) {
     println!("{}", line.as_ref());
 }
 
+/// Fills a terminal with `text`, from its top.
+pub(crate) fn screen(text: &str) {
+    // Home, then clear what stands below each line and below the last one: no flicker.
+    let lines: Vec<String> = text.lines().map(|line| format!("{line}\u{1b}[K")).collect();
+    println!("\u{1b}[H{}\u{1b}[J", lines.join("\n"));
+}
+
 /// A table with a header and no clutter.
 pub(crate) fn table<const N: usize>(header: [&str; N], rows: impl IntoIterator<Item = [String; N]>) -> String {
     let mut table = Table::new();

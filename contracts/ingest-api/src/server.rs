@@ -69,7 +69,7 @@ struct Document;
 ///
 /// Each event is appended to the source's topic as it is, byte for byte, and goes the way of every other event of that
 /// topic. When this answers, the stream has the events durably; a bad one becomes a dead letter further on. The body
-/// is `{"events": […]}`, or one JSON object a line.
+/// is `{"events": […]}`, or one JSON object a line; `{"records": […]}` gives messages keys, headers and times of their own.
 #[utoipa::path(
     post, path = "/v1/sources/{source}/events", tag = "events", operation_id = "pushEvents",
     params(("source" = String, Path, description = "The source's name.", example = "transactions")),
@@ -99,6 +99,10 @@ async fn events_of(request: Request) -> Result<PushRequest, Response> {
         return lines(&bytes).map_err(|error| problem::respond(&error));
     }
     let JsonBody(request, _) = JsonBody::<PushRequest, IngestError>::from_request(request, &()).await?;
+    if request.events.is_empty() && request.records.is_empty() {
+        let error = IngestError::invalid("the request has neither `events` nor `records`: send at least one");
+        return Err(problem::respond(&error));
+    }
     Ok(request)
 }
 
@@ -113,6 +117,7 @@ fn lines(bytes: &[u8]) -> Result<PushRequest, IngestError> {
     let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
     Ok(PushRequest {
         events: lines.map(event).collect::<Result<_, _>>()?,
+        records: Vec::new(),
     })
 }
 

@@ -33,7 +33,11 @@ impl Stub {
 impl Ingest for Stub {
     async fn push(&self, source: &str, request: PushRequest) -> Result<PushReceipt, IngestError> {
         let events: Vec<&str> = request.events.iter().map(|event| event.get()).collect();
-        self.take(format!("push {source} {events:?}"), receipt())
+        let records = match request.records.as_slice() {
+            [] => String::new(),
+            records => format!(" {records:?}"),
+        };
+        self.take(format!("push {source} {events:?}{records}"), receipt())
     }
     async fn status(&self) -> Result<Vec<SourceStatus>, IngestError> {
         self.take("status".to_owned(), status())
@@ -238,7 +242,7 @@ async fn every_call_and_answer_arrives_as_it_was_sent() {
     let (stub, client, _) = serve(None).await;
     // Spacing and digits are the caller's: nothing on the way parses and rewrites an event.
     let events = vec![raw(r#"{"a":  1.00000000000000000001}"#), raw("{}")];
-    assert_eq!(client.push("s/x", PushRequest { events }).await.unwrap(), receipt());
+    assert_eq!(client.push("s/x", PushRequest::from(events)).await.unwrap(), receipt());
     assert_eq!(client.status().await.unwrap(), status());
     client.pause("s", PauseRequest::default()).await.unwrap();
     client.resume("s").await.unwrap();
@@ -250,6 +254,37 @@ async fn every_call_and_answer_arrives_as_it_was_sent() {
             "pause s PauseRequest { reason: None }",
             "resume s",
         ]
+    );
+}
+
+#[tokio::test]
+async fn a_message_may_have_a_key_headers_and_a_time() {
+    let (stub, client, base) = serve(None).await;
+    let record = PushRecord {
+        key: Some("k".to_owned()),
+        headers: [("tenant".to_owned(), "t1".to_owned())].into(),
+        timestamp: Some(ondol_vocabulary::EventTime::from_micros(0)),
+        value: Some(raw(r#"{"a":  1}"#)),
+    };
+    let records = vec![record, PushRecord::default()];
+    let request = PushRequest {
+        records,
+        ..PushRequest::default()
+    };
+    client.push("s", request).await.unwrap();
+    let sent = last(&stub);
+    let body = r#"{"records": [{"key": "k", "headers": {"tenant": "t1"}, "timestamp": "1970-01-01T00:00:00Z",
+        "value": {"a":  1}}, {"value": null}]}"#;
+    assert_eq!(
+        post(&base, "/v1/sources/s/events", "application/json", body)
+            .await
+            .status(),
+        200
+    );
+    assert_eq!(last(&stub), sent, "a value that is null is a deletion marker");
+    assert!(
+        sent.contains(r#"key: Some("k")"#) && sent.contains("value: None"),
+        "{sent}"
     );
 }
 
@@ -428,7 +463,7 @@ async fn every_error_comes_back_as_itself_and_as_a_problem() {
     for (error, status, code) in cases {
         let (_, client, base) = serve(Some(error.clone())).await;
         assert_eq!(
-            client.push("s", PushRequest { events: vec![] }).await.unwrap_err(),
+            client.push("s", PushRequest::from(vec![raw("{}")])).await.unwrap_err(),
             error
         );
         let response = reqwest::get(format!("{base}/v1/sources")).await.unwrap();
@@ -470,15 +505,7 @@ async fn hostile_requests_are_refused_with_a_problem() {
 async fn a_body_beyond_the_limit_is_a_problem_too() {
     let (_, client, _) = serve(None).await;
     let text = format!("\"{}\"", "x".repeat(3 << 20));
-    let error = client
-        .push(
-            "s",
-            PushRequest {
-                events: vec![raw(&text)],
-            },
-        )
-        .await
-        .unwrap_err();
+    let error = client.push("s", PushRequest::from(vec![raw(&text)])).await.unwrap_err();
     assert!(
         matches!(&error, IngestError::InvalidRequest { detail } if detail.contains("body-too-large")),
         "{error}"

@@ -220,11 +220,30 @@ fn describe(changes: &[Change]) -> String {
         if let Some(rows) = change.rows_to_backfill {
             text.push_str(&format!("    {rows} rows to read for it\n"));
         }
+        if let Some(row) = &change.row_bytes {
+            let line = |typical, most| format!("about {}, at most {}", size(typical), size(most));
+            text.push_str(&format!("    a row for each entity: {}\n", line(row.typical, row.most)));
+            for part in &row.parts {
+                text.push_str(&format!("        {}: {}\n", part.part, line(part.typical, part.most)));
+            }
+        }
         if change.noun != "model" && !change.models_affected.is_empty() {
             text.push_str(&format!("    models affected: {}\n", change.models_affected.join(", ")));
         }
     }
     text
+}
+
+/// `870 B`, `1.9 KB`, `12 MB`.
+fn size(bytes: u64) -> String {
+    let bytes = bytes as f64;
+    match bytes {
+        ..1e3 => format!("{bytes} B"),
+        ..1e4 => format!("{:.1} KB", bytes / 1e3),
+        ..1e6 => format!("{:.0} KB", bytes / 1e3),
+        ..1e7 => format!("{:.1} MB", bytes / 1e6),
+        _ => format!("{:.0} MB", bytes / 1e6),
+    }
 }
 
 /// `ondol ls`.

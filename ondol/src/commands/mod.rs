@@ -1,7 +1,9 @@
 //! One module per group of commands; each calls services through their contracts and prints what came back.
 
+pub(crate) mod correction;
 pub(crate) mod dead_letters;
 pub(crate) mod definitions;
+pub(crate) mod ingest;
 pub(crate) mod init;
 pub(crate) mod jobs;
 pub(crate) mod model;

@@ -1,10 +1,10 @@
-//! `push` and `status`: events into a stream, and how far they have come.
+//! `push`: events into a stream, and waiting until they are visible.
 
-use crate::cli::{ConnectArgs, Output, PushArgs};
+use crate::cli::{Output, PushArgs};
 use crate::print;
 use anyhow::{Context as _, Result, bail};
 use ondol_ingest_api::Ingest;
-use ondol_ingest_api::wire::{PushRequest, SourceStatus};
+use ondol_ingest_api::wire::PushRequest;
 use ondol_vocabulary::SourcePosition;
 use serde_json::json;
 use serde_json::value::RawValue;
@@ -49,7 +49,7 @@ pub(crate) async fn push(args: &PushArgs, output: Output) -> Result<()> {
             (true, _) => appended,
             (false, 0) => format!("{appended}, all visible to online reads"),
             (false, dead) => format!(
-                "{appended}; meanwhile {dead} of the source's became dead letters: `ondol dead-letters {}` says why",
+                "{appended}; meanwhile {dead} of the source's became dead letters: `ondol dead-letters list {}` says why",
                 args.source
             ),
         }
@@ -98,7 +98,7 @@ impl Sent {
             return Ok(());
         }
         let count = events.len() as u64;
-        let receipt = ingest.push(source, PushRequest { events }).await?;
+        let receipt = ingest.push(source, PushRequest::from(events)).await?;
         self.events += count;
         self.positions.extend(receipt.positions);
         Ok(())
@@ -138,46 +138,9 @@ pub(crate) async fn wait_until_delivered(
                 .and_then(|status| status.error.clone())
                 .unwrap_or_else(|| "it is slow".to_owned());
             bail!(
-                "`{source}` has not delivered the events after 2 minutes: {reason}. `ondol status` shows how it stands"
+                "`{source}` has not delivered the events after 2 minutes: {reason}. `ondol ingest status` shows how it stands"
             );
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-}
-
-/// `ondol status`.
-pub(crate) async fn status(connect: &ConnectArgs, output: Output) -> Result<()> {
-    let status = connect.ingest()?.status().await?;
-    print::result(output, &status, |status: &Vec<SourceStatus>| {
-        let rows = status.iter().map(|source| {
-            let lag: i64 = source
-                .partitions
-                .iter()
-                .filter_map(|partition| partition.end.map(|end| (end - partition.delivered).max(0)))
-                .sum();
-            [
-                source.source.clone(),
-                source.topic.clone(),
-                source.partitions.len().to_string(),
-                source.events.to_string(),
-                source.dead_letters.to_string(),
-                lag.to_string(),
-                source.watermark.map(|time| time.to_string()).unwrap_or_default(),
-                source.error.clone().unwrap_or_default(),
-            ]
-        });
-        print::table(
-            [
-                "source",
-                "topic",
-                "partitions",
-                "events",
-                "dead letters",
-                "lag",
-                "watermark",
-                "error",
-            ],
-            rows,
-        )
-    })
 }

@@ -20,7 +20,7 @@ pub struct SourceStatus {
     pub events: u64,
     /// Dead letters since the workers started.
     pub dead_letters: u64,
-    /// Of these, events that came later than the source allows.
+    /// Events delivered that came later than the source allows, so that no view counts them.
     pub late_events: u64,
     /// Events that operators had skipped since the workers started.
     pub skipped_events: u64,
