@@ -14,6 +14,8 @@
 
 pub mod bootstrap;
 pub mod config;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod offline;
 pub mod online;
 pub mod read;

@@ -30,6 +30,8 @@ pub mod operations;
 pub mod pipeline;
 pub mod plan;
 pub mod progress;
+#[doc(hidden)]
+pub mod fuzzing;
 mod rate;
 pub mod report;
 pub mod schema_registry;

@@ -66,7 +66,7 @@ fn metadata(root: &Path) -> Result<Metadata> {
 enum Sight {
     /// These crates.
     Only(Vec<&'static str>),
-    /// Every crate: the composition and the benchmarks.
+    /// Every crate: the composition, the benchmarks and the fuzz targets.
     All,
     /// The crate has no place in the graph yet.
     Unknown,
@@ -89,7 +89,7 @@ fn sight_of(name: &str) -> Sight {
         "ondol-faults" => Sight::Only([VOCABULARY, RUNTIME, TESTKIT].into_iter().chain(CONTRACTS).collect()),
         // It only writes the contracts' documents.
         "xtask" => Sight::Only(CONTRACTS.to_vec()),
-        "ondol" | "ondol-benches" => Sight::All,
+        "ondol" | "ondol-benches" | "ondol-fuzz" => Sight::All,
         _ => Sight::Unknown,
     }
 }

@@ -16,7 +16,7 @@ pub mod continuity;
 pub mod embedded;
 pub mod key;
 pub mod redis;
-mod value;
+pub(crate) mod value;
 
 pub use continuity::Continuity;
 pub use embedded::EmbeddedStore;

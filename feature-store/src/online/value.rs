@@ -15,7 +15,7 @@ pub(super) fn digest(payload: &[u8]) -> [u8; DIGEST_BYTES] {
 }
 
 /// The stored form of `payload`.
-pub(super) fn seal(payload: &[u8]) -> Vec<u8> {
+pub(crate) fn seal(payload: &[u8]) -> Vec<u8> {
     let mut stored = Vec::with_capacity(DIGEST_BYTES + payload.len());
     stored.extend_from_slice(&digest(payload));
     stored.extend_from_slice(payload);
@@ -23,7 +23,7 @@ pub(super) fn seal(payload: &[u8]) -> Vec<u8> {
 }
 
 /// The payload of a stored form, checked.
-pub(super) fn open(stored: &Bytes) -> Result<Bytes, FeatureStoreError> {
+pub(crate) fn open(stored: &Bytes) -> Result<Bytes, FeatureStoreError> {
     let damaged = |detail: String| Err(FeatureStoreError::Internal { detail });
     let Some((held, payload)) = stored.split_first_chunk::<DIGEST_BYTES>() else {
         return damaged(format!(

@@ -138,7 +138,7 @@ impl SchemaRegistry {
         fresh.then(|| Err(unknown(id)))
     }
 
-    fn remember(&self, id: u32, answer: &Result<Arc<Registered>, LookupError>) {
+    pub(crate) fn remember(&self, id: u32, answer: &Result<Arc<Registered>, LookupError>) {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         match answer {
             Ok(schema) => {

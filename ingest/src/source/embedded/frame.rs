@@ -158,6 +158,30 @@ fn parse(body: &[u8]) -> Option<Frame<'_>> {
     })
 }
 
+/// The frame at the start of `bytes` and what its record is encoded to; for fuzz targets. With `seal`, `bytes` get the
+/// length and the checksum that make them a frame. None for what no encoder writes.
+pub(crate) fn reencoded(bytes: &[u8], seal: bool) -> Option<(Vec<u8>, Vec<u8>)> {
+    let seed = seed("fuzz");
+    let mut bytes = bytes.to_vec();
+    if seal && let Some((prefix, body)) = bytes.split_at_mut_checked(PREFIX) {
+        let (length, crc) = prefix.split_at_mut(4);
+        length.copy_from_slice(&(body.len() as u32).to_le_bytes());
+        crc.copy_from_slice(&crc32c::crc32c_append(seed, body).to_le_bytes());
+    }
+    let frame = decode(seed, &bytes).ok()?;
+    let record = NewRecord {
+        key: frame.key.map(bytes::Bytes::copy_from_slice),
+        headers: headers::Headers::new(frame.headers).to_owned(),
+        timestamp: frame.timestamp,
+        value: frame.value.map(bytes::Bytes::copy_from_slice),
+    };
+    let mut out = Vec::new();
+    encode(seed, frame.first, &record, &mut out);
+    let is_written_so = headers_of(&record).get(4..).unwrap_or_default() == frame.headers
+        && out.get(PREFIX) == bytes.get(PREFIX);
+    is_written_so.then(|| (bytes.get(..frame.size).unwrap_or_default().to_vec(), out))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -27,6 +27,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use topic::Topic;
 
+pub(crate) use frame::reencoded;
+
 /// How a log stores.
 #[derive(Clone, Copy, Debug)]
 pub struct EmbeddedOptions {
