@@ -7,17 +7,18 @@ use crate::meter;
 use crate::seek;
 use crate::service::{IngestService, View};
 use crate::source::scan::TopicDescription;
-use crate::source::{NewRecord, StreamError};
+use crate::source::{Header, NewRecord, StreamError};
 use crate::status;
 use async_trait::async_trait;
 use bytes::Bytes;
 use ondol_feature_store_api::wire::PartitionPosition;
 use ondol_ingest_api::wire::{
     DeadLetterPage, DeadLetterQuery, DeadLetterSummary, DiscardRequest, FixReceipt, FixRequest, HandledReceipt,
-    LetterPosition, PauseRequest, PushReceipt, PushRequest, ReplayRequest, SeekReceipt, SeekRequest, SeekTarget,
-    SourceStatus,
+    LetterPosition, PauseRequest, PushReceipt, PushRecord, PushRequest, ReplayRequest, SeekReceipt, SeekRequest,
+    SeekTarget, SourceStatus,
 };
 use ondol_ingest_api::{Ingest, IngestError};
+use ondol_vocabulary::EventTime;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -87,12 +88,12 @@ impl Ingest for IngestService {
     async fn push(&self, source: &str, request: PushRequest) -> Result<PushReceipt, IngestError> {
         let view = self.view(source)?;
         let timestamp = self.now();
-        let record = |event: Box<serde_json::value::RawValue>| NewRecord {
-            timestamp,
-            value: Some(Bytes::from(Box::<str>::from(event).into_string())),
-            ..NewRecord::default()
-        };
-        let records: Vec<NewRecord> = request.events.into_iter().map(record).collect();
+        let events = request.events.into_iter().map(|event| PushRecord {
+            value: Some(event),
+            ..PushRecord::default()
+        });
+        let records = events.chain(request.records);
+        let records: Vec<NewRecord> = records.map(|record| new_record(record, timestamp)).collect();
         if records.is_empty() {
             return Err(invalid("`events` is empty: send at least one event".to_owned()));
         }
@@ -249,5 +250,21 @@ pub(crate) fn ingest_error(error: StreamError) -> IngestError {
                 detail: error.to_string(),
             }
         }
+    }
+}
+
+/// What a pushed record is in the stream; `now` where it tells no time.
+fn new_record(record: PushRecord, now: EventTime) -> NewRecord {
+    let header = |(name, value)| Header {
+        name,
+        value: Some(Bytes::from(String::into_bytes(value))),
+    };
+    NewRecord {
+        key: record.key.map(Bytes::from),
+        headers: record.headers.into_iter().map(header).collect(),
+        timestamp: record.timestamp.unwrap_or(now),
+        value: record
+            .value
+            .map(|value| Bytes::from(Box::<str>::from(value).into_string())),
     }
 }

@@ -262,15 +262,7 @@ async fn push(ingest: &Arc<dyn Ingest>, dropped: &Dropped, size: usize, batch: &
 async fn push_events(ingest: &Arc<dyn Ingest>, dropped: &Dropped, events: &[Box<RawValue>]) {
     let mut pause = BACKOFF.0;
     loop {
-        match ingest
-            .push(
-                SOURCE,
-                PushRequest {
-                    events: events.to_vec(),
-                },
-            )
-            .await
-        {
+        match ingest.push(SOURCE, PushRequest::from(events.to_vec())).await {
             Ok(_) => {
                 metrics::counter!("ondol_gateway_decisions_logged_total").increment(events.len() as u64);
                 return;

@@ -100,7 +100,8 @@ async fn events_of(request: Request) -> Result<PushRequest, Response> {
     }
     let JsonBody(request, _) = JsonBody::<PushRequest, IngestError>::from_request(request, &()).await?;
     if request.events.is_empty() && request.records.is_empty() {
-        let error = IngestError::invalid("the request has neither `events` nor `records`: send at least one");
+        let detail = "the request has neither `events` nor `records`: send at least one";
+        let error = IngestError::invalid(detail.to_owned());
         return Err(problem::respond(&error));
     }
     Ok(request)

@@ -9,9 +9,14 @@
 )]
 
 mod bad_events;
+mod dead_letters;
 mod durability;
 mod kafka;
+mod operating;
+mod schemas;
+mod security;
 mod service;
 mod setup;
+mod shape;
 mod store;
 mod stream;

@@ -110,7 +110,7 @@ async fn a_push_to_an_unknown_source_suggests_the_nearest() {
     );
     let error = ingest
         .service
-        .push("transactions", PushRequest { events: Vec::new() })
+        .push("transactions", PushRequest::default())
         .await
         .unwrap_err();
     assert!(matches!(error, IngestError::InvalidRequest { .. }));

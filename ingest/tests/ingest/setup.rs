@@ -91,9 +91,7 @@ pub(crate) fn events(from: i64, to: i64) -> Vec<NewRecord> {
 
 pub(crate) fn push(events: &[&str]) -> PushRequest {
     let raw = |event: &&str| serde_json::value::RawValue::from_string((*event).to_owned()).unwrap();
-    PushRequest {
-        events: events.iter().map(raw).collect(),
-    }
+    PushRequest::from(events.iter().map(raw).collect::<Vec<_>>())
 }
 
 pub(crate) fn embedded(dir: &std::path::Path) -> Arc<dyn Stream> {
@@ -128,6 +126,7 @@ pub(crate) fn topic() -> String {
 /// A running service with what it runs on.
 pub(crate) struct Boxed {
     pub(crate) worker: String,
+    pub(crate) clock: ManualClock,
     pub(crate) service: Arc<IngestService>,
     pub(crate) health: Health,
     pub(crate) shutdown: Shutdown,
@@ -151,10 +150,13 @@ impl Boxed {
             ..config
         };
         let (shutdown, health) = (Shutdown::new(), Health::new());
-        let clock = Arc::new(ManualClock::at(NOON_US));
-        let service = IngestService::start_on(stream, &config, Arc::clone(store) as _, clock, &shutdown, &health).unwrap();
+        let clock = ManualClock::at(NOON_US);
+        let shared = Arc::new(clock.clone());
+        let service =
+            IngestService::start_on(stream, &config, Arc::clone(store) as _, shared, &shutdown, &health).unwrap();
         Self {
             worker,
+            clock,
             service,
             health,
             shutdown,
