@@ -208,6 +208,10 @@ async fn a_plan_changes_nothing_and_says_what_apply_does(url: &str) {
     );
     assert_eq!(plan.changes[1].rows_to_backfill, Some(1_000));
     assert_eq!(plan.changes[1].models_affected, ["fraud"]);
+    let row = plan.changes[1].row_bytes.clone().unwrap();
+    assert!(0 < row.typical && row.typical < row.most, "{row:?}");
+    assert_eq!(row.parts.iter().map(|part| part.most).sum::<u64>(), row.most);
+    assert_eq!((&plan.changes[0].row_bytes, &plan.changes[2].row_bytes), (&None, &None));
     assert_eq!(plan.changes, apply(&registry, &[SOURCE, VIEW, MODEL]).await);
 }
 

@@ -89,7 +89,7 @@ struct Document;
     post, path = "/v1/definitions:plan", tag = "definitions", operation_id = "planDefinitions",
     request_body(content = DefinitionFiles, example = json!({"files": [{"path": "fraud.toml", "text": "[view.card]\nfrom = \"transactions\"\nkey = \"card_id\"\nfeatures.n_1h = \"count() over 1h\"\n"}]})),
     responses(
-        (status = 200, description = "The plan.", body = Plan, example = json!({"base_version": 3, "changes": [{"noun": "view", "name": "card@2", "action": "update", "differences": ["feature n_1h: count() over 30m → count() over 1h"], "rows_to_backfill": 336776, "models_affected": ["fraud"]}]})),
+        (status = 200, description = "The plan.", body = Plan, example = json!({"base_version": 3, "changes": [{"noun": "view", "name": "card@2", "action": "update", "differences": ["feature n_1h: count() over 30m → count() over 1h"], "rows_to_backfill": 336776, "models_affected": ["fraud"], "row_bytes": {"typical": 103, "most": 390, "parts": [{"part": "up to 13 tiles of 5m", "typical": 73, "most": 270}]}}]})),
         BadRequest, Unprocessable, Internal, Unavailable
     )
 )]

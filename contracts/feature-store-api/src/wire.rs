@@ -31,6 +31,31 @@ pub struct Change {
     pub rows_to_backfill: Option<u64>,
     /// Models whose feature vector the change touches.
     pub models_affected: Vec<String>,
+    /// How large the view's rows would be; absent for what has no rows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub row_bytes: Option<RowBytes>,
+}
+
+/// How many bytes the stored row of one entity takes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct RowBytes {
+    /// To be expected.
+    pub typical: u64,
+    /// With every tile filled, texts of 256 bytes, and events of one partition.
+    pub most: u64,
+    /// What the row is made of.
+    pub parts: Vec<RowPartBytes>,
+}
+
+/// How many bytes a part of a row takes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct RowPartBytes {
+    /// What it is: `up to 25 tiles of 1h`.
+    pub part: String,
+    /// To be expected.
+    pub typical: u64,
+    /// At most.
+    pub most: u64,
 }
 
 /// What happens to a definition.

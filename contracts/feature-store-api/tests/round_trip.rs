@@ -92,6 +92,15 @@ fn change() -> Change {
         differences: vec!["12h → 24h".to_owned()],
         rows_to_backfill: Some(7),
         models_affected: vec!["fraud".to_owned()],
+        row_bytes: Some(RowBytes {
+            typical: 100,
+            most: 2_000,
+            parts: vec![RowPartBytes {
+                part: "up to 25 tiles of 1h".to_owned(),
+                typical: 70,
+                most: 1_900,
+            }],
+        }),
     }
 }
 

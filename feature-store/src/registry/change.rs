@@ -3,6 +3,7 @@
 use super::catalog::{Catalog, Definition, Noun, Record};
 use super::compatibility::{self, Refusal};
 use super::difference;
+use super::row_bytes;
 use ondol_feature_store_api::wire::{Change, ChangeAction};
 use ondol_transform::definition::{DECISIONS, Definitions, decisions_source};
 use ondol_vocabulary::{EventTime, ModelDefinition, VersionedName, ViewDefinition, ViewState};
@@ -125,6 +126,7 @@ impl Comparison<'_> {
             differences: vec![format!("back to version {}, which still serves", serving.version)],
             rows_to_backfill: Some(0),
             models_affected: self.models_of(|candidate| candidate.name == view.name),
+            row_bytes: row_bytes::of(view, self.wanted),
         };
         self.set.changes.push(change);
     }
@@ -176,6 +178,7 @@ impl Comparison<'_> {
                     differences: Vec::new(),
                     rows_to_backfill: None,
                     models_affected: self.models_that_had(noun, name),
+                    row_bytes: None,
                 });
             }
         }
@@ -200,6 +203,10 @@ impl Comparison<'_> {
             differences,
             rows_to_backfill,
             models_affected,
+            row_bytes: match definition {
+                Definition::View(view) => row_bytes::of(view, self.wanted),
+                Definition::Source(_) | Definition::Model(_) => None,
+            },
         });
     }
 

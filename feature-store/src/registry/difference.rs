@@ -142,7 +142,7 @@ fn features<'a>(label: &'a str, features: &'a [FeatureDefinition]) -> impl Itera
 }
 
 /// `90s`, `5m`, `36h`, `30d`: the largest unit that divides it.
-fn duration(micros: i64) -> String {
+pub(super) fn duration(micros: i64) -> String {
     const UNITS: [(i64, &str); 5] = [
         (86_400_000_000, "d"),
         (3_600_000_000, "h"),

@@ -16,6 +16,7 @@ mod database;
 mod difference;
 mod lock;
 mod losses;
+mod row_bytes;
 mod rows;
 
 pub use lock::WorkLock;

@@ -205,11 +205,11 @@ impl<'a> Reach<'a> {
     }
 
     fn added(&self, measure: usize) -> Option<f64> {
-        self.exactly(measure).map(|sum| sum.value())
+        self.exactly(measure).map(Total::value)
     }
 
     /// The sum of floats; none over nothing.
-    fn exactly(&self, measure: usize) -> Option<ExactSum> {
+    fn exactly(&self, measure: usize) -> Option<Total> {
         let mut sum: Option<Total> = None;
         for state in self.states(measure) {
             if let State::Float(part) = state {
@@ -221,7 +221,7 @@ impl<'a> Reach<'a> {
                 sum.get_or_insert_default().add(value);
             }
         }
-        sum.map(Total::into_sum)
+        sum
     }
 
     /// The sum of squares.
@@ -255,7 +255,7 @@ impl<'a> Reach<'a> {
         if !spread.is_defined(count) {
             return None;
         }
-        let sum = self.exactly(sum)?;
+        let sum: ExactSum = self.exactly(sum)?.into_sum();
         match sum.finite() {
             Some(sum) => spread.of(count, sum, &self.squares(squares), Unit::Least),
             None => Some(f64::NAN),

@@ -240,6 +240,23 @@ impl WideTotal {
         }
     }
 
+    /// Reads the sum's sign and absolute value, as [`Wide::read_magnitude`]; not if some of it does not fit the run.
+    #[inline]
+    pub(crate) fn read_near<T>(&self, read: impl FnOnce(bool, usize, &[u64]) -> T) -> Option<T> {
+        if !self.far.is_untouched() {
+            return None;
+        }
+        let mut limbs = self.near;
+        let negative = is_negative(limbs[INLINE - 1]);
+        if negative {
+            let mut carry = true;
+            for limb in &mut limbs {
+                (*limb, carry) = (!*limb).overflowing_add(u64::from(carry));
+            }
+        }
+        Some(read(negative, self.place.unwrap_or_default(), &limbs))
+    }
+
     /// The sum of all that was added, to which more can be.
     #[inline]
     pub(crate) fn into_wide(mut self) -> Wide {
