@@ -111,8 +111,12 @@ fn settings(folder: &Path, sasl_port: u16, mutual_port: u16) -> String {
     )
 }
 
-/// An authority, and what it signed: the server for 127.0.0.1, and a client.
-fn certificates(folder: &Path) -> io::Result<()> {
+/// Makes an authority below `folder` (`ca.pem`), and what it signed: the server for 127.0.0.1 (`server.pem` with its key),
+/// and a client (`client.pem`, `client-key.pem`).
+///
+/// # Errors
+/// When the `openssl` program refuses.
+pub fn certificates(folder: &Path) -> io::Result<()> {
     let at = |name: &str| folder.join(name).display().to_string();
     let key = ["-newkey", "rsa:2048", "-nodes", "-sha256"];
     run(Command::new("openssl")
