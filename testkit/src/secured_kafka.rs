@@ -37,13 +37,25 @@ impl SecuredKafka {
         std::fs::write(&properties, settings(folder, sasl_port, mutual_port))?;
         let classes = format!("{}/libs/*", home.display());
         let scram = format!("SCRAM-SHA-512=[name={USER},password={PASSWORD}]");
-        let java = ["-Xmx320m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp", &classes];
-        run(
-            Command::new("java")
-                .args(java)
-                .args(["kafka.tools.StorageTool", "format", "-t", CLUSTER_ID, "--add-scram", &scram, "-c"])
-                .arg(&properties),
-        )?;
+        let java = [
+            "-Xmx320m",
+            "-XX:+UseSerialGC",
+            "-XX:TieredStopAtLevel=1",
+            "-cp",
+            &classes,
+        ];
+        run(Command::new("java")
+            .args(java)
+            .args([
+                "kafka.tools.StorageTool",
+                "format",
+                "-t",
+                CLUSTER_ID,
+                "--add-scram",
+                &scram,
+                "-c",
+            ])
+            .arg(&properties))?;
         let arguments = java.iter().map(|argument| (*argument).to_owned());
         let arguments = arguments.chain(["kafka.Kafka".to_owned(), properties.display().to_string()]);
         let mut broker = Process::new("secured-kafka", "java", arguments, folder);
@@ -83,7 +95,9 @@ impl SecuredKafka {
         }
         let log = std::fs::read_to_string(self.broker.log()).unwrap_or_default();
         let tail: Vec<&str> = log.lines().rev().take(20).collect();
-        Err(io::Error::other(format!("the broker does not listen; its last lines, newest first: {tail:#?}")))
+        Err(io::Error::other(format!(
+            "the broker does not listen; its last lines, newest first: {tail:#?}"
+        )))
     }
 }
 
@@ -125,14 +139,33 @@ pub fn certificates(folder: &Path) -> io::Result<()> {
         .args(["-keyout", &at("ca-key.pem"), "-out", &at("ca.pem")]))?;
     std::fs::write(folder.join("names"), "subjectAltName=IP:127.0.0.1,DNS:localhost\n")?;
     for name in ["server", "client"] {
-        let [key_file, request, certificate] = ["-key.pem", ".csr", "-certificate.pem"].map(|end| at(&format!("{name}{end}")));
+        let [key_file, request, certificate] =
+            ["-key.pem", ".csr", "-certificate.pem"].map(|end| at(&format!("{name}{end}")));
         run(Command::new("openssl")
             .args(["req", "-subj", &format!("/CN={name}")])
             .args(key)
             .args(["-keyout", &key_file, "-out", &request]))?;
         run(Command::new("openssl")
-            .args(["x509", "-req", "-days", "2", "-sha256", "-CAcreateserial", "-in", &request])
-            .args(["-CA", &at("ca.pem"), "-CAkey", &at("ca-key.pem"), "-extfile", &at("names"), "-out", &certificate]))?;
+            .args([
+                "x509",
+                "-req",
+                "-days",
+                "2",
+                "-sha256",
+                "-CAcreateserial",
+                "-in",
+                &request,
+            ])
+            .args([
+                "-CA",
+                &at("ca.pem"),
+                "-CAkey",
+                &at("ca-key.pem"),
+                "-extfile",
+                &at("names"),
+                "-out",
+                &certificate,
+            ]))?;
     }
     let chain = ["server-key.pem", "server-certificate.pem", "ca.pem"];
     let chain = chain.map(|name| std::fs::read_to_string(folder.join(name)));

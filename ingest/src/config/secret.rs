@@ -19,7 +19,10 @@ impl Secret {
         let mut rest = self.0.as_str();
         while let Some((before, reference)) = rest.split_once("${") {
             revealed.push_str(before);
-            match reference.split_once('}').and_then(|(inner, after)| Some((read(inner)?, after))) {
+            match reference
+                .split_once('}')
+                .and_then(|(inner, after)| Some((read(inner)?, after)))
+            {
                 Some((value, after)) => {
                     revealed.push_str(&value?);
                     rest = after;

@@ -65,7 +65,11 @@ impl Client {
         if config.url.trim().is_empty() {
             return Ok(None);
         }
-        let urls = config.url.split(',').map(|url| address(url.trim())).collect::<Result<Vec<_>, _>>()?;
+        let urls = config
+            .url
+            .split(',')
+            .map(|url| address(url.trim()))
+            .collect::<Result<Vec<_>, _>>()?;
         let mut http = reqwest::Client::builder()
             .connect_timeout(CONNECT)
             .timeout(REQUEST)
@@ -79,7 +83,9 @@ impl Client {
                 http = http.add_root_certificate(certificate);
             }
         }
-        let http = http.build().map_err(|error| format!("the schema registry's client can't be made: {error}"))?;
+        let http = http
+            .build()
+            .map_err(|error| format!("the schema registry's client can't be made: {error}"))?;
         Ok(Some(Self {
             http,
             urls,
@@ -113,7 +119,9 @@ impl Client {
                 }
             }
         }
-        Err(LookupError::Unavailable(format!("the schema registry does not answer: {last}")))
+        Err(LookupError::Unavailable(format!(
+            "the schema registry does not answer: {last}"
+        )))
     }
 
     /// # Errors
@@ -139,9 +147,10 @@ impl Client {
         }
         match (status, serde_json::from_slice::<Refusal>(&body)) {
             (StatusCode::NOT_FOUND, Ok(refusal)) if NOT_FOUND.contains(&refusal.error_code) => Ok(None),
-            (StatusCode::NOT_FOUND, _) => {
-                Err(format!("{} is not there (HTTP 404), but not as a registry says it: check the registry's `url`", shown()))
-            }
+            (StatusCode::NOT_FOUND, _) => Err(format!(
+                "{} is not there (HTTP 404), but not as a registry says it: check the registry's `url`",
+                shown()
+            )),
             (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN, _) => Err(format!(
                 "{} is refused (HTTP {}): check `username` and `password`, or `token`, of [ingest.schema_registry]",
                 shown(),
@@ -171,7 +180,9 @@ fn address(text: &str) -> Result<Url, String> {
             Err("the schema registry's `url` holds a password: use `username` and `password`".to_owned())
         }
         "http" | "https" => Ok(url),
-        other => Err(format!("the schema registry's `url` must begin with http or https, not {other}")),
+        other => Err(format!(
+            "the schema registry's `url` must begin with http or https, not {other}"
+        )),
     }
 }
 

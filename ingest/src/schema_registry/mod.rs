@@ -134,7 +134,10 @@ impl SchemaRegistry {
         if let Some(schema) = known.schemas.get(&id) {
             return Some(Ok(Arc::clone(schema)));
         }
-        let fresh = known.unknown.get(&id).is_some_and(|since| since.elapsed() < UNKNOWN_FOR);
+        let fresh = known
+            .unknown
+            .get(&id)
+            .is_some_and(|since| since.elapsed() < UNKNOWN_FOR);
         fresh.then(|| Err(unknown(id)))
     }
 

@@ -21,7 +21,11 @@ impl Fake {
         let mut answers: BTreeMap<String, Vec<(u16, String)>> = answers
             .iter()
             .map(|(path, list)| {
-                let list = list.iter().rev().map(|(status, body)| (*status, (*body).to_owned())).collect();
+                let list = list
+                    .iter()
+                    .rev()
+                    .map(|(status, body)| (*status, (*body).to_owned()))
+                    .collect();
                 (format!("/base{path}"), list)
             })
             .collect();
@@ -29,7 +33,9 @@ impl Fake {
         std::thread::spawn(move || {
             for stream in listener.incoming() {
                 let mut stream = stream.unwrap();
-                let mut lines = BufReader::new(stream.try_clone().unwrap()).lines().map_while(Result::ok);
+                let mut lines = BufReader::new(stream.try_clone().unwrap())
+                    .lines()
+                    .map_while(Result::ok);
                 let Some(first) = lines.next() else { continue };
                 for line in lines.take_while(|line| !line.is_empty()) {
                     if let Some(value) = line.strip_prefix("authorization: ") {
@@ -43,7 +49,10 @@ impl Fake {
                     Some(list) => list.last().unwrap().clone(),
                     None => (404, r#"{"error_code":40403,"message":"Schema not found"}"#.to_owned()),
                 };
-                let head = format!("HTTP/1.1 {status} X\r\ncontent-length: {}\r\nconnection: close\r\n\r\n", body.len());
+                let head = format!(
+                    "HTTP/1.1 {status} X\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
+                    body.len()
+                );
                 stream.write_all((head + &body).as_bytes()).unwrap();
             }
         });
@@ -61,7 +70,11 @@ impl Fake {
 
 /// A registry and the runtime its requests run on.
 fn registry(config: &SchemaRegistryConfig) -> (tokio::runtime::Runtime, SchemaRegistry) {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .unwrap();
     let registry = SchemaRegistry::new(config, runtime.handle().clone()).unwrap().unwrap();
     (runtime, registry)
 }
@@ -100,7 +113,11 @@ fn what_a_schema_uses_comes_before_it_and_once() {
     ]);
     let (_runtime, registry) = registry(&at(&fake.url));
     let found = registry.schema(1).unwrap();
-    let order: Vec<_> = found.references.iter().map(|reference| reference.text.as_str()).collect();
+    let order: Vec<_> = found
+        .references
+        .iter()
+        .map(|reference| reference.text.as_str())
+        .collect();
     assert_eq!((found.kind.as_str(), order), ("PROTOBUF", vec!["c", "a"]));
 }
 
@@ -108,13 +125,24 @@ fn what_a_schema_uses_comes_before_it_and_once() {
 fn only_the_registrys_own_word_makes_an_id_unknown() {
     let fake = Fake::start(&[
         ("/schemas/ids/2", &[(404, "not found")]),
-        ("/schemas/ids/3", &[(401, r#"{"error_code":401,"message":"Unauthorized"}"#)]),
-        ("/schemas/ids/4", &[(500, r#"{"error_code":50001,"message":"Error in the backend"}"#)]),
+        (
+            "/schemas/ids/3",
+            &[(401, r#"{"error_code":401,"message":"Unauthorized"}"#)],
+        ),
+        (
+            "/schemas/ids/4",
+            &[(500, r#"{"error_code":50001,"message":"Error in the backend"}"#)],
+        ),
         ("/schemas/ids/5", &[(200, "<html>")]),
     ]);
     let (_runtime, registry) = registry(&at(&fake.url));
     assert!(matches!(registry.schema(1), Err(LookupError::Unknown(_))));
-    let remedies = ["check the registry's `url`", "`username` and `password`", "Error in the backend", "gives no schema"];
+    let remedies = [
+        "check the registry's `url`",
+        "`username` and `password`",
+        "Error in the backend",
+        "gives no schema",
+    ];
     for (id, remedy) in (2..).zip(remedies) {
         match registry.schema(id) {
             Err(LookupError::Unavailable(why)) => assert!(why.contains(remedy), "{why}"),
@@ -179,7 +207,10 @@ fn settings_that_can_not_be_are_refused() {
     assert!(refused(&at("ftp://x")).contains("must begin with http or https"));
     assert!(refused(&at("nonsense")).contains("is no URL"));
     let error = refused(&at("http://me:hunter2@x"));
-    assert!(error.contains("use `username` and `password`") && !error.contains("hunter2"), "{error}");
+    assert!(
+        error.contains("use `username` and `password`") && !error.contains("hunter2"),
+        "{error}"
+    );
     let half = SchemaRegistryConfig {
         username: Some("me".to_owned()),
         ..at("http://x")
@@ -190,5 +221,9 @@ fn settings_that_can_not_be_are_refused() {
         ..at("https://x")
     };
     assert!(refused(&unread).contains("/nowhere.pem"));
-    assert!(SchemaRegistry::new(&at(" "), runtime.handle().clone()).unwrap().is_none());
+    assert!(
+        SchemaRegistry::new(&at(" "), runtime.handle().clone())
+            .unwrap()
+            .is_none()
+    );
 }

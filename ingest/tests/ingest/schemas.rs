@@ -202,7 +202,11 @@ async fn what_no_longer_fits_becomes_a_dead_letter_that_names_the_schema() {
     produce(&topic, json!({"format": "avro", "schema": bad, "values": text})).await;
     let unknown = record(Bytes::from_static(&[0, 0x7f, 0xff, 0xff, 0xff, 2, 2]));
     let unframed = record("{}");
-    let other = register(&format!("{topic}-other"), &json!({"schemaType": "JSON", "schema": "{\"type\":\"object\"}"})).await;
+    let other = register(
+        &format!("{topic}-other"),
+        &json!({"schemaType": "JSON", "schema": "{\"type\":\"object\"}"}),
+    )
+    .await;
     let other = record([&[0], other.to_be_bytes().as_slice(), b"{}"].concat());
     stream.append(&topic, vec![unknown, unframed, other]).await.unwrap();
     let mut shown = Vec::new();
@@ -213,7 +217,10 @@ async fn what_no_longer_fits_becomes_a_dead_letter_that_names_the_schema() {
     .await;
     shown.sort();
     let reasons: Vec<&str> = shown.iter().map(|(reason, _)| reason.as_str()).collect();
-    assert_eq!(reasons, ["incompatible-schema", "malformed", "unknown-schema", "wrong-type"]);
+    assert_eq!(
+        reasons,
+        ["incompatible-schema", "malformed", "unknown-schema", "wrong-type"]
+    );
     assert!(
         shown[1].1.contains("schema 2147483647 is not in the registry"),
         "{}",

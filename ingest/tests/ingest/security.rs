@@ -88,7 +88,16 @@ fn a_registry_behind_tls_is_trusted_by_its_authority_only() {
     let response = format!("HTTP/1.0 200 ok\r\ncontent-length: {}\r\n\r\n{answer}", answer.len());
     std::fs::write(folder.path().join("schemas/ids/7"), response).unwrap();
     let port = free_port();
-    let arguments = ["s_server", "-HTTP", "-accept", &port.to_string(), "-cert", "server.pem", "-key", "server.pem"];
+    let arguments = [
+        "s_server",
+        "-HTTP",
+        "-accept",
+        &port.to_string(),
+        "-cert",
+        "server.pem",
+        "-key",
+        "server.pem",
+    ];
     let mut server = Process::new("registry", "openssl", arguments.map(str::to_owned), folder.path());
     server.start().unwrap();
     while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
@@ -105,6 +114,8 @@ fn a_registry_behind_tls_is_trusted_by_its_authority_only() {
         registry.schema(7)
     };
     assert_eq!(schema(Some(folder.path().join("ca.pem"))).unwrap().text, "\"int\"");
-    let Err(LookupError::Unavailable(why)) = schema(None) else { panic!("nobody vouches for it") };
+    let Err(LookupError::Unavailable(why)) = schema(None) else {
+        panic!("nobody vouches for it")
+    };
     assert!(why.contains("certificate"), "{why}");
 }

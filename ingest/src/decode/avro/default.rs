@@ -25,7 +25,11 @@ pub(super) fn default_value(schema: &Schema, data_type: &Type, json: &Json, want
         Type::Array(items) => {
             let elements = json.as_array()?;
             let elements = elements.iter().filter(|_| wanted.elements());
-            Value::Array(elements.map(|element| default_value(schema, items, element, wanted)).collect::<Option<_>>()?)
+            Value::Array(
+                elements
+                    .map(|element| default_value(schema, items, element, wanted))
+                    .collect::<Option<_>>()?,
+            )
         }
         Type::Map(values) => {
             let mut fields = Vec::new();
@@ -37,13 +41,16 @@ pub(super) fn default_value(schema: &Schema, data_type: &Type, json: &Json, want
             Value::Object(fields)
         }
         // Before 1.12 only the first branch; since, any that fits.
-        Type::Union(branches) => {
-            branches.iter().find_map(|branch| default_value(schema, branch, json, wanted))?
-        }
+        Type::Union(branches) => branches
+            .iter()
+            .find_map(|branch| default_value(schema, branch, json, wanted))?,
         Type::Named(place) => match &schema.named(*place)?.kind {
             Kind::Enum { symbols, .. } => {
                 let symbol = json.as_str()?;
-                symbols.iter().any(|known| known == symbol).then(|| Value::Text(Cow::Owned(symbol.to_owned())))?
+                symbols
+                    .iter()
+                    .any(|known| known == symbol)
+                    .then(|| Value::Text(Cow::Owned(symbol.to_owned())))?
             }
             Kind::Fixed { .. } => json.is_string().then_some(Value::Bytes)?,
             Kind::Record(fields) => {
@@ -64,5 +71,7 @@ pub(super) fn default_value(schema: &Schema, data_type: &Type, json: &Json, want
 }
 
 fn number(number: i64, logical: Option<Logical>) -> Value<'static> {
-    logical.and_then(|logical| moment(number, logical)).unwrap_or(Value::I64(number))
+    logical
+        .and_then(|logical| moment(number, logical))
+        .unwrap_or(Value::I64(number))
 }

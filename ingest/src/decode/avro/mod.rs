@@ -74,7 +74,11 @@ impl AvroFormat {
 
     fn writer(&self, id: u32) -> Result<Schema, Fault> {
         let registered = super::programs::registered(self.registry.as_deref(), id, Registered::AVRO)?;
-        let references: Vec<&str> = registered.references.iter().map(|reference| reference.text.as_str()).collect();
+        let references: Vec<&str> = registered
+            .references
+            .iter()
+            .map(|reference| reference.text.as_str())
+            .collect();
         Schema::parse(&registered.text, &references).map_err(|why| {
             let detail = format!("schema {id} of the registry can't be read: {why}");
             Rejection::new(Reason::IncompatibleSchema, detail).into()
@@ -108,7 +112,10 @@ fn rejected(trouble: Trouble, at: usize) -> Rejection {
     match trouble {
         Trouble::Misfit(why) => Rejection::new(Reason::IncompatibleSchema, why),
         other => {
-            let detail = format!("the message is no Avro value of its schema: {} at byte {at}", other.shown());
+            let detail = format!(
+                "the message is no Avro value of its schema: {} at byte {at}",
+                other.shown()
+            );
             Rejection::new(Reason::Malformed, detail)
         }
     }

@@ -75,7 +75,12 @@ struct Resolver<'s> {
 impl<'s> Resolver<'s> {
     fn read(&self, writer: &'s Type, reader: Option<&'s Type>, wanted: &Wanted) -> Node {
         if let Type::Union(branches) = writer {
-            return Node::Union(branches.iter().map(|branch| self.read(branch, reader, wanted)).collect());
+            return Node::Union(
+                branches
+                    .iter()
+                    .map(|branch| self.read(branch, reader, wanted))
+                    .collect(),
+            );
         }
         let Some(reader) = reader else {
             return self.one(writer, None, wanted);
@@ -129,7 +134,10 @@ impl<'s> Resolver<'s> {
                     _ => None,
                 });
                 Node::Map {
-                    keys: wanted.entries().map(|(_, wanted)| self.read(values, reader, wanted)).collect(),
+                    keys: wanted
+                        .entries()
+                        .map(|(_, wanted)| self.read(values, reader, wanted))
+                        .collect(),
                     values: (**values).clone(),
                 }
             }
@@ -139,7 +147,9 @@ impl<'s> Resolver<'s> {
     }
 
     fn named(&self, place: usize, reader: Option<&'s Type>, wanted: &Wanted) -> Node {
-        let reader = reader.and_then(|reader| self.reader_named(reader)).map(|named| &named.kind);
+        let reader = reader
+            .and_then(|reader| self.reader_named(reader))
+            .map(|named| &named.kind);
         match self.writer.named(place).map(|named| &named.kind) {
             Some(Kind::Record(fields)) => self.record(
                 fields,
@@ -183,7 +193,10 @@ impl<'s> Resolver<'s> {
                 None => place(fields, name, wanted),
                 Some(target) => place_of(fields, target),
             };
-            match (place.and_then(|place| Some((fields.get(place)?, keep.get_mut(place)?))), target) {
+            match (
+                place.and_then(|place| Some((fields.get(place)?, keep.get_mut(place)?))),
+                target,
+            ) {
                 (Some((field, slot)), target) => {
                     let node = self.read(&field.data_type, target.map(|target| &target.data_type), below);
                     *slot = Some((index, node));
@@ -249,9 +262,11 @@ impl<'s> Resolver<'s> {
                     _ => Fit::None,
                 }
             }
-            (_, Type::Union(branches)) => {
-                branches.iter().map(|branch| self.fit(writer, branch)).max().unwrap_or(Fit::None)
-            }
+            (_, Type::Union(branches)) => branches
+                .iter()
+                .map(|branch| self.fit(writer, branch))
+                .max()
+                .unwrap_or(Fit::None),
             _ => Fit::None,
         }
     }
@@ -294,9 +309,8 @@ const fn number(reader: Option<&Type>) -> Option<Logical> {
 
 /// The writer's field called `name`, or else one that has it as an alias and is not wanted under its own name.
 fn place(fields: &[Field], name: &str, wanted: &Wanted) -> Option<usize> {
-    let by_alias = |field: &Field| {
-        field.aliases.iter().any(|alias| alias == name) && wanted.field(&field.name).is_none()
-    };
+    let by_alias =
+        |field: &Field| field.aliases.iter().any(|alias| alias == name) && wanted.field(&field.name).is_none();
     fields
         .iter()
         .position(|field| field.name == name)

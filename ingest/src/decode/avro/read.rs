@@ -31,7 +31,11 @@ pub(super) fn read<'a>(
             let place = bytes.choice(symbols.len(), Trouble::Symbol)?;
             match symbols.get(place) {
                 Some(Some(symbol)) => Value::Text(Cow::Owned(symbol.clone())),
-                _ => return Err(Trouble::Misfit("an enum's symbol is unknown to the reader's schema".to_owned())),
+                _ => {
+                    return Err(Trouble::Misfit(
+                        "an enum's symbol is unknown to the reader's schema".to_owned(),
+                    ));
+                }
             }
         }
         Node::Array(items) => {
@@ -123,18 +127,23 @@ fn micros(number: i64, per_second: i64) -> Option<i64> {
 
 fn opaque<'a>(bytes: &[u8], logical: Option<Logical>) -> Value<'a> {
     match logical {
-        Some(Logical::Decimal { scale }) => unscaled(bytes).map_or(Value::Bytes, |unscaled| Value::Decimal {
-            unscaled,
-            scale,
-        }),
-        Some(Logical::Uuid) => <[u8; 16]>::try_from(bytes).map_or(Value::Bytes, |bytes| Value::Text(uuid(bytes).into())),
+        Some(Logical::Decimal { scale }) => {
+            unscaled(bytes).map_or(Value::Bytes, |unscaled| Value::Decimal { unscaled, scale })
+        }
+        Some(Logical::Uuid) => {
+            <[u8; 16]>::try_from(bytes).map_or(Value::Bytes, |bytes| Value::Text(uuid(bytes).into()))
+        }
         _ => Value::Bytes,
     }
 }
 
 /// Two's complement, big endian, of any length that 128 bits can hold.
 fn unscaled(bytes: &[u8]) -> Option<i128> {
-    let fill = if bytes.first().is_some_and(|first| *first >= 0x80) { 0xff } else { 0 };
+    let fill = if bytes.first().is_some_and(|first| *first >= 0x80) {
+        0xff
+    } else {
+        0
+    };
     let excess = bytes.len().saturating_sub(16);
     let (surplus, digits) = bytes.split_at_checked(excess)?;
     if surplus.iter().any(|byte| *byte != fill) {
@@ -150,5 +159,12 @@ fn unscaled(bytes: &[u8]) -> Option<i128> {
 fn uuid(bytes: [u8; 16]) -> String {
     let hex = format!("{:032x}", u128::from_be_bytes(bytes));
     let part = |from: usize, to: usize| hex.get(from..to).unwrap_or_default();
-    format!("{}-{}-{}-{}-{}", part(0, 8), part(8, 12), part(12, 16), part(16, 20), part(20, 32))
+    format!(
+        "{}-{}-{}-{}-{}",
+        part(0, 8),
+        part(8, 12),
+        part(12, 16),
+        part(16, 20),
+        part(20, 32)
+    )
 }

@@ -134,14 +134,21 @@ impl Parser {
         if let Some(primitive) = primitive(name) {
             return Ok(primitive);
         }
-        let found = self.places.get(&full_name(name, namespace)).or_else(|| self.places.get(name));
+        let found = self
+            .places
+            .get(&full_name(name, namespace))
+            .or_else(|| self.places.get(name));
         found.map(|place| Type::Named(*place)).ok_or_else(|| {
             format!("there is no Avro type `{name}`: define it where it is used first, or register it as a reference")
         })
     }
 
     fn object(&mut self, object: &Map<String, Json>, namespace: &str) -> Result<Type, String> {
-        let inner = |key: &str| object.get(key).ok_or_else(|| format!("an Avro {} lacks `{key}`", shown(object)));
+        let inner = |key: &str| {
+            object
+                .get(key)
+                .ok_or_else(|| format!("an Avro {} lacks `{key}`", shown(object)))
+        };
         match inner("type")? {
             Json::String(kind) => match kind.as_str() {
                 "record" | "error" | "enum" | "fixed" => self.definition(kind, object, namespace),
@@ -161,7 +168,9 @@ impl Parser {
         if self.places.insert(name.clone(), place).is_some() {
             return Err(format!("the Avro type `{name}` is defined twice"));
         }
-        let aliases = texts(object, "aliases").map(|alias| full_name(alias, &namespace)).collect();
+        let aliases = texts(object, "aliases")
+            .map(|alias| full_name(alias, &namespace))
+            .collect();
         self.named.push(Named {
             name: name.clone(),
             aliases,
@@ -188,7 +197,9 @@ impl Parser {
             let (Some(object), Some(name)) = (object, name) else {
                 return Err(format!("a field of the Avro record `{record}` has no name"));
             };
-            let data_type = object.get("type").ok_or_else(|| format!("field `{name}` of `{record}` has no type"))?;
+            let data_type = object
+                .get("type")
+                .ok_or_else(|| format!("field `{name}` of `{record}` has no type"))?;
             Ok(Field {
                 name: name.to_owned(),
                 aliases: texts(object, "aliases").map(str::to_owned).collect(),
@@ -212,7 +223,10 @@ fn enumeration(name: &str, object: &Map<String, Json>) -> Result<Kind, String> {
 }
 
 fn fixed(name: &str, object: &Map<String, Json>) -> Result<Kind, String> {
-    let size = object.get("size").and_then(Json::as_u64).and_then(|size| usize::try_from(size).ok());
+    let size = object
+        .get("size")
+        .and_then(Json::as_u64)
+        .and_then(|size| usize::try_from(size).ok());
     let size = size.ok_or_else(|| format!("the Avro fixed `{name}` has no `size`"))?;
     let logical = match text(object, "logicalType") {
         Some("decimal") => decimal(object),
@@ -267,7 +281,9 @@ const MAX_SCALE: u64 = 38;
 
 fn decimal(object: &Map<String, Json>) -> Option<Logical> {
     let scale = object.get("scale").map_or(Some(0), Json::as_u64)?;
-    let scale = u32::try_from(scale).ok().filter(|scale| u64::from(*scale) <= MAX_SCALE)?;
+    let scale = u32::try_from(scale)
+        .ok()
+        .filter(|scale| u64::from(*scale) <= MAX_SCALE)?;
     Some(Logical::Decimal { scale })
 }
 
@@ -305,7 +321,9 @@ mod tests {
         let schema = Schema::parse(text, &[reference]).unwrap();
         let names: Vec<_> = schema.named.iter().map(|named| named.name.as_str()).collect();
         assert_eq!(names, ["shop.Kind", "shop.Order", "pay.Card"]);
-        let Kind::Record(fields) = &schema.named[1].kind else { panic!() };
+        let Kind::Record(fields) = &schema.named[1].kind else {
+            panic!()
+        };
         assert_eq!(fields[0].data_type, Type::Named(0));
         assert_eq!(fields[1].data_type, Type::Union(vec![Type::Null, Type::Named(1)]));
     }
@@ -318,7 +336,10 @@ mod tests {
             Type::Long(Some(Logical::Timestamp { per_second: 1000 }))
         );
         assert_eq!(text(r#"{"type":"string","logicalType":"date"}"#), Type::String);
-        assert_eq!(text(r#"{"type":"bytes","logicalType":"decimal","scale":99}"#), Type::Bytes(None));
+        assert_eq!(
+            text(r#"{"type":"bytes","logicalType":"decimal","scale":99}"#),
+            Type::Bytes(None)
+        );
         assert_eq!(text("\"string\""), Type::String);
         assert_eq!(text("string"), Type::String);
     }

@@ -76,8 +76,14 @@ impl Shape {
             Self::Long => (Reference::Long(seed), Value::I64(seed)),
             Self::Float => (Reference::Float(seed as f32), Value::F64((seed as f32).into())),
             Self::Double => (Reference::Double(seed as f64), Value::F64(seed as f64)),
-            Self::Text => (Reference::String(format!("é{seed}")), Value::Text(format!("é{seed}").into())),
-            Self::Bytes => (Reference::Bytes(vec![7; (seed % 5).unsigned_abs() as usize]), Value::Bytes),
+            Self::Text => (
+                Reference::String(format!("é{seed}")),
+                Value::Text(format!("é{seed}").into()),
+            ),
+            Self::Bytes => (
+                Reference::Bytes(vec![7; (seed % 5).unsigned_abs() as usize]),
+                Value::Bytes,
+            ),
             Self::Millis => {
                 let seed = seed / 1000;
                 (Reference::TimestampMillis(seed), Value::Micros(seed * 1000))
@@ -89,14 +95,20 @@ impl Shape {
                 (Reference::Date(day), Value::Micros(i64::from(day) * 86_400_000_000))
             }
             Self::Decimal => {
-                let value = Value::Decimal { unscaled: seed.into(), scale: 4 };
+                let value = Value::Decimal {
+                    unscaled: seed.into(),
+                    scale: 4,
+                };
                 (Reference::Decimal(seed.to_be_bytes().to_vec().into()), value)
             }
             Self::Fixed => (Reference::Fixed(3, vec![1, 2, 3]), Value::Bytes),
             Self::Enum => {
                 let place = (seed % 3).unsigned_abs() as usize;
                 let symbol = SYMBOLS[place];
-                (Reference::Enum(place as u32, symbol.to_owned()), Value::Text(symbol.into()))
+                (
+                    Reference::Enum(place as u32, symbol.to_owned()),
+                    Value::Text(symbol.into()),
+                )
             }
             Self::Optional(inner) if seed % 3 != 0 => {
                 let (reference, value) = inner.value(seeds);
@@ -193,8 +205,13 @@ fn resolve(writer: Json, value: Reference, reader: Json, names: &[&str]) -> Resu
     let mut bytes = Bytes::new(&bytes);
     let value = read::read(&mut bytes, &node, &writer, &wanted).map_err(|trouble| trouble.shown())?;
     assert_eq!(bytes.left(), 0);
-    let Value::Object(fields) = value else { panic!("{value:?}") };
-    let mut shown: Vec<String> = fields.iter().map(|(name, value)| format!("{name}={}", value.shown())).collect();
+    let Value::Object(fields) = value else {
+        panic!("{value:?}")
+    };
+    let mut shown: Vec<String> = fields
+        .iter()
+        .map(|(name, value)| format!("{name}={}", value.shown()))
+        .collect();
     shown.sort();
     Ok(shown.join(" "))
 }
@@ -225,7 +242,8 @@ fn numbers_are_promoted_and_text_and_bytes_are_read_as_each_other() {
 
 #[test]
 fn a_field_that_was_added_has_its_default_and_one_that_was_removed_is_passed_over() {
-    let writer = record(json!([{"name": "gone", "type": {"type": "array", "items": "string"}}, {"name": "x", "type": "int"}]));
+    let writer =
+        record(json!([{"name": "gone", "type": {"type": "array", "items": "string"}}, {"name": "x", "type": "int"}]));
     let reader = record(json!([
         {"name": "x", "type": "int"},
         {"name": "n", "type": ["null", "long"], "default": null},
@@ -235,7 +253,10 @@ fn a_field_that_was_added_has_its_default_and_one_that_was_removed_is_passed_ove
     let gone = Reference::Array(vec![Reference::String("a".to_owned())]);
     let value = Reference::Record(vec![("gone".to_owned(), gone), ("x".to_owned(), Reference::Int(1))]);
     let read = resolve(writer, value, reader, &["x", "n", "s", "t", "e", "other"]).unwrap();
-    assert_eq!(read, "e=\"A\" n=null s=\"new\" t=the moment 1970-01-01T00:00:00.005Z x=1");
+    assert_eq!(
+        read,
+        "e=\"A\" n=null s=\"new\" t=the moment 1970-01-01T00:00:00.005Z x=1"
+    );
 }
 
 #[test]
@@ -252,7 +273,10 @@ fn without_a_readers_schema_a_renamed_field_is_found_by_the_writers_alias() {
     let bytes = encode(&schema, one("new", Reference::Int(3)));
     let mut wanted = Wanted::default();
     wanted.add(["old"]);
-    assert_eq!(read(&avro(&schema), &bytes, &wanted).unwrap(), "Object([(\"old\", I64(3))])");
+    assert_eq!(
+        read(&avro(&schema), &bytes, &wanted).unwrap(),
+        "Object([(\"old\", I64(3))])"
+    );
 }
 
 #[test]
@@ -286,7 +310,12 @@ fn an_enums_new_symbol_reads_as_the_readers_default() {
         record(json!([{"name": "x", "type": {"type": "enum", "name": "E", "symbols": symbols, "default": "OTHER"}}]))
     };
     let value = one("x", Reference::Enum(2, "NEW".to_owned()));
-    let read = resolve(schema(json!(["OTHER", "A", "NEW"])), value, schema(json!(["OTHER", "A"])), &["x"]);
+    let read = resolve(
+        schema(json!(["OTHER", "A", "NEW"])),
+        value,
+        schema(json!(["OTHER", "A"])),
+        &["x"],
+    );
     assert_eq!(read.as_deref(), Ok("x=\"OTHER\""));
 }
 
@@ -318,9 +347,15 @@ fn a_uuid_and_a_local_time_are_texts() {
 #[test]
 fn bytes_that_are_left_over_are_seen() {
     let schema = record(json!([{"name": "x", "type": "int"}]));
-    let Err(Fault::Rejected(rejection)) = read(&avro(&schema), &[2, 4], &Wanted::default()) else { panic!() };
+    let Err(Fault::Rejected(rejection)) = read(&avro(&schema), &[2, 4], &Wanted::default()) else {
+        panic!()
+    };
     assert_eq!(rejection.reason, Reason::Malformed);
-    assert!(rejection.detail.contains("1 bytes are left over"), "{}", rejection.detail);
+    assert!(
+        rejection.detail.contains("1 bytes are left over"),
+        "{}",
+        rejection.detail
+    );
 }
 
 #[test]
@@ -333,7 +368,9 @@ fn claims_of_length_cost_nothing() {
     wanted.add(["s"]);
     let huge = [0xfe, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01];
     for bytes in [[huge.as_slice(), &[0, 0]].concat(), [&[0], huge.as_slice()].concat()] {
-        let Err(Fault::Rejected(rejection)) = read(&avro(&schema), &bytes, &wanted) else { panic!("{bytes:?}") };
+        let Err(Fault::Rejected(rejection)) = read(&avro(&schema), &bytes, &wanted) else {
+            panic!("{bytes:?}")
+        };
         assert_eq!(rejection.reason, Reason::Malformed);
     }
 }

@@ -95,9 +95,15 @@ impl Format for ProtobufFormat {
         };
         // A schema of the source's own reads what any id wrote.
         let id = encoded.schema.filter(|_| self.own.is_none());
-        let indexes = if self.message.is_some() { Box::default() } else { indexes.into_boxed_slice() };
+        let indexes = if self.message.is_some() {
+            Box::default()
+        } else {
+            indexes.into_boxed_slice()
+        };
         let place = (id, indexes);
-        let program = self.programs.get(encoded.half, &place, || self.program(&place, wanted))?;
+        let program = self
+            .programs
+            .get(encoded.half, &place, || self.program(&place, wanted))?;
         Ok(read::message(&program, &[wire.rest()], wanted, 0).map_err(malformed)?)
     }
 }

@@ -78,7 +78,9 @@ impl Program {
     pub(super) fn compile(message: &MessageDescriptor, wanted: &Wanted) -> Self {
         let place = |field: &FieldDescriptor| {
             // Names as the schema has them, or as its JSON has them.
-            wanted.position(field.name()).or_else(|| wanted.position(field.json_name()))
+            wanted
+                .position(field.name())
+                .or_else(|| wanted.position(field.json_name()))
         };
         let choices: Vec<_> = message
             .fields()
@@ -158,14 +160,19 @@ fn scalar(kind: &Kind, wanted: &Wanted) -> Scalar {
 }
 
 fn names(values: &EnumDescriptor) -> Vec<(i32, String)> {
-    values.values().map(|value| (value.number(), value.name().to_owned())).collect()
+    values
+        .values()
+        .map(|value| (value.number(), value.name().to_owned()))
+        .collect()
 }
 
 fn is_wrapper(name: &str) -> bool {
     const WRAPPED: [&str; 9] = [
         "Double", "Float", "Int64", "UInt64", "Int32", "UInt32", "Bool", "String", "Bytes",
     ];
-    let wrapped = name.strip_prefix("google.protobuf.").and_then(|name| name.strip_suffix("Value"));
+    let wrapped = name
+        .strip_prefix("google.protobuf.")
+        .and_then(|name| name.strip_suffix("Value"));
     wrapped.is_some_and(|wrapped| WRAPPED.contains(&wrapped))
 }
 

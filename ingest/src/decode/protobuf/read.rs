@@ -68,7 +68,10 @@ fn take<'a>(
     let Some(step) = program.fields.get(place) else {
         return Ok(());
     };
-    let below = step.wanted.and_then(|index| wanted.entry(index)).map(|(_, below)| below);
+    let below = step
+        .wanted
+        .and_then(|index| wanted.entry(index))
+        .map(|(_, below)| below);
     let mut slot = met.get_mut(place).map(std::mem::take).unwrap_or_default();
     let known = match (&step.shape, below) {
         (Shape::One(scalar), _) => one(scalar, step.number, raw, &mut slot)?,
@@ -175,7 +178,9 @@ fn entry<'a>(
     if !matches!(slot, Met::Map(_)) {
         *slot = Met::Map(Vec::new());
     }
-    let found = wanted.position(&name).and_then(|index| Some((values.get(index)?, wanted.entry(index)?)));
+    let found = wanted
+        .position(&name)
+        .and_then(|index| Some((values.get(index)?, wanted.entry(index)?)));
     if let (Some((scalar, (_, below))), Met::Map(fields)) = (found, slot) {
         let value = match (is_message(scalar), value_raw) {
             (true, Some(Raw::Bytes(piece) | Raw::Group(piece))) => whole(scalar, &[piece], below, depth)?,
@@ -206,9 +211,9 @@ fn plain<'a>(scalar: &Scalar, number: u32, raw: Raw<'a>) -> Result<Option<Value<
         (Scalar::Zigzag { .. }, Raw::Varint(raw)) => Value::I64(zigzag(raw)),
         (Scalar::Bool, Raw::Varint(raw)) => Value::Bool(raw != 0),
         (Scalar::Enum(names), Raw::Varint(raw)) => symbol(names, raw as i32),
-        (Scalar::Text, Raw::Bytes(bytes)) => {
-            Value::Text(Cow::Borrowed(std::str::from_utf8(bytes).map_err(|_| Trouble::Utf8(number))?))
-        }
+        (Scalar::Text, Raw::Bytes(bytes)) => Value::Text(Cow::Borrowed(
+            std::str::from_utf8(bytes).map_err(|_| Trouble::Utf8(number))?,
+        )),
         (Scalar::Bytes, Raw::Bytes(_)) => Value::Bytes,
         _ => return Ok(None),
     }))
@@ -242,7 +247,9 @@ fn whole<'a>(scalar: &Scalar, pieces: &[&'a [u8]], wanted: &'a Wanted, depth: us
         Scalar::Wrapper(inner) => {
             let mut value = zero(inner);
             each(pieces, |number, raw| {
-                if number == 1 && let Some(given) = plain(inner, number, raw)? {
+                if number == 1
+                    && let Some(given) = plain(inner, number, raw)?
+                {
                     value = given;
                 }
                 Ok(())
@@ -305,7 +312,9 @@ fn zero<'a>(scalar: &Scalar) -> Value<'a> {
         Scalar::Bool => Value::Bool(false),
         Scalar::Text => Value::Text(Cow::Borrowed("")),
         Scalar::Bytes => Value::Bytes,
-        Scalar::Enum(names) => names.first().map_or(Value::I64(0), |(_, name)| Value::Text(Cow::Owned(name.clone()))),
+        Scalar::Enum(names) => names
+            .first()
+            .map_or(Value::I64(0), |(_, name)| Value::Text(Cow::Owned(name.clone()))),
         Scalar::Message(_) | Scalar::Timestamp | Scalar::Duration | Scalar::Wrapper(_) => Value::Null,
         _ => Value::I64(0),
     }

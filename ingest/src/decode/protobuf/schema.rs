@@ -47,7 +47,9 @@ impl Schema {
     /// What is wrong, and where.
     pub(super) fn compile(text: &str, references: &[Reference]) -> Result<Self, String> {
         let own = std::iter::once((OWN.to_owned(), text.to_owned()));
-        let others = references.iter().map(|reference| (reference.name.clone(), reference.text.clone()));
+        let others = references
+            .iter()
+            .map(|reference| (reference.name.clone(), reference.text.clone()));
         let mut resolver = ChainFileResolver::new();
         resolver.add(Sources(own.chain(others).collect()));
         resolver.add(GoogleFileResolver::new());
@@ -67,16 +69,27 @@ impl Schema {
     /// # Errors
     /// What is not there, and what is.
     pub(super) fn message(&self, name: Option<&str>, indexes: &[usize]) -> Result<MessageDescriptor, String> {
-        let file = self.pool.get_file_by_name(OWN).ok_or("the Protobuf schema is not there")?;
+        let file = self
+            .pool
+            .get_file_by_name(OWN)
+            .ok_or("the Protobuf schema is not there")?;
         if let Some(name) = name {
             let qualified = format!("{}.{name}", file.package_name());
-            let found = self.pool.get_message_by_name(name).or_else(|| self.pool.get_message_by_name(&qualified));
+            let found = self
+                .pool
+                .get_message_by_name(name)
+                .or_else(|| self.pool.get_message_by_name(&qualified));
             return found.ok_or_else(|| {
                 let names: Vec<String> = file.messages().map(|message| message.full_name().to_owned()).collect();
-                format!("the Protobuf schema has no message `{name}`: it has {}", names.join(", "))
+                format!(
+                    "the Protobuf schema has no message `{name}`: it has {}",
+                    names.join(", ")
+                )
             });
         }
-        let (first, nested) = indexes.split_first().map_or((0, indexes), |(first, nested)| (*first, nested));
+        let (first, nested) = indexes
+            .split_first()
+            .map_or((0, indexes), |(first, nested)| (*first, nested));
         let mut message = file.messages().nth(first);
         for index in nested {
             message = message.and_then(|message| message.child_messages().nth(*index));

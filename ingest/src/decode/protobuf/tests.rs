@@ -75,7 +75,10 @@ fn shown(value: &Value<'_>) -> String {
     match value {
         Value::Array(elements) => format!("[{}]", elements.iter().map(shown).collect::<Vec<_>>().join(",")),
         Value::Object(fields) => {
-            let fields: Vec<String> = fields.iter().map(|(name, value)| format!("{name}={}", shown(value))).collect();
+            let fields: Vec<String> = fields
+                .iter()
+                .map(|(name, value)| format!("{name}={}", shown(value)))
+                .collect();
             format!("{{{}}}", fields.join(" "))
         }
         other => other.shown(),
@@ -97,7 +100,9 @@ fn part(whole: &DynamicMessage, field: &str) -> DynamicMessage {
 
 #[test]
 fn absent_fields_are_null_where_the_schema_can_tell_and_else_their_default() {
-    let names = ["id", "i64", "f64", "truth", "kind", "maybe", "card", "numbers", "scores", "at", "wrapped", "cash"];
+    let names = [
+        "id", "i64", "f64", "truth", "kind", "maybe", "card", "numbers", "scores", "at", "wrapped", "cash",
+    ];
     assert_eq!(
         read(&format(SCHEMA), &[], &wanted(&names)).unwrap(),
         "{id=\"\" i64=0 f64=0 truth=false kind=\"NONE\" maybe=null card=null numbers=[] scores={} at=null \
@@ -124,7 +129,12 @@ fn moments_wrappers_and_durations_are_what_they_stand_for() {
     order.set_field_by_name("took", Dynamic::Message(took));
     order.set_field_by_name("wrapped", Dynamic::Message(part(&order, "wrapped")));
     assert_eq!(
-        read(&format(SCHEMA), &order.encode_to_vec(), &wanted(&["at", "took", "wrapped"])).unwrap(),
+        read(
+            &format(SCHEMA),
+            &order.encode_to_vec(),
+            &wanted(&["at", "took", "wrapped"])
+        )
+        .unwrap(),
         "{at=the moment 1969-12-31T23:59:59.500Z took=2.5 wrapped=0}"
     );
 }
@@ -153,12 +163,16 @@ fn pieces_of_a_message_are_merged_and_of_a_oneof_the_last_counts() {
 
 #[test]
 fn a_writers_newer_fields_are_passed_over_and_numbers_may_widen() {
-    let newer = r#"syntax = "proto3"; message M { int64 a = 1; string b = 2; map<string, int32> c = 3; fixed64 d = 4; }"#;
+    let newer =
+        r#"syntax = "proto3"; message M { int64 a = 1; string b = 2; map<string, int32> c = 3; fixed64 d = 4; }"#;
     let older = r#"syntax = "proto3"; message M { int32 a = 1; string d = 4; }"#;
     let mut written = message(newer, "M");
     written.set_field_by_name("a", Dynamic::I64(5));
     written.set_field_by_name("b", Dynamic::String("new".to_owned()));
-    written.set_field_by_name("c", Dynamic::Map([(MapKey::String("k".to_owned()), Dynamic::I32(1))].into()));
+    written.set_field_by_name(
+        "c",
+        Dynamic::Map([(MapKey::String("k".to_owned()), Dynamic::I32(1))].into()),
+    );
     written.set_field_by_name("d", Dynamic::U64(1));
     // A field of another wire type is an unknown one.
     assert_eq!(
@@ -171,12 +185,16 @@ fn a_writers_newer_fields_are_passed_over_and_numbers_may_widen() {
 fn an_enums_value_that_the_schema_lacks_is_its_number() {
     let mut order = order();
     order.set_field_by_name("kind", Dynamic::EnumNumber(9));
-    assert_eq!(read(&format(SCHEMA), &order.encode_to_vec(), &wanted(&["kind"])).unwrap(), "{kind=9}");
+    assert_eq!(
+        read(&format(SCHEMA), &order.encode_to_vec(), &wanted(&["kind"])).unwrap(),
+        "{kind=9}"
+    );
 }
 
 #[test]
 fn groups_are_messages_and_unknown_ones_are_passed_over() {
-    let schema = r#"syntax = "proto2"; message M { optional group Part = 1 { optional int32 x = 1; } optional int32 y = 2; }"#;
+    let schema =
+        r#"syntax = "proto2"; message M { optional group Part = 1 { optional int32 x = 1; } optional int32 y = 2; }"#;
     let bytes = [0x0b, 0x08, 5, 0x0c, 0x1b, 0x23, 0x24, 0x1c, 0x10, 6];
     assert_eq!(
         read(&format(schema), &bytes, &wanted(&["part.x", "y"])).unwrap(),
@@ -200,7 +218,9 @@ fn a_frame_names_the_message_type() {
     assert_eq!(framed(&[0, 0x0a, 1, b'a'], "id").unwrap(), "{id=\"a\"}");
     assert_eq!(framed(&[2, 2, 0x08, 5], "x").unwrap(), "{x=5}");
     assert_eq!(framed(&[4, 2, 0, 0x0a, 1, b'z'], "y").unwrap(), "{y=\"z\"}");
-    let Err(Fault::Rejected(rejection)) = framed(&[2, 10, 0x08, 5], "x") else { panic!() };
+    let Err(Fault::Rejected(rejection)) = framed(&[2, 10, 0x08, 5], "x") else {
+        panic!()
+    };
     assert_eq!(rejection.reason, Reason::IncompatibleSchema);
     assert!(framed(&[0xff, 0xff, 0xff, 0x7f], "x").is_err());
 }
@@ -211,7 +231,10 @@ fn a_schema_may_import_references_and_names_what_it_lacks() {
         name: name.to_owned(),
         text: text.to_owned(),
     };
-    let references = [reference("a/card.proto", r#"syntax = "proto3"; package a; message Card { string number = 1; }"#)];
+    let references = [reference(
+        "a/card.proto",
+        r#"syntax = "proto3"; package a; message Card { string number = 1; }"#,
+    )];
     let text = r#"syntax = "proto3"; import "a/card.proto"; message M { a.Card card = 1; }"#;
     let schema = Schema::compile(text, &references).unwrap();
     assert_eq!(schema.message(None, &[]).unwrap().full_name(), "M");
@@ -263,7 +286,9 @@ fn any_order() -> impl Strategy<Value = Vec<u8>> {
                 ("y32", Dynamic::I32(first as i32)),
                 ("y64", Dynamic::I64(first)),
             ];
-            values.into_iter().for_each(|(name, value)| order.set_field_by_name(name, value));
+            values
+                .into_iter()
+                .for_each(|(name, value)| order.set_field_by_name(name, value));
         }
         if set[1] {
             order.set_field_by_name("f32", Dynamic::F32(float as f32));
@@ -282,11 +307,20 @@ fn any_order() -> impl Strategy<Value = Vec<u8>> {
             order.set_field_by_name("words", Dynamic::List(list));
         }
         if set[4] {
-            order.set_field_by_name("cards", Dynamic::List(vec![Dynamic::Message(card.clone()); numbers.len()]));
+            order.set_field_by_name(
+                "cards",
+                Dynamic::List(vec![Dynamic::Message(card.clone()); numbers.len()]),
+            );
         }
         if set[5] {
-            order.set_field_by_name("scores", Dynamic::Map([(MapKey::String("k".to_owned()), Dynamic::F64(float))].into()));
-            order.set_field_by_name("by_number", Dynamic::Map([(MapKey::I32(-3), Dynamic::Message(card))].into()));
+            order.set_field_by_name(
+                "scores",
+                Dynamic::Map([(MapKey::String("k".to_owned()), Dynamic::F64(float))].into()),
+            );
+            order.set_field_by_name(
+                "by_number",
+                Dynamic::Map([(MapKey::I32(-3), Dynamic::Message(card))].into()),
+            );
         }
         if set[6] {
             order.set_field_by_name("transfer", Dynamic::I64(first));
@@ -298,14 +332,39 @@ fn any_order() -> impl Strategy<Value = Vec<u8>> {
 }
 
 const ALL: [&str; 26] = [
-    "id", "i32", "i64", "u32", "u64", "s32", "s64", "x32", "x64", "y32", "y64", "f32", "f64", "truth", "kind", "maybe",
-    "card.number", "card.cvv", "numbers[]", "cards[]", "scores.k", "by_number.-3.number", "cash", "transfer",
-    "words[]", "cards.number",
+    "id",
+    "i32",
+    "i64",
+    "u32",
+    "u64",
+    "s32",
+    "s64",
+    "x32",
+    "x64",
+    "y32",
+    "y64",
+    "f32",
+    "f64",
+    "truth",
+    "kind",
+    "maybe",
+    "card.number",
+    "card.cvv",
+    "numbers[]",
+    "cards[]",
+    "scores.k",
+    "by_number.-3.number",
+    "cash",
+    "transfer",
+    "words[]",
+    "cards.number",
 ];
 
 /// What the reference library has at the path.
 fn oracle(order: &DynamicMessage, path: &str) -> String {
-    let (name, below) = path.split_once('.').map_or((path, None), |(name, below)| (name, Some(below)));
+    let (name, below) = path
+        .split_once('.')
+        .map_or((path, None), |(name, below)| (name, Some(below)));
     let name = name.trim_end_matches("[]");
     let field = order.descriptor().get_field_by_name(name).unwrap();
     if field.supports_presence() && !order.has_field(&field) {
@@ -315,7 +374,9 @@ fn oracle(order: &DynamicMessage, path: &str) -> String {
     match (value.as_ref(), below) {
         (Dynamic::Message(inner), Some(below)) => oracle(inner, below),
         (Dynamic::Map(map), Some(below)) => {
-            let (key, below) = below.split_once('.').map_or((below, None), |(key, below)| (key, Some(below)));
+            let (key, below) = below
+                .split_once('.')
+                .map_or((below, None), |(key, below)| (key, Some(below)));
             let found = map.iter().find(|(known, _)| match known {
                 MapKey::String(known) => known == key,
                 MapKey::I32(known) => known.to_string() == key,
@@ -360,7 +421,9 @@ fn plainly(value: &Dynamic, field: &protox::prost_reflect::FieldDescriptor) -> S
 }
 
 fn ours(value: &Value<'_>, path: &str) -> String {
-    let (name, below) = path.split_once('.').map_or((path, None), |(name, below)| (name, Some(below)));
+    let (name, below) = path
+        .split_once('.')
+        .map_or((path, None), |(name, below)| (name, Some(below)));
     let name = name.trim_end_matches("[]");
     match (value.field(name), below) {
         (None, _) => "nothing".to_owned(),

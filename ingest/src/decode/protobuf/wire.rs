@@ -92,7 +92,9 @@ impl<'a> Wire<'a> {
     /// The next field: its number and what it holds.
     pub(super) fn field(&mut self) -> Result<(u32, Raw<'a>), Trouble> {
         let tag = self.varint()?;
-        let number = u32::try_from(tag >> 3).ok().filter(|number| (1..1 << 29).contains(number));
+        let number = u32::try_from(tag >> 3)
+            .ok()
+            .filter(|number| (1..1 << 29).contains(number));
         let number = number.ok_or(Trouble::Tag(tag))?;
         let raw = match tag & 7 {
             0 => Raw::Varint(self.varint()?),
