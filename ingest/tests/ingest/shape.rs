@@ -5,6 +5,7 @@ use crate::setup::{NOON_US, embedded, field, kafka, kafka_config, keyed, topic};
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::{Int64Type, TimestampMicrosecondType};
 use bytes::Bytes;
+use ondol_feature_store_api::wire::PartitionPosition;
 use ondol_ingest::batch::{Decoded, decode};
 use ondol_ingest::decode::formats::Formats;
 use ondol_ingest::plan::SourcePlan;
@@ -25,7 +26,13 @@ async fn read(stream: &dyn Stream, topic: &str, count: usize) -> Vec<Records> {
     while runs.iter().map(Records::len).sum::<usize>() < count {
         let event = tokio::time::timeout(Duration::from_secs(60), reader.next()).await;
         match event.expect("something happens").unwrap() {
-            ReaderEvent::Assigned { .. } => reader.begin(Vec::new()).await.unwrap(),
+            ReaderEvent::Assigned { partitions, .. } => {
+                let starts = partitions.into_iter().map(|partition| PartitionPosition {
+                    partition,
+                    next_offset: 0,
+                });
+                reader.begin(starts.collect()).await.unwrap();
+            }
             ReaderEvent::Records(run) => runs.push(run),
             _ => {}
         }

@@ -11,7 +11,9 @@
     reason = "tests"
 )]
 
+mod messages;
 mod platform;
+mod published;
 mod scenario;
 
 use platform::Platform;

@@ -1,6 +1,7 @@
 //! What must hold, wherever the services run.
 
 use crate::platform::Platform;
+use crate::{messages, published};
 use arrow::array::{Array, ArrayRef, AsArray, Float64Array, RecordBatch, StringArray, TimestampMicrosecondArray};
 use arrow::datatypes::{DataType, Field, Float64Type, Int64Type, Schema, TimeUnit};
 use ondol_ingest_api::wire::{DeadLetterEntry, DeadLetterQuery, PushRequest};
@@ -22,6 +23,12 @@ pub(crate) async fn run(mut platform: Platform) {
     let topic = unique_name("transactions");
     apply(&platform, &topic).await;
     stream(&platform, &topic).await;
+    published::stream(&platform).await;
+    published::is_right_online(&platform).await;
+    published::is_right_in_training(&platform).await;
+    messages::stream(&platform).await;
+    messages::are_right_online(&platform).await;
+    messages::are_right_in_training(&platform).await;
     a_bad_event_is_a_dead_letter(&platform).await;
     let registered = register(&platform).await;
 
@@ -41,6 +48,9 @@ pub(crate) async fn run(mut platform: Platform) {
         assert_eq!(again.features[name].value, feature.value, "{name} after kill -9");
     }
     the_training_set_says_the_same(&platform, &served).await;
+    published::is_right_online(&platform).await;
+    messages::are_right_online(&platform).await;
+    messages::are_right_in_training(&platform).await;
     platform.stop().await;
 }
 
@@ -54,10 +64,14 @@ async fn apply(platform: &Platform, topic: &str) {
         )
         .replace("kafka  = \"transactions\"", &format!("kafka  = \"{topic}\""));
     let files = DefinitionFiles {
-        files: vec![DefinitionFile {
-            path: "features.toml".to_owned(),
-            text,
-        }],
+        files: vec![
+            DefinitionFile {
+                path: "features.toml".to_owned(),
+                text,
+            },
+            published::definitions(),
+            messages::definitions(),
+        ],
     };
     let store = platform.feature_store();
     let plan = store.plan(files.clone()).await.unwrap();
@@ -112,27 +126,27 @@ async fn stream(platform: &Platform, topic: &str) {
             producer.send(record, Duration::from_secs(10)).await.unwrap();
         }
     }
-    wait_for_events(platform, EVENTS as u64).await;
+    wait_for_events(platform, "transactions", EVENTS as u64).await;
 }
 
 async fn push(platform: &Platform, events: &[String]) {
-    let events = events
+    push_to(platform, "transactions", events).await;
+}
+
+pub(crate) async fn push_to(platform: &Platform, source: &str, events: &[String]) {
+    let events: Vec<_> = events
         .iter()
         .map(|event| serde_json::value::RawValue::from_string(event.clone()).unwrap())
         .collect();
-    platform
-        .ingest()
-        .push("transactions", PushRequest { events })
-        .await
-        .unwrap();
+    platform.ingest().push(source, PushRequest::from(events)).await.unwrap();
 }
 
-async fn wait_for_events(platform: &Platform, wanted: u64) {
+pub(crate) async fn wait_for_events(platform: &Platform, source: &str, wanted: u64) {
     let mut seen = None;
     for _ in 0..600 {
         let status = platform.ingest().status().await.unwrap();
-        seen = status.into_iter().find(|source| source.source == "transactions");
-        if seen.as_ref().is_some_and(|source| source.events >= wanted) {
+        seen = status.into_iter().find(|status| status.source == source);
+        if seen.as_ref().is_some_and(|status| status.events >= wanted) {
             return;
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
@@ -261,7 +275,7 @@ async fn training_set(platform: &Platform, time: EventTime) -> (serde_json::Valu
     (serde_json::to_value(job.manifest.unwrap()).unwrap(), rows)
 }
 
-async fn ended(platform: &Platform, mut job: Job) -> Job {
+pub(crate) async fn ended(platform: &Platform, mut job: Job) -> Job {
     while !job.state.is_final() {
         job = platform
             .pipelines()
