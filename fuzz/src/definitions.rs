@@ -38,15 +38,22 @@ pub fn expression(data: &[u8]) {
     static SCHEMA: LazyLock<Arc<Schema>> = LazyLock::new(|| {
         let field = |data_type: DataType| Field::new(data_type.name(), data_type.arrow(), true);
         let short = ["s", "b", "i", "n", "f", "x", "t"];
-        let shortly = std::iter::zip(short, DataType::ALL).map(|(name, data_type)| {
-            Field::new(name, data_type.arrow(), true)
-        });
-        Arc::new(Schema::new(DataType::ALL.map(field).into_iter().chain(shortly).collect::<Vec<_>>()))
+        let shortly =
+            std::iter::zip(short, DataType::ALL).map(|(name, data_type)| Field::new(name, data_type.arrow(), true));
+        Arc::new(Schema::new(
+            DataType::ALL.map(field).into_iter().chain(shortly).collect::<Vec<_>>(),
+        ))
     });
     let Ok(text) = std::str::from_utf8(data) else { return };
-    let Ok(expression) = Expression::plan(text, &SCHEMA) else { return };
+    let Ok(expression) = Expression::plan(text, &SCHEMA) else {
+        return;
+    };
     assert!(DataType::from_arrow(expression.data_type()).is_some());
-    let columns = SCHEMA.fields().iter().map(|field| new_null_array(field.data_type(), 3)).collect();
+    let columns = SCHEMA
+        .fields()
+        .iter()
+        .map(|field| new_null_array(field.data_type(), 3))
+        .collect();
     let options = RecordBatchOptions::new().with_row_count(Some(3));
     let nulls = RecordBatch::try_new_with_options(Arc::clone(&SCHEMA), columns, &options).unwrap();
     let values = expression.evaluate(&nulls).expect("an expression is total");

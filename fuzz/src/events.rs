@@ -236,21 +236,37 @@ fn decoded(plan: &SourcePlan, records: &Records) -> Decoded {
         events > 0 || decoded.dead_letters.len() + decoded.passed_over == 1,
         "a record is an event, a dead letter or passed over"
     );
-    assert!(events == 0 || decoded.dead_letters.is_empty(), "all of a record is taken or none");
+    assert!(
+        events == 0 || decoded.dead_letters.is_empty(),
+        "all of a record is taken or none"
+    );
     decoded
 }
 
 /// The short way and the long way of reading take the same, and the same of it.
 fn assert_same(found: &Decoded, other: &Decoded) {
     let letters = |decoded: &Decoded| -> Vec<String> {
-        decoded.dead_letters.iter().map(|letter| letter.reason.clone()).collect()
+        decoded
+            .dead_letters
+            .iter()
+            .map(|letter| letter.reason.clone())
+            .collect()
     };
-    assert_eq!(letters(found), letters(other), "{:?} {:?}", found.dead_letters, other.dead_letters);
-    let columns = |batch: &RecordBatch| -> Vec<String> {
-        let own = columns().into_iter().map(|field| field.name);
-        own.map(|name| format!("{:?}", batch.column_by_name(&name).unwrap().to_data())).collect()
-    };
-    assert_eq!(columns(&found.delivery.events), columns(&other.delivery.events));
+    assert_eq!(
+        letters(found),
+        letters(other),
+        "{:?} {:?}",
+        found.dead_letters,
+        other.dead_letters
+    );
+    let column = |batch: &RecordBatch, field: &Field| batch.column_by_name(&field.name).unwrap().to_data();
+    for field in columns() {
+        let (short, long) = (
+            column(&found.delivery.events, &field),
+            column(&other.delivery.events, &field),
+        );
+        assert_eq!(short, long, "{}", field.name);
+    }
 }
 
 fn run(plans: &[Plans], data: &[u8]) {
@@ -392,7 +408,9 @@ pub fn schemas(data: &[u8]) {
     let Some((schema, message)) = rest.split_at_checked(usize::from(u16::from_le_bytes([*low, *high]))) else {
         return;
     };
-    let Ok(schema) = std::str::from_utf8(schema) else { return };
+    let Ok(schema) = std::str::from_utf8(schema) else {
+        return;
+    };
     let schema = Some(schema.to_owned());
     let format = match language % 2 {
         0 => StreamFormat::Avro { schema },

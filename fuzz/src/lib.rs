@@ -41,5 +41,8 @@ pub const TARGETS: [(&str, Target); 16] = [
 
 /// The target called `name`.
 pub fn target(name: &str) -> Option<Target> {
-    TARGETS.iter().find(|(known, _)| *known == name).map(|(_, target)| *target)
+    TARGETS
+        .iter()
+        .find(|(known, _)| *known == name)
+        .map(|(_, target)| *target)
 }

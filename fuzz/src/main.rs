@@ -39,7 +39,8 @@ fn seeds(folder: &Path) -> Result<(), String> {
 }
 
 fn run(name: &str, files: &[&str]) -> Result<(), String> {
-    let target = ondol_fuzz::target(name).ok_or_else(|| format!("there is no target `{name}`: see `ondol-fuzz list`"))?;
+    let target =
+        ondol_fuzz::target(name).ok_or_else(|| format!("there is no target `{name}`: see `ondol-fuzz list`"))?;
     for file in files {
         target(&std::fs::read(file).map_err(|error| format!("can't read `{file}`: {error}"))?);
     }

@@ -2,14 +2,17 @@
 
 use crate::events::{AVRO, PROTOBUF};
 use crate::{TARGETS, stored};
-use arrow::array::{ArrayRef, Float32Array, Int32Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray};
+use arrow::array::{
+    ArrayRef, Float32Array, Int32Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray,
+};
 use arrow::datatypes::Float64Type;
 use ondol_feature_store_api::wire::{Delivery, DeliveryHeader, FeatureBatch, FeatureColumn};
 use ondol_vocabulary::{EntityKey, EventTime, FeatureRef, FeatureStatus, PartitionRange, Value, batch};
 use std::sync::Arc;
 
 const EVENT: &str = r#"{"id":"a","n":3,"x":1.5e300,"f":0.1,"small":-7,"flag":true,"ts":"2013-01-01T05:17:00.25+09:00","more":{"a":[1,null]}}"#;
-const NESTED: &str = r#"{"items":[{"id":"a","next":{"n":"3"}},{"id":"b","next":null}],"tags":{"flag":false},"x":"NaN"}"#;
+const NESTED: &str =
+    r#"{"items":[{"id":"a","next":{"n":"3"}},{"id":"b","next":null}],"tags":{"flag":false},"x":"NaN"}"#;
 const CHANGE: &str = r#"{"before":{"id":"a"},"after":{"id":"a","n":1,"x":2,"flag":true},"op":"u","source":{"ts_ms":1357017420000},"ts_ms":1357017420001}"#;
 const DEFINITIONS: &str = r#"[source.transactions]
 kafka = "transactions"

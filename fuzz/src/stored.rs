@@ -1,6 +1,8 @@
 //! Stored bytes: rows, frames of the embedded log, online values, entity keys. Refused, or the one form of what they mean.
 
-use arrow::array::{ArrayRef, Float64Array, Int32Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray};
+use arrow::array::{
+    ArrayRef, Float64Array, Int32Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray,
+};
 use ondol_feature_store::fuzzing as online;
 use ondol_ingest::fuzzing as log;
 use ondol_transform::definition::{Definitions, compile};
@@ -80,15 +82,32 @@ fn events() -> RecordBatch {
     };
     let columns: [(&str, ArrayRef); 9] = [
         ("id", Arc::new(StringArray::from(vec!["a"; 6]))),
-        ("x", Arc::new(Float64Array::from(vec![0.1, f64::NAN, 1e300, -0.0, 5.0, 5.0]))),
+        (
+            "x",
+            Arc::new(Float64Array::from(vec![0.1, f64::NAN, 1e300, -0.0, 5.0, 5.0])),
+        ),
         (
             "n",
-            Arc::new(Int64Array::from(vec![Some(1), Some(i64::MIN), None, Some(1), Some(7), Some(7)])),
+            Arc::new(Int64Array::from(vec![
+                Some(1),
+                Some(i64::MIN),
+                None,
+                Some(1),
+                Some(7),
+                Some(7),
+            ])),
         ),
         ("small", Arc::new(Int32Array::from(vec![1, 2, 3, 4, 5, 6]))),
         (
             "text",
-            Arc::new(StringArray::from(vec![Some("a"), Some("온돌"), None, Some("a"), Some(""), Some("z")])),
+            Arc::new(StringArray::from(vec![
+                Some("a"),
+                Some("온돌"),
+                None,
+                Some("a"),
+                Some(""),
+                Some("z"),
+            ])),
         ),
         ("ts", moments(times)),
         ("_partition", Arc::new(Int32Array::from(vec![0, 0, 1, 0, 0, 1]))),
@@ -116,14 +135,19 @@ pub(crate) fn rows() -> Vec<Vec<u8>> {
 /// A row of a view: 1 byte for the view, then the stored row. What decodes is written as it was, can be read at any
 /// moment, and absorbs events into a row that is stored and loaded as itself.
 pub fn row(data: &[u8]) {
-    let Some((view, stored)) = data.split_first() else { return };
+    let Some((view, stored)) = data.split_first() else {
+        return;
+    };
     let View { engine, events } = &ENGINES[usize::from(*view) % ENGINES.len()];
     let Ok(mut row) = engine.decode(stored) else { return };
     assert_eq!(encoded(engine, &row), stored, "a row has one stored form");
     read(engine, &row);
     engine.deliver(&mut row, events, &[0, 1, 2, 3, 4, 5], 9);
     let later = encoded(engine, &row);
-    assert!(engine.decode(&later).unwrap() == row, "a row is loaded as it was stored");
+    assert!(
+        engine.decode(&later).unwrap() == row,
+        "a row is loaded as it was stored"
+    );
     read(engine, &row);
 }
 
@@ -165,5 +189,8 @@ pub fn entity_key(data: &[u8]) {
     let key = EntityKey::from_bytes(data.to_vec());
     let Ok(values) = key.values() else { return };
     let again = EntityKey::from_values(&values).unwrap();
-    assert_eq!(again.as_ref(), (!values.contains(&ondol_vocabulary::Value::Null)).then_some(&key));
+    assert_eq!(
+        again.as_ref(),
+        (!values.contains(&ondol_vocabulary::Value::Null)).then_some(&key)
+    );
 }

@@ -9,7 +9,9 @@ use serde::de::DeserializeOwned;
 /// An answer of the feature store.
 pub fn feature_batch(data: &[u8]) {
     let Ok(arrived) = batch::decode_one(data) else { return };
-    let Ok(features) = FeatureBatch::from_arrow(&arrived) else { return };
+    let Ok(features) = FeatureBatch::from_arrow(&arrived) else {
+        return;
+    };
     let json = serde_json::to_string(&features.to_json()).unwrap();
     serde_json::from_str::<FeatureBatchJson>(&json).unwrap();
     let again = features.to_arrow().unwrap();
@@ -21,7 +23,9 @@ pub fn feature_batch(data: &[u8]) {
 /// A delivery of events.
 pub fn delivery(data: &[u8]) {
     let Ok(arrived) = batch::decode_one(data) else { return };
-    let Ok(delivery) = Delivery::from_arrow(arrived) else { return };
+    let Ok(delivery) = Delivery::from_arrow(arrived) else {
+        return;
+    };
     let sent = delivery.to_arrow().unwrap();
     let again = Delivery::from_arrow(batch::decode_one(&batch::encode(&sent.schema(), &[sent]).unwrap()).unwrap());
     assert_eq!(again.unwrap().header, delivery.header);
@@ -30,7 +34,9 @@ pub fn delivery(data: &[u8]) {
 /// JSON that services and clients send: what is read is written so that it reads the same.
 pub fn json(data: &[u8]) {
     fn check<T: DeserializeOwned + serde::Serialize>(data: &[u8]) {
-        let Ok(value) = serde_json::from_slice::<T>(data) else { return };
+        let Ok(value) = serde_json::from_slice::<T>(data) else {
+            return;
+        };
         let written = serde_json::to_string(&value).unwrap();
         let again: T = serde_json::from_str(&written).unwrap();
         assert_eq!(serde_json::to_string(&again).unwrap(), written);
@@ -46,14 +52,18 @@ pub fn json(data: &[u8]) {
 
 /// A request of the Open Inference Protocol: tensors are as long as their shapes say, or refused.
 pub fn inference_request(data: &[u8]) {
-    let Ok(request) = serde_json::from_slice::<InferRequest>(data) else { return };
+    let Ok(request) = serde_json::from_slice::<InferRequest>(data) else {
+        return;
+    };
     for input in request.inputs {
         if let Ok(tensor) = input.into_tensor() {
             let elements = tensor.shape.iter().product::<i64>();
             assert_eq!(tensor.data.len() as i64, elements);
         }
     }
-    let Ok(request) = serde_json::from_slice::<InferRequest>(data) else { return };
+    let Ok(request) = serde_json::from_slice::<InferRequest>(data) else {
+        return;
+    };
     for input in request.inputs {
         if let Ok((_, values)) = input.into_scalars() {
             assert!(values.iter().all(|value| !matches!(value, Value::List(_))));

@@ -177,8 +177,8 @@ pub(crate) fn reencoded(bytes: &[u8], seal: bool) -> Option<(Vec<u8>, Vec<u8>)> 
     };
     let mut out = Vec::new();
     encode(seed, frame.first, &record, &mut out);
-    let is_written_so = headers_of(&record).get(4..).unwrap_or_default() == frame.headers
-        && out.get(PREFIX) == bytes.get(PREFIX);
+    let is_written_so =
+        headers_of(&record).get(4..).unwrap_or_default() == frame.headers && out.get(PREFIX) == bytes.get(PREFIX);
     is_written_so.then(|| (bytes.get(..frame.size).unwrap_or_default().to_vec(), out))
 }
 

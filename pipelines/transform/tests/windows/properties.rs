@@ -216,7 +216,10 @@ fn deliver(engine: &ViewEngine, events: &[Event], steps: &[(usize, usize)]) -> R
         for (key, indexes) in projection.entities() {
             let row = rows.entry(key).or_default();
             let delivered = engine.deliver(row, &projection, &indexes, GENERATION);
-            assert_eq!(delivered.applied + delivered.duplicates + delivered.too_late, indexes.len());
+            assert_eq!(
+                delivered.applied + delivered.duplicates + delivered.too_late,
+                indexes.len()
+            );
             *row = stored_and_loaded(engine, row);
         }
     }

@@ -181,8 +181,8 @@ fn any_feature(unit: i64) -> impl Strategy<Value = Feature> {
     let function = prop::sample::select(Aggregation::ALL.to_vec());
     let window = prop::option::weighted(0.85, any_window(unit));
     let parameters = (1u32..6, prop::collection::vec(any_quantile(), 1..4));
-    let aggregate =
-        (function, argument, parameters, filter, window).prop_map(|(function, argument, parameters, filter, window)| {
+    let aggregate = (function, argument, parameters, filter, window).prop_map(
+        |(function, argument, parameters, filter, window)| {
             let (argument, parameters) = fitting(function, argument, parameters);
             Feature::Aggregate {
                 function,
@@ -191,7 +191,8 @@ fn any_feature(unit: i64) -> impl Strategy<Value = Feature> {
                 filter,
                 window,
             }
-        });
+        },
+    );
     prop_oneof![1 => (0..ARGUMENTS.len()).prop_map(Feature::Latest), 8 => aggregate]
 }
 
@@ -217,9 +218,7 @@ fn fitting(
             quantiles.dedup();
             (Some(number), quantiles)
         }
-        Aggregation::LastN | Aggregation::LastDistinct | Aggregation::TopK => {
-            (Some(drawn), vec![n])
-        }
+        Aggregation::LastN | Aggregation::LastDistinct | Aggregation::TopK => (Some(drawn), vec![n]),
         Aggregation::Any | Aggregation::All => (Some(TRUTHS[drawn % TRUTHS.len()]), vec![]),
         _ => (Some(drawn), vec![]),
     }
