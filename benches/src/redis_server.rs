@@ -3,6 +3,7 @@
 
 use crate::store::redis_url;
 use anyhow::{Context as _, Result, ensure};
+use redis::AsyncConnectionConfig;
 use redis::aio::MultiplexedConnection;
 use std::io::ErrorKind;
 use std::net::TcpListener;
@@ -14,6 +15,8 @@ use tokio::process::{Child, Command};
 /// How often, and how long apart, a new server is asked whether it answers.
 const ASKED: usize = 200;
 const ASK_EVERY: Duration = Duration::from_millis(50);
+/// How long a command may take: weighing many keys takes a while.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The server; stopped when it is dropped.
 pub(crate) struct RedisServer {
@@ -54,13 +57,14 @@ impl RedisServer {
             Err(error) => return Err(error).context("redis-server can't be started"),
         };
         let client = redis::Client::open(url.as_str())?;
-        let mut connection = client.get_multiplexed_async_connection().await;
+        let settings = AsyncConnectionConfig::new().set_response_timeout(Some(PATIENCE));
+        let mut connection = client.get_multiplexed_async_connection_with_config(&settings).await;
         for _ in 0..ASKED {
             if connection.is_ok() {
                 break;
             }
             tokio::time::sleep(ASK_EVERY).await;
-            connection = client.get_multiplexed_async_connection().await;
+            connection = client.get_multiplexed_async_connection_with_config(&settings).await;
         }
         Ok(Self {
             url,
@@ -73,7 +77,10 @@ impl RedisServer {
     /// Removes every key: what a run left behind must not weigh on the next. Only of a server of our own.
     pub(crate) async fn clear(&self) -> Result<()> {
         if self._child.is_some() {
-            let () = redis::cmd("FLUSHALL").query_async(&mut self.connection.clone()).await?;
+            let () = redis::cmd("FLUSHALL")
+                .arg("ASYNC")
+                .query_async(&mut self.connection.clone())
+                .await?;
         }
         Ok(())
     }

@@ -98,8 +98,13 @@ impl Report {
         self.notes.push(note.into());
     }
 
-    /// Prints it as a table; a column stands where a row first names it.
+    /// Prints it as a table.
     pub(crate) fn print(&self) {
+        println!("{}", self.text().trim_end());
+    }
+
+    /// As a table; a column stands where a row first names it.
+    fn text(&self) -> String {
         let mut columns: Vec<&'static str> = Vec::new();
         for (name, _) in self.rows.iter().flat_map(|row| &row.0) {
             if !columns.contains(name) {
@@ -114,21 +119,28 @@ impl Report {
         let table: Vec<Vec<String>> = std::iter::once(header).chain(cells).collect();
         let width = |column: usize| table.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
         let widths: Vec<usize> = (0..columns.len()).map(width).collect();
-        println!("{} ({}, {} cores)", self.benchmark, self.date, self.machine.cores);
-        for row in &table {
+        let Machine {
+            cores, load_at_start, ..
+        } = &self.machine;
+        let load = load_at_start.unwrap_or(0.0);
+        let mut lines = vec![format!(
+            "{} ({}, {cores} cores, load {load} when it began)",
+            self.benchmark, self.date
+        )];
+        lines.extend(table.iter().map(|row| {
             let cells = row.iter().zip(&widths).map(|(cell, &width)| format!("{cell:>width$}"));
-            println!("  {}", cells.collect::<Vec<_>>().join("  "));
-        }
-        for note in &self.notes {
-            println!("  {note}");
-        }
+            format!("  {}", cells.collect::<Vec<_>>().join("  ").trim_end())
+        }));
+        lines.extend(self.notes.iter().map(|note| format!("  {note}")));
+        lines.join("\n") + "\n"
     }
 
-    /// Writes it as `folder/<benchmark>.json`.
+    /// Writes it as `folder/<benchmark>.json`, and its table as `.txt`.
     pub(crate) fn write(&self, folder: &Path) -> Result<()> {
         std::fs::create_dir_all(folder)?;
         let path = folder.join(format!("{}.json", self.benchmark));
         let json = serde_json::to_string_pretty(self)? + "\n";
+        std::fs::write(path.with_extension("txt"), self.text())?;
         std::fs::write(&path, json).with_context(|| format!("can't write `{}`", path.display()))
     }
 }

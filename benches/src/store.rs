@@ -71,7 +71,10 @@ impl Store {
     pub(crate) async fn close(self) -> Result<()> {
         if self.config.online.is_some() {
             for view in &self.service.snapshot().await?.views {
-                self.service.online().delete_view(view.id, std::time::Duration::ZERO).await?;
+                self.service
+                    .online()
+                    .delete_view(view.id, std::time::Duration::ZERO)
+                    .await?;
             }
         }
         if !self.shutdown.drain(DRAIN).await {

@@ -31,7 +31,7 @@ pub struct FeatureStoreConfig {
     pub rebuild_after_loss: bool,
     /// How long rows that nobody reads any more are kept, in milliseconds: a replica may yet have to learn of it.
     pub keep_discarded_rows_ms: u64,
-    /// Page cache of the embedded online store, in MiB.
+    /// Memory of the embedded online store, in MiB: half of it caches pages, half holds rows written lately.
     pub online_cache_mib: usize,
     /// Events of one source that make a commit to its offline table due.
     pub commit_rows: usize,

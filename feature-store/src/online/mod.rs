@@ -6,7 +6,7 @@
 //!
 //! | implementation | for | a batch of writes is | [`OnlineStore::sync`] |
 //! |---|---|---|---|
-//! | [`EmbeddedStore`] | one process, no set-up | one transaction | commits to disk |
+//! | [`EmbeddedStore`] | one process, no set-up | kept in memory | one transaction of every row that changed, to disk |
 //! | [`RedisStore`] | several replicas | a script per batch (per entity on a cluster) | writes a mark, waits for replicas and the append-only file as configured |
 //!
 //! Both pass the suite in `tests/online_store.rs`. A store that can lose what it acknowledged says so: see [`Life`] and
@@ -100,7 +100,7 @@ pub struct OnlineConfig {
     pub prefix: String,
     /// Bound of a command in Redis.
     pub timeout: Duration,
-    /// Page cache of the embedded store.
+    /// Memory of the embedded store: half of it caches pages, half holds rows written lately.
     pub cache_bytes: usize,
     /// Replicas of each Redis primary that must have confirmed what a sync covers.
     pub wait_replicas: u32,
