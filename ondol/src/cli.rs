@@ -198,6 +198,10 @@ pub(crate) struct PushArgs {
     pub(crate) source: String,
     /// A file of JSON objects, one a line; `-` reads standard input.
     pub(crate) file: PathBuf,
+    /// Each line is a message with a key, headers and a time of its own: {"key", "headers", "timestamp", "value"}, each
+    /// of which may be left out; without a value it is a deletion marker.
+    #[arg(long)]
+    pub(crate) records: bool,
     /// Return when the events are durable in the stream, not only when they are visible to online reads.
     #[arg(long)]
     pub(crate) no_wait: bool,

@@ -118,6 +118,7 @@ impl Story {
         let args = PushArgs {
             source: "transactions".to_owned(),
             file,
+            records: false,
             no_wait: false,
             connect: self.connect.clone(),
         };

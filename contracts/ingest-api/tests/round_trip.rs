@@ -282,6 +282,13 @@ async fn a_message_may_have_a_key_headers_and_a_time() {
         200
     );
     assert_eq!(last(&stub), sent, "a value that is null is a deletion marker");
+    let event = r#"{"records": [{"a": 1}]}"#;
+    assert_eq!(
+        post(&base, "/v1/sources/s/events", "application/json", event)
+            .await
+            .status(),
+        400
+    );
     assert!(
         sent.contains(r#"key: Some("k")"#) && sent.contains("value: None"),
         "{sent}"

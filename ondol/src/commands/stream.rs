@@ -67,15 +67,21 @@ async fn dead_letters(ingest: &dyn Ingest, source: &str) -> Result<u64> {
 
 async fn send_lines(reader: Box<dyn BufRead>, args: &PushArgs, ingest: &dyn Ingest, sent: &mut Sent) -> Result<()> {
     let bar = print::progress(None, "events");
-    let mut batch = Vec::with_capacity(BATCH);
+    let mut batch = PushRequest::default();
     for (index, line) in reader.lines().enumerate() {
         let place = || format!("line {} of `{}`", index + 1, args.file.display());
         let line = line.with_context(|| format!("can't read {}", place()))?;
         if line.trim().is_empty() {
             continue;
         }
-        batch.push(RawValue::from_string(line).with_context(|| format!("{} is not JSON", place()))?);
-        if batch.len() == BATCH {
+        if args.records {
+            let record = serde_json::from_str(&line);
+            batch.records.push(record.with_context(|| format!("{} is no record", place()))?);
+        } else {
+            let event = RawValue::from_string(line);
+            batch.events.push(event.with_context(|| format!("{} is not JSON", place()))?);
+        }
+        if batch.events.len() + batch.records.len() == BATCH {
             sent.send(ingest, &args.source, std::mem::take(&mut batch)).await?;
             bar.set_position(sent.events);
         }
@@ -93,13 +99,13 @@ struct Sent {
 }
 
 impl Sent {
-    async fn send(&mut self, ingest: &dyn Ingest, source: &str, events: Vec<Box<RawValue>>) -> Result<()> {
-        if events.is_empty() {
+    async fn send(&mut self, ingest: &dyn Ingest, source: &str, batch: PushRequest) -> Result<()> {
+        let count = batch.events.len() + batch.records.len();
+        if count == 0 {
             return Ok(());
         }
-        let count = events.len() as u64;
-        let receipt = ingest.push(source, PushRequest::from(events)).await?;
-        self.events += count;
+        let receipt = ingest.push(source, batch).await?;
+        self.events += count as u64;
         self.positions.extend(receipt.positions);
         Ok(())
     }

@@ -30,8 +30,10 @@ pub struct PushRequest {
     pub records: Vec<PushRecord>,
 }
 
-/// A message with everything that a producer of the stream could give it.
+/// A message with everything that a producer of the stream could give it. Nothing else is accepted: an event in its place
+/// would pass for a deletion marker.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct PushRecord {
     /// Its key, as text. Messages of one key stay in order.
     #[serde(default, skip_serializing_if = "Option::is_none")]

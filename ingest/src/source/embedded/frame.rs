@@ -212,6 +212,25 @@ mod tests {
     }
 
     #[test]
+    fn the_bytes_of_headers_and_tombstones_stay_as_they_are() {
+        let header = |name: &str, value: Option<&'static [u8]>| Header {
+            name: name.to_owned(),
+            value: value.map(Bytes::from_static),
+        };
+        let record = NewRecord {
+            headers: vec![header("tenant", Some(b"t1")), header("trace", None)],
+            value: None,
+            ..record(Some(b"k1"), b"")
+        };
+        let mut bytes = Vec::new();
+        encode(seed("01"), true, &record, &mut bytes);
+        let golden = include_bytes!("golden/frame_v1_headers.bin");
+        assert_eq!(bytes, golden);
+        let frame = decode(seed("01"), golden).unwrap();
+        assert_eq!((frame.key, frame.value), (Some(b"k1".as_slice()), None));
+    }
+
+    #[test]
     fn a_frame_of_another_topic_is_refused() {
         let mut bytes = Vec::new();
         encode(seed("a"), true, &record(None, b"x"), &mut bytes);
