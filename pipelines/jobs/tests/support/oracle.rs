@@ -43,6 +43,9 @@ features.max_2h = "max(amount) over 2h"
 features.min_2h = "min(n) over 2h"
 features.first_12m = "first(amount) over 12m"
 features.flagged_2h = "count() filter (where flag) over 2h"
+features.stddev_2h = "stddev(amount) over 2h"
+features.last_2h = "last_n(amount, 3) over 2h"
+features.top_12m = "top_k(n, 2) over 12m"
 
 [view.ever]
 from = "events"
@@ -89,6 +92,10 @@ pub fn expected(
     let sum_2h = sum(&amounts(&long));
     let mean_12m = sum(&amounts(&short)).map(|total| total / amounts(&short).len() as f64);
     let max_2h = amounts(&long).into_iter().reduce(f64::max);
+    let latest: Vec<f64> = amounts(&long).into_iter().rev().take(3).collect();
+    let mut top: Vec<i64> = short.iter().filter_map(|event| event.n).collect();
+    top.sort_unstable_by(|one, other| other.cmp(one));
+    top.truncate(2);
     let total: Vec<i64> = seen.iter().filter_map(|event| event.n).collect();
     let newest = seen.last();
     let stale = newest.is_some_and(|event| t - event.time > 30 * MINUTE);
@@ -108,6 +115,9 @@ pub fn expected(
             "w.flagged_2h",
             integer(Some(long.iter().filter(|event| event.flag == Some(true)).count() as i64)),
         ),
+        ("w.stddev_2h", float(stddev(&amounts(&long)))),
+        ("w.last_2h", list(&latest)),
+        ("w.top_12m", list(&top)),
         ("ever.total", integer((!total.is_empty()).then(|| total.iter().sum()))),
         (
             "ever.last_amount",
@@ -118,6 +128,21 @@ pub fn expected(
         ("fresh.count", integer(fresh(Some(long.len() as i64)))),
         ("derived.ratio", float(ratio)),
     ]
+}
+
+/// Of small multiples of a quarter, whose squares are exact.
+fn stddev(values: &[f64]) -> Option<f64> {
+    let n = values.len() as f64;
+    let (sum, squares): (f64, f64) = (values.iter().sum(), values.iter().map(|value| value * value).sum());
+    (n > 1.0).then(|| ((n * squares - sum * sum) / (n * (n - 1.0))).sqrt())
+}
+
+fn list<T: std::fmt::Debug>(values: &[T]) -> String {
+    if values.is_empty() {
+        "null".to_owned()
+    } else {
+        format!("{values:?}")
+    }
 }
 
 fn integer(value: Option<i64>) -> String {
