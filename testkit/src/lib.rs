@@ -2,6 +2,7 @@
 
 pub mod kafka_cluster;
 pub mod process;
+pub mod redis_cluster;
 pub mod secured_kafka;
 pub mod services;
 

@@ -22,6 +22,11 @@ pub fn redis() -> String {
     address("ONDOL_TEST_REDIS")
 }
 
+/// The program of Redis, for tests that run servers of their own.
+pub fn redis_server() -> String {
+    std::env::var("ONDOL_TEST_REDIS_SERVER").unwrap_or_else(|_| "redis-server".to_owned())
+}
+
 /// A PostgreSQL URL of a role that may create databases.
 pub fn postgres() -> String {
     address("ONDOL_TEST_POSTGRES")

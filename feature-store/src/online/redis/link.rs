@@ -1,4 +1,8 @@
 //! Connections to one Redis server or a cluster, that reconnect by themselves.
+//!
+//! A cluster's connection is also watched. Its client can stop for good while it looks at the slots anew: the look waits
+//! for a lock that a request holds which is not polled until the look is over. Then every command times out, whatever
+//! the servers do. So when nothing but timeouts has come for a while, another connection takes its place.
 
 use super::super::OnlineConfig;
 use ondol_feature_store_api::FeatureStoreError;
@@ -7,8 +11,10 @@ use redis::cluster::ClusterClientBuilder;
 use redis::cluster_async::ClusterConnection;
 use redis::cluster_routing::{RoutingInfo, SingleNodeRoutingInfo};
 use redis::io::tcp::TcpSettings;
-use redis::{Cmd, FromRedisValue, IntoConnectionInfo, RedisError};
-use std::time::Duration;
+use redis::cluster::ClusterClient;
+use redis::{Cmd, FromRedisValue, IntoConnectionInfo, RedisError, ScriptInvocation};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 /// How often the cluster's client follows a redirection or a new topology before it gives a command up.
 const CLUSTER_RETRIES: u32 = 8;
@@ -19,7 +25,76 @@ const CLUSTER_RETRY_WAIT_MS: u64 = 200;
 #[derive(Clone)]
 pub(super) enum Link {
     Server(ConnectionManager),
-    Cluster(ClusterConnection),
+    Cluster(Arc<Watched>),
+}
+
+/// A cluster's connection, and whether it still answers.
+pub(super) struct Watched {
+    client: ClusterClient,
+    timeout: Duration,
+    state: Mutex<State>,
+}
+
+struct State {
+    connection: ClusterConnection,
+    /// Since when there were only timeouts, and how many.
+    silent: Option<(Instant, u32)>,
+}
+
+/// Timeouts in a row, over more than twice the longest wait for an answer, after which a connection is replaced.
+const TIMEOUTS: u32 = 3;
+
+impl Watched {
+    fn new(client: ClusterClient, timeout: Duration) -> Self {
+        let connection = connection(&client);
+        let state = Mutex::new(State {
+            connection,
+            silent: None,
+        });
+        Self { client, timeout, state }
+    }
+
+    /// Runs a command on the present connection, and takes note of how it ends.
+    async fn watch<T>(
+        &self,
+        command: impl AsyncFnOnce(ClusterConnection) -> Result<T, RedisError>,
+    ) -> Result<T, RedisError> {
+        let connection = self.state().connection.clone();
+        // The client bounds each command itself, unless it has stopped.
+        let answered = tokio::time::timeout(self.timeout * 2, command(connection)).await;
+        let outcome = answered.unwrap_or_else(|_| {
+            let error = std::io::Error::new(std::io::ErrorKind::TimedOut, "the connection does not answer");
+            Err(RedisError::from(error))
+        });
+        let timed_out = outcome.as_ref().is_err_and(RedisError::is_timeout);
+        self.note(timed_out);
+        outcome
+    }
+
+    fn note(&self, timed_out: bool) {
+        let mut state = self.state();
+        if !timed_out {
+            state.silent = None;
+            return;
+        }
+        let (since, count) = state.silent.unwrap_or_else(|| (Instant::now(), 0));
+        state.silent = Some((since, count + 1));
+        if count + 1 >= TIMEOUTS && since.elapsed() > self.timeout * 2 {
+            tracing::warn!("the connection to the redis cluster has stopped answering: another takes its place");
+            metrics::counter!("ondol_feature_store_redis_connections_replaced_total").increment(1);
+            state.connection = connection(&self.client);
+            state.silent = None;
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Connects when it is first used.
+fn connection(client: &ClusterClient) -> ClusterConnection {
+    client.get_pending_async_connection_with_config(redis::cluster::ClusterConfig::new())
 }
 
 /// A node's host and port; none for the one server there is, or any node of a cluster.
@@ -40,8 +115,7 @@ impl Link {
                     .min_retry_wait(10)
                     .max_retry_wait(CLUSTER_RETRY_WAIT_MS)
                     .build()?;
-                let settings = redis::cluster::ClusterConfig::new();
-                Ok(Self::Cluster(client.get_pending_async_connection_with_config(settings)))
+                Ok(Self::Cluster(Arc::new(Watched::new(client, config.timeout))))
             }
             None => {
                 let info = config.url.as_str().into_connection_info()?.set_tcp_settings(tcp);
@@ -60,25 +134,39 @@ impl Link {
 
     /// Sends a command where its keys live.
     pub(super) async fn query<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, RedisError> {
-        match self.clone() {
-            Self::Server(mut link) => command.query_async(&mut link).await,
-            Self::Cluster(mut link) => command.query_async(&mut link).await,
+        match self {
+            Self::Server(link) => command.query_async(&mut link.clone()).await,
+            Self::Cluster(link) => {
+                link.watch(async |mut connection| command.query_async(&mut connection).await)
+                    .await
+            }
+        }
+    }
+
+    /// Runs a script where its keys live.
+    pub(super) async fn invoke<T: FromRedisValue>(&self, call: &ScriptInvocation<'_>) -> Result<T, RedisError> {
+        match self {
+            Self::Server(link) => call.invoke_async(&mut link.clone()).await,
+            Self::Cluster(link) => {
+                link.watch(async |mut connection| call.invoke_async(&mut connection).await)
+                    .await
+            }
         }
     }
 
     /// Sends a command to one node, each on the same connection as the one before.
     pub(super) async fn query_at<T: FromRedisValue>(&self, node: &Node, command: &Cmd) -> Result<T, RedisError> {
-        let Self::Cluster(mut link) = self.clone() else {
+        let Self::Cluster(link) = self else {
             return self.query(command).await;
         };
         let route = match node.clone() {
             Some((host, port)) => SingleNodeRoutingInfo::ByAddress { host, port },
             None => SingleNodeRoutingInfo::RandomPrimary,
         };
+        let route = RoutingInfo::SingleNode(route);
         let answer = link
-            .route_command(command.clone(), RoutingInfo::SingleNode(route))
-            .await?
-            .extract_error()?;
+            .watch(async |mut connection| connection.route_command(command.clone(), route).await?.extract_error())
+            .await?;
         redis::from_redis_value(answer).map_err(RedisError::from)
     }
 }

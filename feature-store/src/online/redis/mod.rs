@@ -152,11 +152,8 @@ impl RedisStore {
             );
             call.arg(value::seal(&write.value));
         }
-        let lost: Vec<usize> = match self.writes.clone() {
-            Link::Server(mut link) => call.invoke_async(&mut link).await,
-            Link::Cluster(mut link) => call.invoke_async(&mut link).await,
-        }
-        .map_err(|error| failed(&self.address, &error))?;
+        let lost: Result<Vec<usize>, RedisError> = self.writes.invoke(&call).await;
+        let lost = lost.map_err(|error| failed(&self.address, &error))?;
         Ok(lost
             .into_iter()
             .filter_map(|place| indexes.get(place.checked_sub(1)?).copied())
