@@ -20,7 +20,7 @@ database.execute("SET TimeZone = 'UTC'")
 rows = database.execute(
     """
     SELECT card_id, merchant_id, amount, cents, declined, country, number, epoch_us(ts) AS ts,
-           _partition, _offset, epoch_us(_ingested_at) AS ingested_at, _generation,
+           _partition, _offset, epoch_us(_ingested_at) AS ingested_at, _generation, _late,
            strftime(_event_date, '%Y-%m-%d') AS event_date
     FROM read_parquet(?, hive_partitioning = true, hive_types = {'_event_date': DATE}, union_by_name = true)
     ORDER BY _partition, _offset

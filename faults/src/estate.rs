@@ -87,6 +87,7 @@ impl Estate {
             folder,
             name: &name,
             binary: &options.binary,
+            wait_replicas: options.wait_replicas,
         };
         let mut stores = Vec::new();
         for index in 0..options.stores {
@@ -248,6 +249,7 @@ struct Place<'a> {
     folder: &'a Path,
     name: &'a str,
     binary: &'a Path,
+    wait_replicas: u32,
 }
 
 impl Place<'_> {
@@ -255,9 +257,11 @@ impl Place<'_> {
         let name = format!("store-{}", index + 1);
         let text = format!(
             "[feature_store]\nregistry = \"{registry}\"\nonline = \"{online}\"\nonline_prefix = \"{}\"\n\
-             offline = \"{}\"\nonline_timeout_ms = 2000\ncommit_interval_ms = 700\nregistry_poll_ms = 500\n",
+             offline = \"{}\"\nonline_timeout_ms = 2000\ncommit_interval_ms = 700\nregistry_poll_ms = 500\n\
+             online_wait_replicas = {}\n",
             self.name,
-            offline.display()
+            offline.display(),
+            self.wait_replicas
         );
         self.ondol(&name, "feature-store", &text, &self.folder.join(&name))
     }

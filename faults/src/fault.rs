@@ -37,6 +37,8 @@ pub(crate) enum Kind {
     RedisPaused,
     /// A primary of the cluster dies while its replica lags: what it had acknowledged meanwhile is lost with it.
     RedisLosesWrites,
+    /// No fault but its remedy: a view's rows are built anew from the log while they serve.
+    RowsRebuilt,
     /// Connections from a worker to the feature store are cut and refused.
     StoreCut,
     /// Bytes between a worker and the feature store are held back, then come all the same.
@@ -58,7 +60,7 @@ pub(crate) enum Kind {
 }
 
 /// How often each kind is in a deck, and how long it lasts, in milliseconds.
-const DECK: [(Kind, usize, std::ops::Range<u64>); 22] = [
+const DECK: [(Kind, usize, std::ops::Range<u64>); 23] = [
     (Kind::WorkerKilled, 3, 0..4_000),
     (Kind::WorkerLeaves, 1, 500..5_000),
     (Kind::WorkerJoins, 2, 4_000..12_000),
@@ -72,6 +74,7 @@ const DECK: [(Kind, usize, std::ops::Range<u64>); 22] = [
     (Kind::RedisFailover, 1, 0..1_000),
     (Kind::RedisPaused, 1, 1_000..7_000),
     (Kind::RedisLosesWrites, 2, 500..2_000),
+    (Kind::RowsRebuilt, 1, 0..1_000),
     (Kind::StoreCut, 1, 0..4_000),
     (Kind::StoreStalled, 1, 1_000..8_000),
     (Kind::KafkaCut, 1, 0..6_000),

@@ -61,6 +61,10 @@ pub(crate) struct Options {
     /// Feature store replicas.
     #[arg(long, default_value_t = 2, value_parser = at_least_one)]
     stores: usize,
+    /// Replicas of each Redis primary that must confirm rows before their events are committed. Without, rows that a
+    /// failover loses are built again from the log.
+    #[arg(long, default_value_t = 0)]
+    wait_replicas: u32,
     /// Partitions of the topic.
     #[arg(long, default_value_t = 6)]
     partitions: i32,

@@ -3,7 +3,7 @@
 
 use crate::exact::ExactSum;
 use crate::topic::Record;
-use crate::views::{Aggregate, Argument, Feature, View, Window};
+use crate::views::{Aggregate, Argument, Feature, LATE_US, View, Window};
 use anyhow::{Context as _, Result, bail};
 use ondol_vocabulary::{FeatureStatus, Value};
 use std::collections::BTreeMap;
@@ -21,6 +21,8 @@ pub(crate) struct Event {
     pub(crate) declined: bool,
     pub(crate) country: Option<String>,
     pub(crate) number: i64,
+    /// Whether it reached the topic too long after its time to count.
+    pub(crate) late: bool,
 }
 
 /// An entity's key and its events.
@@ -59,6 +61,7 @@ impl Event {
             declined: json["declined"].as_bool().context("a good event has no outcome")?,
             country: text("country"),
             number: whole("number").context("a good event has no number")?,
+            late: record.timestamp_ms * 1_000 - time > LATE_US,
         })
     }
 
@@ -206,6 +209,7 @@ mod tests {
             declined: false,
             country: None,
             number: time,
+            late: false,
         }
     }
 

@@ -13,6 +13,8 @@ pub(crate) struct Report {
     pub(crate) redis: String,
     pub(crate) workers: usize,
     pub(crate) stores: usize,
+    /// Replicas of each Redis primary that confirm rows before a commit.
+    pub(crate) wait_replicas: u32,
     pub(crate) partitions: i32,
     pub(crate) events_per_second: u32,
     pub(crate) began: String,
@@ -29,6 +31,8 @@ pub(crate) struct Report {
     pub(crate) offline_commits: i64,
     /// Dead letters written more than once.
     pub(crate) repeated_dead_letters: u64,
+    /// Views whose online rows were built anew, after a loss or because it was asked for, and how often.
+    pub(crate) rebuilds: BTreeMap<String, u64>,
     /// Processes that ended without being told to.
     pub(crate) ended_by_themselves: Vec<String>,
     /// The most memory of each process, in MiB.
@@ -91,8 +95,9 @@ impl Report {
         writeln!(text, "| seed | {} |", self.seed)?;
         writeln!(
             text,
-            "| set-up | {} ingest workers (up to 2 more), {} feature store replicas, Redis {}, 3 Kafka brokers, {} partitions |",
-            self.workers, self.stores, self.redis, self.partitions
+            "| set-up | {} ingest workers (up to 2 more), {} feature store replicas, Redis {} (`online_wait_replicas` {}), \
+             3 Kafka brokers, {} partitions |",
+            self.workers, self.stores, self.redis, self.wait_replicas, self.partitions
         )?;
         writeln!(text, "| versions | {} |", versions.join(", "))?;
         writeln!(text, "| faults | {} |", self.faults.len())?;
@@ -115,6 +120,12 @@ impl Report {
             self.repeated_dead_letters
         )?;
         writeln!(text, "| messages Kafka did not acknowledge | {} |", self.unacknowledged)?;
+        let rebuilds: Vec<String> = self
+            .rebuilds
+            .iter()
+            .map(|(view, times)| format!("{view} {times}"))
+            .collect();
+        writeln!(text, "| online rows built anew | {} |", rebuilds.join(", "))?;
         writeln!(text, "| offline commits | {} |", self.offline_commits)?;
         writeln!(text, "| drained after the last message in | {} ms |", self.drained_ms)?;
         writeln!(

@@ -12,7 +12,7 @@ use crate::watch::Watch;
 use crate::{Options, topic};
 use anyhow::{Context as _, Result, bail};
 use ondol_feature_store_api::FeatureStore;
-use ondol_feature_store_api::wire::{DefinitionFile, DefinitionFiles};
+use ondol_feature_store_api::wire::{DefinitionFile, DefinitionFiles, Rebuild, RebuildState};
 use ondol_runtime::Shutdown;
 use ondol_vocabulary::{Snapshot, ViewState};
 use rand::SeedableRng;
@@ -30,6 +30,8 @@ const AT_ONCE: usize = 3;
 const BETWEEN_CALMS: usize = 12;
 /// How long recovery may take once every fault is healed.
 const RECOVERY: Duration = Duration::from_secs(150);
+/// How long nothing may be under repair before stores are compared.
+const QUIET: Duration = Duration::from_secs(4);
 /// How long views may take to become active.
 const ACTIVATION: Duration = Duration::from_secs(120);
 /// Expected time of one fault, which sets the pace of event time.
@@ -53,6 +55,7 @@ pub(crate) async fn run(options: &Options, folder: &Path) -> Result<Report> {
         redis: options.redis.to_string(),
         workers: options.workers,
         stores: options.stores,
+        wait_replicas: options.wait_replicas,
         partitions: options.partitions,
         events_per_second: options.rate,
         began: chrono::Utc::now().format("%Y-%m-%d %H:%M UTC").to_string(),
@@ -73,6 +76,7 @@ pub(crate) async fn run(options: &Options, folder: &Path) -> Result<Report> {
     }
     report.seconds = began.elapsed().as_secs();
     report.ended_by_themselves = watch.ended();
+    report.rebuilds = watch.rebuilds();
     for target in estate.targets() {
         report.peak_mib.insert(target.name.clone(), target.peak_mib());
     }
@@ -108,6 +112,7 @@ impl Run<'_> {
         self.watch.reach(&ends, RECOVERY).await?;
         report.drained_ms = u64::try_from(stopped.elapsed().as_millis())?;
         self.wait_until_active(&views).await?;
+        self.wait_until_repaired().await?;
 
         say("comparing");
         let records = tokio::task::block_in_place(|| topic::read(&estate.kafka, &estate.topic))?;
@@ -215,6 +220,27 @@ impl Run<'_> {
                 }
                 tokio::time::sleep(Duration::from_millis(200)).await;
             }
+        }
+        Ok(())
+    }
+
+    /// Waits until no view's rows are being built anew or ought to be, as any replica knows it.
+    async fn wait_until_repaired(&self) -> Result<()> {
+        let deadline = Instant::now() + RECOVERY;
+        let mut quiet_since = Instant::now();
+        // A loss is looked for with the next commit or so: one glance is not enough.
+        while quiet_since.elapsed() < QUIET {
+            for store in 0..self.estate.stores.len() {
+                let rebuilds = self.estate.store(store)?.rebuilds().await;
+                let done = |rebuilds: &Vec<Rebuild>| rebuilds.iter().all(|rebuild| rebuild.state == RebuildState::Done);
+                if !rebuilds.as_ref().is_ok_and(done) {
+                    quiet_since = Instant::now();
+                    if Instant::now() > deadline {
+                        bail!("rows are not built anew within {RECOVERY:?}: {rebuilds:?}");
+                    }
+                }
+            }
+            tokio::time::sleep(Duration::from_millis(250)).await;
         }
         Ok(())
     }

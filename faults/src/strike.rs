@@ -5,8 +5,10 @@ use crate::fault::{Fault, Kind};
 use crate::proxy::Proxy;
 use crate::redis::{NODE_TIMEOUT, Node};
 use crate::target::{Held, Target};
-use crate::topic;
+use crate::{topic, views};
 use anyhow::{Context as _, Result};
+use ondol_feature_store_api::FeatureStore;
+use ondol_feature_store_api::wire::RebuildRequest;
 use std::time::{Duration, Instant};
 
 /// How long a process may take to end as told.
@@ -53,6 +55,7 @@ pub(crate) async fn strike(estate: &Estate, fault: &Fault) -> Result<Struck> {
         }
         Kind::RedisKilled | Kind::RedisFailover | Kind::RedisPaused => redis(estate, kind, dice, hold).await,
         Kind::RedisLosesWrites => lose_writes(estate, dice, hold).await,
+        Kind::RowsRebuilt => rebuild(estate, dice, hold).await,
         Kind::StoreCut | Kind::StoreStalled => {
             let workers: Vec<&Proxy> = estate.workers.iter().map(|worker| &worker.store_proxy).collect();
             disturb(&some(&workers, dice), kind == Kind::StoreStalled, hold).await
@@ -257,6 +260,25 @@ async fn lose_writes(estate: &Estate, dice: u32, hold: Duration) -> Result<Struc
         "{} leads without the last {behind} bytes of commands",
         replica.target.name
     );
+    Ok(struck)
+}
+
+/// Asks a replica to build a view's rows anew, and goes on without waiting for it.
+async fn rebuild(estate: &Estate, dice: u32, hold: Duration) -> Result<Struck> {
+    let views = views::all();
+    let view = pick(&views, dice)?.name;
+    let mut struck = Struck::at(&format!("view {view}"));
+    let store = dice as usize % estate.stores.len().max(1);
+    let request = RebuildRequest {
+        names: vec![view.to_owned()],
+    };
+    // Refused while the replica or what it needs is down: then it was no rebuild.
+    struck.note = match estate.store(store)?.rebuild(request).await {
+        Ok(_) => "asked for",
+        Err(_) => "refused",
+    }
+    .to_owned();
+    tokio::time::sleep(hold).await;
     Ok(struck)
 }
 

@@ -11,6 +11,9 @@ const SECOND: i64 = 1_000_000;
 const MINUTE: i64 = 60 * SECOND;
 const HOUR: i64 = 60 * MINUTE;
 
+/// The source's `late`: an event that reaches the topic this long after its time counts in no view.
+pub(crate) const LATE_US: i64 = 60 * HOUR;
+
 /// A view.
 #[derive(Clone, Debug)]
 pub(crate) struct View {
@@ -99,8 +102,10 @@ impl KeyColumn {
 impl View {
     /// Whether the view counts `event`.
     pub(crate) fn takes(&self, event: &Event) -> bool {
-        self.above
-            .is_none_or(|above| event.amount.is_some_and(|amount| amount > above))
+        !event.late
+            && self
+                .above
+                .is_none_or(|above| event.amount.is_some_and(|amount| amount > above))
     }
 
     /// The entity of `event`.
@@ -210,9 +215,10 @@ pub(crate) fn late() -> View {
 /// The definition file of the source on `topic` and of `views`.
 pub(crate) fn definitions(topic: &str, views: &[View]) -> String {
     let mut text = format!(
-        "[source.{SOURCE}]\nkafka = \"{topic}\"\ntime = \"ts\"\nlate = \"30m\"\n\
+        "[source.{SOURCE}]\nkafka = \"{topic}\"\ntime = \"ts\"\nlate = \"{}s\"\n\
          schema = {{ card_id = \"string\", merchant_id = \"string\", amount = \"f64\", cents = \"i64\", \
-         declined = \"bool\", country = \"string\", number = \"i64\", ts = \"timestamp\" }}\n"
+         declined = \"bool\", country = \"string\", number = \"i64\", ts = \"timestamp\" }}\n",
+        LATE_US / SECOND
     );
     for view in views {
         let key: Vec<String> = view.key.iter().map(|column| format!("\"{}\"", column.name())).collect();

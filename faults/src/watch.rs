@@ -4,8 +4,8 @@
 use crate::estate::Estate;
 use crate::views::SOURCE;
 use anyhow::{Result, bail};
-use ondol_feature_store_api::wire::PartitionPosition;
-use std::collections::BTreeMap;
+use ondol_feature_store_api::wire::{PartitionPosition, Rebuild};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
@@ -20,6 +20,8 @@ pub(crate) type Positions = BTreeMap<i32, i64>;
 pub(crate) struct Watch {
     committed: watch::Sender<Positions>,
     ended: Mutex<Vec<String>>,
+    /// Rebuilds seen: view and when it was asked for.
+    rebuilds: Mutex<BTreeSet<(String, String)>>,
 }
 
 impl Watch {
@@ -27,6 +29,7 @@ impl Watch {
         Arc::new(Self {
             committed: watch::channel(Positions::new()).0,
             ended: Mutex::default(),
+            rebuilds: Mutex::default(),
         })
     }
 
@@ -37,6 +40,7 @@ impl Watch {
             tokio::time::sleep(LOOK).await;
             estate.targets().for_each(super::target::Target::measure);
             self.revive(&estate).await;
+            self.look_at_rebuilds(&estate, &http).await;
             for store in &estate.stores {
                 let url = format!("{}/v1/sources/{SOURCE}/positions", store.url());
                 let asked = http
@@ -51,6 +55,35 @@ impl Watch {
                     .send_if_modified(|committed| advance(committed, &positions));
             }
         }
+    }
+
+    async fn look_at_rebuilds(&self, estate: &Estate, http: &reqwest::Client) {
+        for store in &estate.stores {
+            let asked = http
+                .get(format!("{}/v1/rebuilds", store.url()))
+                .timeout(Duration::from_secs(2));
+            let Ok(answer) = asked.send().await else { continue };
+            let Ok(rebuilds) = answer.json::<Vec<Rebuild>>().await else {
+                continue;
+            };
+            let mut seen = self.rebuilds.lock().unwrap_or_else(PoisonError::into_inner);
+            for rebuild in rebuilds {
+                if let Some(at) = rebuild.started_at {
+                    seen.insert((rebuild.view, at.to_string()));
+                }
+            }
+            // Replicas share what they know.
+            return;
+        }
+    }
+
+    /// How often each view's rows were built anew.
+    pub(crate) fn rebuilds(&self) -> BTreeMap<String, u64> {
+        let mut counts = BTreeMap::new();
+        for (view, _) in self.rebuilds.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            *counts.entry(view.clone()).or_default() += 1;
+        }
+        counts
     }
 
     async fn revive(&self, estate: &Estate) {

@@ -126,6 +126,7 @@ fn of_batch(batch: &RecordBatch, rows: &mut Vec<Row>) -> Result<()> {
     let declined = column("declined")?
         .as_boolean_opt()
         .context("`declined` is no truth value")?;
+    let late = column("_late")?.as_boolean_opt().context("`_late` is no truth value")?;
     for row in 0..batch.num_rows() {
         let event = Event {
             time: long("ts", row)?,
@@ -138,6 +139,7 @@ fn of_batch(batch: &RecordBatch, rows: &mut Vec<Row>) -> Result<()> {
             declined: declined.value(row),
             country: text("country", row)?,
             number: long("number", row)?,
+            late: late.is_valid(row) && late.value(row),
         };
         rows.push(Row {
             event,
