@@ -243,14 +243,14 @@ fn bad_events_become_dead_letters_that_can_be_listed() {
         &["3 events", "2 of the source's became dead letters"],
     );
     contains(
-        &desk.succeeds("dead-letters payments"),
+        &desk.succeeds("dead-letters list payments"),
         &["wrong-type", "`amount` is \"x\"", "malformed"],
     );
-    let letters = desk.succeeds("dead-letters payments --limit 1 --output json");
+    let letters = desk.succeeds("dead-letters list payments --limit 1 --output json");
     let letters: Vec<Value> = serde_json::from_str(&letters).unwrap();
     assert_eq!(letters.len(), 1);
     assert_eq!(letters[0]["reason"], "malformed");
-    contains(&desk.fails("dead-letters payment"), &["did you mean `payments`?"]);
+    contains(&desk.fails("dead-letters list payment"), &["did you mean `payments`?"]);
 
     let mut lines = std::fs::File::create(desk.path().join("half.jsonl")).unwrap();
     for _ in 0..1_000 {
@@ -333,4 +333,150 @@ fn a_second_process_on_the_same_data_or_port_is_refused_with_the_reason() {
         &["another process has it open"],
     );
     contains(&desk.succeeds("ls"), &["decisions@1"]);
+}
+
+#[test]
+fn a_dead_letter_is_shown_corrected_and_replayed() {
+    let desk = Desk::with_dev();
+    desk.write("features.toml", DEFINITIONS);
+    desk.succeeds("apply");
+    let event = |amount: &str| format!("{{\"card\":\"a\",\"amount\":{amount},\"ts\":\"2026-01-01T00:00:00Z\"}}\n");
+    desk.write(
+        "events.jsonl",
+        &[event("\"x\""), event("\"y\""), "[1]\n".to_owned()].concat(),
+    );
+    desk.succeeds("push payments events.jsonl");
+    let letters = desk.succeeds("dead-letters list payments --reason wrong-type --output json");
+    let letters: Vec<Value> = serde_json::from_str(&letters).unwrap();
+    let place = |letter: &Value| format!("{}:{}", letter["position"]["partition"], letter["position"]["offset"]);
+    let (second, first) = (place(&letters[0]), place(&letters[1]));
+    contains(
+        &desk.succeeds(&format!("dead-letters show payments {first}")),
+        &["wrong-type", "`amount` is \"x\"", "\"card\": \"a\"", "open"],
+    );
+    contains(
+        &desk.fails("dead-letters show payments 0:77"),
+        &["no dead letter at 0:77"],
+    );
+    contains(
+        &desk.succeeds(&format!("dead-letters fix payments {first} --set amount=much")),
+        &["would still be refused", "wrong-type"],
+    );
+    contains(
+        &desk.fails(&format!("dead-letters replay payments {first}")),
+        &["no letter replayed", "wrong-type"],
+    );
+    contains(
+        &desk.succeeds(&format!("dead-letters fix payments {first} --set amount=12.5 --replay")),
+        &["corrected and replayed"],
+    );
+    desk.write("editor.sh", "sed -i 's/\"y\"/7/' \"$1\"");
+    let line = format!("dead-letters fix payments {second} --edit");
+    let edited = desk
+        .ondol()
+        .args(line.split(' '))
+        .env("VISUAL", "sh editor.sh")
+        .output()
+        .unwrap();
+    contains(&String::from_utf8(edited.stdout).unwrap(), &["would be taken now"]);
+    contains(
+        &desk.succeeds("dead-letters replay payments --everything --dry-run"),
+        &["1 letter would be replayed; 1 not", "malformed"],
+    );
+    contains(
+        &desk.succeeds("dead-letters replay payments --everything"),
+        &["1 letter replayed; 1 not"],
+    );
+    contains(
+        &desk.fails(&format!("dead-letters replay payments {second}")),
+        &["handled", "it was replayed at"],
+    );
+    contains(
+        &desk.succeeds("dead-letters discard payments --reason malformed --note rubbish"),
+        &["1 letter discarded"],
+    );
+    contains(
+        &desk.succeeds("dead-letters list payments"),
+        &["no dead letter that waits"],
+    );
+    contains(
+        &desk.succeeds("dead-letters summary payments"),
+        &["1 discarded, 2 replayed"],
+    );
+    contains(&desk.fails("dead-letters replay payments"), &["--everything"]);
+    let status = || -> Value {
+        let text = desk.succeeds("ingest status payments --output json");
+        serde_json::from_str::<Vec<Value>>(&text).unwrap().remove(0)
+    };
+    for _ in 0..200 {
+        if status()["events"] == 2 {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    assert_eq!(status()["events"], 2, "both corrected events were delivered");
+}
+
+#[test]
+fn a_stream_is_paused_skipped_and_resumed() {
+    let desk = Desk::with_dev();
+    desk.write("features.toml", DEFINITIONS);
+    desk.succeeds("apply");
+    let event = "{\"card\":\"a\",\"amount\":1,\"ts\":\"2026-01-01T00:00:00Z\"}\n";
+    desk.write("events.jsonl", &event.repeat(10));
+    desk.succeeds("push payments events.jsonl");
+    contains(
+        &desk.succeeds("ingest status payments"),
+        &[
+            "payments  (topic payments)  reading",
+            "caught up",
+            "10 events",
+            "partition",
+        ],
+    );
+    desk.succeeds("ingest status --check --max-lag 60");
+    contains(
+        &desk.fails("ingest status paiments"),
+        &["unknown stream source `paiments`"],
+    );
+    contains(&desk.fails("ingest status --watch"), &["--watch needs a terminal"]);
+    contains(
+        &desk.succeeds("ingest pause payments --reason moving"),
+        &["is paused", "durable", "ondol ingest resume payments"],
+    );
+    desk.succeeds("push payments events.jsonl --no-wait");
+    contains(
+        &desk.succeeds("ingest status payments"),
+        &["paused since", "moving", "10 events behind"],
+    );
+    contains(&desk.fails("ingest seek payments --to beginning"), &["ondol rebuild"]);
+    contains(
+        &desk.fails("ingest seek payments --to nowhere"),
+        &["names no place", "offset PARTITION:OFFSET"],
+    );
+    contains(
+        &desk.succeeds("ingest seek payments --to end --dry-run"),
+        &["10 events of `payments` would be skipped"],
+    );
+    contains(
+        &desk.fails("ingest seek payments --to end"),
+        &["10 events", "add --yes"],
+    );
+    contains(
+        &desk.succeeds("ingest seek payments --to end --reason rehearsal --yes"),
+        &["10 events of `payments` are skipped"],
+    );
+    desk.succeeds("ingest resume payments");
+    contains(
+        &desk.succeeds("push payments events.jsonl"),
+        &["all visible to online reads"],
+    );
+    contains(
+        &desk.succeeds("ingest status payments"),
+        &["reading", "caught up", "20 events", "10 skipped"],
+    );
+    contains(
+        &desk.succeeds("dead-letters summary payments"),
+        &["skipped on purpose", "rehearsal"],
+    );
 }

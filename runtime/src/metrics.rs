@@ -4,17 +4,34 @@ use crate::Shutdown;
 use axum::Router;
 use axum::http::{HeaderValue, header};
 use axum::routing::get;
-use metrics_exporter_prometheus::{BuildError, PrometheusBuilder, PrometheusHandle};
+use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 static RECORDER: OnceLock<PrometheusHandle> = OnceLock::new();
 
-/// Upper bounds of every histogram's buckets, in seconds: 50 µs to 60 s in steps of about 2. Metrics that are not
-/// durations should be counters or gauges.
+/// Upper bounds of the buckets of histograms of durations, in seconds: 50 µs to 60 s in steps of about 2.
 pub const BUCKETS_S: [f64; 19] = [
     0.000_05, 0.000_1, 0.000_2, 0.000_5, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
     30.0, 60.0,
+];
+
+/// Upper bounds of the buckets of histograms whose names end with `_events` or `_bytes`: 1 to 64 Mi in steps of 4.
+pub const BUCKETS_COUNT: [f64; 14] = [
+    1.0,
+    4.0,
+    16.0,
+    64.0,
+    256.0,
+    1_024.0,
+    4_096.0,
+    16_384.0,
+    65_536.0,
+    262_144.0,
+    1_048_576.0,
+    4_194_304.0,
+    16_777_216.0,
+    67_108_864.0,
 ];
 
 /// How often recorded values are folded into their buckets. Until then they take memory.
@@ -28,7 +45,12 @@ pub fn install() -> Result<(), BuildError> {
     static INSTALLING: Mutex<()> = Mutex::new(());
     let _one_at_a_time = INSTALLING.lock().unwrap_or_else(PoisonError::into_inner);
     if RECORDER.get().is_none() {
-        let handle = PrometheusBuilder::new().set_buckets(&BUCKETS_S)?.install_recorder()?;
+        let counts = |suffix: &str| Matcher::Suffix(suffix.to_owned());
+        let handle = PrometheusBuilder::new()
+            .set_buckets(&BUCKETS_S)?
+            .set_buckets_for_metric(counts("_events"), &BUCKETS_COUNT)?
+            .set_buckets_for_metric(counts("_bytes"), &BUCKETS_COUNT)?
+            .install_recorder()?;
         RECORDER.get_or_init(|| handle);
     }
     Ok(())
@@ -70,7 +92,9 @@ mod tests {
         install().unwrap();
         metrics::counter!("ondol_test_total", "kind" => "sentence").increment(3);
         metrics::histogram!("ondol_test_seconds").record(0.000_15);
+        metrics::histogram!("ondol_test_events").record(1000.0);
         let text = render();
+        assert!(text.contains("ondol_test_events_bucket{le=\"1024\"} 1"), "{text}");
         assert!(text.contains("ondol_test_total{kind=\"sentence\"} 3"), "{text}");
         assert!(text.contains("ondol_test_seconds_bucket{le=\"0.0001\"} 0"), "{text}");
         assert!(text.contains("ondol_test_seconds_bucket{le=\"0.0002\"} 1"), "{text}");

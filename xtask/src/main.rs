@@ -6,6 +6,7 @@ mod documents;
 mod files;
 mod lock;
 mod markdown;
+mod metric_names;
 mod violation;
 
 use anyhow::{Context, Result, bail};
@@ -60,6 +61,7 @@ fn check(root: &Path) -> Result<Vec<Violation>> {
     violations.extend(lock::check(root)?);
     violations.extend(files::check(root)?);
     violations.extend(markdown::check(root)?);
+    violations.extend(metric_names::check(root)?);
     Ok(violations)
 }
 

@@ -8,6 +8,8 @@ use crate::wire::{
 use async_trait::async_trait;
 
 /// Ingest: brings events of stream sources into the feature store.
+///
+/// What operators ask for has a default that refuses, so that something that only takes events need not name it all.
 #[async_trait]
 pub trait Ingest: Send + Sync + 'static {
     /// Appends events to the source's topic. When it returns, the stream has them durably; they reach the feature

@@ -228,9 +228,7 @@ async fn two_sources_may_read_one_topic() {
 #[test]
 fn a_setting_that_ingest_relies_on_is_refused() {
     let mut config = ondol_ingest::config::KafkaConfig::default();
-    config
-        .properties
-        .insert("enable.auto.commit".to_owned(), "true".into());
+    config.properties.insert("enable.auto.commit".to_owned(), "true".into());
     let error = KafkaStream::new(&config).err().unwrap();
     assert_eq!(
         error,

@@ -163,6 +163,11 @@ impl Boxed {
         }
     }
 
+    /// Waits until the definitions are known.
+    pub(crate) async fn ready(&self) {
+        until("the service is ready", async || self.health.is_ready()).await;
+    }
+
     pub(crate) async fn stop(self) {
         assert!(self.shutdown.drain(Duration::from_secs(60)).await, "the service drains");
     }

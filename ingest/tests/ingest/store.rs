@@ -22,6 +22,8 @@ pub(crate) struct FakeStore {
     pub(crate) away: AtomicBool,
     /// So many calls of write fail before one succeeds again.
     pub(crate) failures: AtomicU32,
+    /// While set, a write does not end.
+    pub(crate) stuck: AtomicBool,
 }
 
 #[derive(Default)]
@@ -34,6 +36,7 @@ struct State {
     deliveries: usize,
     generations: Vec<String>,
     versions: Vec<u32>,
+    poison: Option<i64>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -51,6 +54,7 @@ impl FakeStore {
             state: Mutex::default(),
             away: AtomicBool::new(false),
             failures: AtomicU32::new(0),
+            stuck: AtomicBool::new(false),
         })
     }
 
@@ -89,6 +93,11 @@ impl FakeStore {
         let mut numbers: Vec<i64> = self.rows().into_iter().filter_map(|row| row.n).collect();
         numbers.sort_unstable();
         numbers
+    }
+
+    /// From now on refuses deliveries that hold an event whose `n` is `poison`.
+    pub(crate) fn refuse(&self, poison: Option<i64>) {
+        self.state.lock().unwrap().poison = poison;
     }
 
     pub(crate) fn repeats(&self) -> usize {
@@ -180,7 +189,20 @@ impl FeatureStore for FakeStore {
                 detail: "as told".to_owned(),
             });
         }
+        while self.stuck.load(Ordering::SeqCst) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
         let mut state = self.state.lock().unwrap();
+        let rows = 0..delivery.events.num_rows();
+        if state.poison.is_some()
+            && rows
+                .clone()
+                .any(|index| row(&delivery.events, index).1.n == state.poison)
+        {
+            return Err(FeatureStoreError::Internal {
+                detail: "poison".to_owned(),
+            });
+        }
         for range in &delivery.header.ranges {
             let expected = state.written.get(&range.partition).copied().unwrap_or(0);
             if range.from > expected {
