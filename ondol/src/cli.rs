@@ -61,6 +61,8 @@ pub(crate) enum Command {
     TrainingSet(TrainingSetArgs),
     /// Bring a batch source's latest rows online.
     Materialize(MaterializeArgs),
+    /// Build online rows anew from the log, while they serve: after the online store has lost some.
+    Rebuild(RebuildArgs),
     /// List jobs.
     Jobs(ConnectArgs),
     /// Register and list models.
@@ -242,6 +244,21 @@ pub(crate) enum AsOfArg {
 pub(crate) struct MaterializeArgs {
     /// The batch source.
     pub(crate) source: String,
+    #[command(flatten)]
+    pub(crate) connect: ConnectArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RebuildArgs {
+    /// Views, or sources for all views over them; every view when none is named.
+    #[arg(value_name = "VIEW|SOURCE")]
+    pub(crate) names: Vec<String>,
+    /// Return at once instead of when the new rows serve.
+    #[arg(long)]
+    pub(crate) no_wait: bool,
+    /// Only show how rebuilds stand, and which views need one.
+    #[arg(long, conflicts_with_all = ["names", "no_wait"])]
+    pub(crate) status: bool,
     #[command(flatten)]
     pub(crate) connect: ConnectArgs,
 }

@@ -48,6 +48,7 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Ingest(command) => commands::ingest::run(&command, output).await,
         Command::TrainingSet(args) => commands::training_set::run(&args, output).await,
         Command::Materialize(args) => commands::jobs::materialize(&args, output).await,
+        Command::Rebuild(args) => commands::rebuild::run(&args, output).await,
         Command::Jobs(connect) => commands::jobs::list(&connect, output).await,
         Command::Model(ModelCommand::Register(args)) => commands::model::register(&args, output).await,
         Command::Model(ModelCommand::Ls(connect)) => commands::model::list(&connect, output).await,

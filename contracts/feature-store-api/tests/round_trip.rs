@@ -66,6 +66,26 @@ impl FeatureStore for Stub {
     async fn tables(&self) -> Result<Vec<OfflineTable>, FeatureStoreError> {
         self.take("tables".to_owned(), tables())
     }
+    async fn rebuild(&self, request: RebuildRequest) -> Result<Vec<Rebuild>, FeatureStoreError> {
+        self.take(format!("rebuild {request:?}"), rebuilds())
+    }
+    async fn rebuilds(&self) -> Result<Vec<Rebuild>, FeatureStoreError> {
+        self.take("rebuilds".to_owned(), rebuilds())
+    }
+}
+
+fn rebuilds() -> Vec<Rebuild> {
+    vec![Rebuild {
+        view: "card".to_owned(),
+        version: 2,
+        source: "transactions".to_owned(),
+        state: RebuildState::Running,
+        rows_done: 5,
+        rows_total: Some(9),
+        started_at: Some(EventTime::from_micros(1_700_000_000_000_001)),
+        finished_at: None,
+        error: Some("why".to_owned()),
+    }]
 }
 
 fn files() -> DefinitionFiles {
@@ -274,6 +294,11 @@ async fn every_call_and_answer_arrives_as_it_was_sent() {
     let read = client.read(read_request()).await.unwrap();
     assert_eq!(read.to_arrow().unwrap(), features().to_arrow().unwrap());
     assert_eq!(client.tables().await.unwrap(), tables());
+    let request = RebuildRequest {
+        names: vec!["card".to_owned()],
+    };
+    assert_eq!(client.rebuild(request.clone()).await.unwrap(), rebuilds());
+    assert_eq!(client.rebuilds().await.unwrap(), rebuilds());
     let expected = [
         format!("plan {:?}", files()),
         format!("apply {:?}", files()),
@@ -286,6 +311,8 @@ async fn every_call_and_answer_arrives_as_it_was_sent() {
         "flush \"transactions\"".to_owned(),
         format!("read {:?}", read_request()),
         "tables".to_owned(),
+        format!("rebuild {request:?}"),
+        "rebuilds".to_owned(),
     ];
     assert_eq!(*stub.calls.lock().unwrap(), expected);
 }

@@ -7,5 +7,6 @@ pub(crate) mod ingest;
 pub(crate) mod init;
 pub(crate) mod jobs;
 pub(crate) mod model;
+pub(crate) mod rebuild;
 pub(crate) mod stream;
 pub(crate) mod training_set;
