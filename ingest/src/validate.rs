@@ -25,15 +25,12 @@ pub struct Times {
 ///
 /// # Errors
 /// [`Reason::MissingTime`], [`Reason::MissingKey`] or [`Reason::Future`].
-pub fn validate(
-    plan: &SourcePlan,
-    cells: &[Cell<'_>],
-    written: EventTime,
-    now: EventTime,
-) -> Result<Times, Rejection> {
+pub fn validate(plan: &SourcePlan, cells: &[Cell<'_>], written: EventTime, now: EventTime) -> Result<Times, Rejection> {
     let Some(Cell::Micros(micros)) = cells.get(plan.time) else {
-        let name = plan.fields.get(plan.time).map_or("", |field| field.name.as_str());
-        let detail = format!("the event has no time: field `{name}` is null or absent");
+        let detail = format!(
+            "the event has no time: {} is null or absent",
+            plan.reading.place(plan.time)
+        );
         return Err(Rejection::new(Reason::MissingTime, detail));
     };
     if let Some(key) = plan
@@ -41,9 +38,9 @@ pub fn validate(
         .iter()
         .find(|key| matches!(cells.get(key.column), None | Some(Cell::Null)))
     {
-        let name = plan.fields.get(key.column).map_or("", |field| field.name.as_str());
         let detail = format!(
-            "field `{name}` is null or absent, and view `{}` has it as a key",
+            "{} is null or absent, and view `{}` has it as a key",
+            plan.reading.place(key.column),
             key.view
         );
         return Err(Rejection::new(Reason::MissingKey, detail));

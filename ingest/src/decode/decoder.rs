@@ -10,6 +10,9 @@ use super::{Cell, Fault, Reason, Rejection, json_tree};
 use crate::source::Record;
 use ondol_vocabulary::{Framing, Tombstones};
 
+/// Most events of one message: a small message must not become a large batch.
+const MAX_ELEMENTS: usize = 65_536;
+
 /// Decodes records of one source. Keeps its scratch rows between them.
 #[derive(Debug)]
 pub struct Decoder<'a> {
@@ -171,6 +174,13 @@ impl<'a> Decoder<'a> {
         };
         match array.find(sight.row, 0)? {
             None | Some(Value::Null) => Ok(()),
+            Some(Value::Array(elements)) if elements.len() > MAX_ELEMENTS => {
+                let detail = format!(
+                    "field `{array}` has {} elements, the limit is {MAX_ELEMENTS}: send fewer in a message",
+                    elements.len()
+                );
+                Err(Rejection::new(Reason::TooLarge, detail).into())
+            }
             Some(Value::Array(elements)) => elements
                 .iter()
                 .try_for_each(|element| self.row(Sight { element, ..sight })),

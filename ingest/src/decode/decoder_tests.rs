@@ -207,6 +207,15 @@ fn an_empty_or_absent_array_gives_no_events() {
 }
 
 #[test]
+fn a_message_of_too_many_elements_is_refused() {
+    let source = Source::new(&[("n", DataType::I64, Some(field("items")))]).unnest("items");
+    let message = |count: usize| format!("{{\"items\":[{}0]}}", "0,".repeat(count - 1));
+    assert_eq!(source.rows(value(&message(MAX_ELEMENTS))).len(), MAX_ELEMENTS);
+    let refused = source.read(value(&message(MAX_ELEMENTS + 1))).unwrap_err();
+    assert_eq!(refused.reason, Reason::TooLarge);
+}
+
+#[test]
 fn one_bad_element_refuses_the_whole_message() {
     let source = Source::new(&[("sku", DataType::String, Some(field("items.sku")))]).unnest("items");
     let detail = source.detail(value(r#"{"items":[{"sku":"a"},{"sku":1}]}"#));

@@ -82,6 +82,13 @@ impl Reading {
         }
     }
 
+    /// Where the column at `column` is, in words.
+    pub fn place(&self, column: usize) -> String {
+        self.columns
+            .get(column)
+            .map_or(String::new(), |column| column.place.to_string())
+    }
+
     pub(super) const fn framing(&self) -> Framing {
         self.shape.framing
     }
