@@ -11,7 +11,7 @@ use arrow::array::TimestampMicrosecondArray;
 use arrow::array::{ArrayRef, BooleanArray, Float64Array, Int32Array, Int64Array, RecordBatch, StringArray};
 use ondol_transform::{Row, ViewEngine};
 use ondol_vocabulary::{
-    Aggregation, Arrival, DataType, EventTime, FeatureDefinition, FeatureKind, Field, SourceDefinition, SourceOrigin,
+    Aggregation, Arrival, DataType, Element, EventTime, FeatureDefinition, FeatureKind, Field, SourceDefinition, SourceOrigin,
     StreamFormat, ViewDefinition, Window,
 };
 use std::error::Error;
@@ -92,6 +92,39 @@ fn windows() -> Vec<FeatureDefinition> {
     features
 }
 
+/// Spreads, lists and sketches over each window.
+fn spreads() -> Vec<FeatureDefinition> {
+    let aggregations: [(Aggregation, &str, &[u32], DataType); 6] = [
+        (Aggregation::Stddev, "amount", &[], DataType::F64),
+        (Aggregation::LastN, "amount", &[10], DataType::List(Element::F64)),
+        (Aggregation::TopK, "amount", &[3], DataType::List(Element::F64)),
+        (Aggregation::CountDistinct, "fee", &[], DataType::I64),
+        (Aggregation::Quantile, "amount", &[500_000], DataType::F64),
+        (Aggregation::Quantile, "amount", &[950_000], DataType::F64),
+    ];
+    let mut features = Vec::new();
+    for (width, hop) in WINDOWS {
+        for (function, argument, parameters, data_type) in aggregations {
+            features.push(FeatureDefinition {
+                name: format!("f{}", features.len()),
+                expression: String::new(),
+                kind: FeatureKind::Aggregate {
+                    function,
+                    argument: Some(argument.to_owned()),
+                    parameters: parameters.to_vec(),
+                    filter: None,
+                    window: Some(Window {
+                        width_us: width * MINUTE,
+                        hop_us: hop * MINUTE,
+                    }),
+                },
+                data_type,
+            });
+        }
+    }
+    features
+}
+
 fn latest() -> Vec<FeatureDefinition> {
     let feature = |place: i32| FeatureDefinition {
         name: format!("f{place}"),
@@ -144,7 +177,7 @@ fn time(mut call: impl FnMut()) -> f64 {
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
-    for (name, features) in [("windows", windows()), ("latest", latest())] {
+    for (name, features) in [("windows", windows()), ("spreads", spreads()), ("latest", latest())] {
         let view = ViewDefinition {
             name: name.to_owned(),
             source: "payments".to_owned(),

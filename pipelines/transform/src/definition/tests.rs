@@ -88,6 +88,28 @@ fn with_base(text: &str) -> String {
 }
 
 #[test]
+fn every_aggregation_has_its_type() {
+    let text = |call: &str| format!("{BASE}features.x = \"{call} filter (where ok) over 1h\"\n");
+    for (call, expected) in [
+        ("variance(n)", "f64"),
+        ("var_samp(n)", "f64"),
+        ("stddev_pop(amount)", "f64"),
+        ("count(distinct id)", "i64"),
+        ("median(n)", "f64"),
+        ("quantiles(amount, 0.5, 0.99)", "list<f64>"),
+        ("last_n(ts, 3)", "list<timestamp>"),
+        ("last_n(distinct id, 3)", "list<string>"),
+        ("top_k(n, 1000)", "list<i64>"),
+        ("any(amount > 1)", "bool"),
+        ("all(ok)", "bool"),
+    ] {
+        let definitions = compiled(&text(call));
+        let found = definitions.views[0].feature("x").unwrap().data_type;
+        assert_eq!(found.name(), expected, "{call}");
+    }
+}
+
+#[test]
 fn the_design_compiles_in_full() {
     let definitions = compiled(DESIGN);
     let [transactions, merchants] = definitions.sources.as_slice() else {
@@ -526,6 +548,9 @@ features.at = "at"
     );
     error_aggregations: with_base(
         "[view.w]\nfrom = \"s\"\nkey = \"id\"\nfeatures.a = \"sum(amount) / count()\"\nfeatures.b = \"summ(amount) over 1h\"\nfeatures.c = \"sum(id) over 1h\"\nfeatures.d = \"sum() over 1h\"\nfeatures.e = \"count() filter (where n) over 1h\"\nfeatures.f = \"max(amuont) filter (where okk) over 1 hour\"\n"
+    );
+    error_parameters: with_base(
+        "[view.w]\nfrom = \"s\"\nkey = \"id\"\nfeatures.a = \"last_n(amount) over 1h\"\nfeatures.b = \"top_k(amount, 5000)\"\nfeatures.c = \"quantiles(amount, 0.5, 99) over 1h\"\nfeatures.d = \"any(amount)\"\nfeatures.e = \"sum(distinct amount)\"\nfeatures.f = \"stdev(amount) over 1h\"\nfeatures.g = \"median(id)\"\nfeatures.h = \"last_n(distinct amuont, 3)\"\n"
     );
     error_hops: with_base(
         "[view.w]\nfrom = \"s\"\nkey = \"id\"\nfeatures.a = { expr = \"count() over 1h\", hop = \"2h\" }\nfeatures.b = { expr = \"count() over 30d\", hop = \"1s\" }\nfeatures.c = { expr = \"n\", hop = \"1m\" }\nfeatures.d = { exp = \"n\" }\nfeatures.e = 5\n"

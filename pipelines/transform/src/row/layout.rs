@@ -317,4 +317,36 @@ mod tests {
             }
         );
     }
+
+    #[test]
+    fn one_list_serves_every_window_and_number_of_values() {
+        let window = |width_us, hop_us| Some(Window { width_us, hop_us });
+        let mut layout = RowLayout::default();
+        assert_eq!(layout.trail(window(60, 5), TrailKind::Newest(3), 0, None), 0);
+        assert_eq!(layout.trail(window(600, 50), TrailKind::Newest(7), 0, None), 0);
+        assert_eq!(layout.trail(window(90, 5), TrailKind::Newest(2), 0, None), 0);
+        assert_eq!(layout.trail(None, TrailKind::Distinct(2), 0, None), 1);
+        assert_eq!(layout.trail(None, TrailKind::Newest(2), 0, Some(0)), 2);
+        assert_eq!(layout.trails[0].kind, TrailKind::Newest(7));
+        // At 1000: floor(1000 − 90, 5) = 910 and floor(1000 − 600, 50) = 400.
+        assert_eq!(layout.trails[0].retained_from(1000), 400);
+        assert_eq!(layout.trails[1].retained_from(1000), i64::MIN);
+        // Distinct values are counted by tile: a trail for each hop.
+        assert_eq!(layout.trail(window(60, 5), TrailKind::Cardinality, 0, None), 3);
+        assert_eq!(layout.trail(window(90, 5), TrailKind::Cardinality, 0, None), 3);
+        assert_eq!(layout.trail(window(90, 9), TrailKind::Cardinality, 0, None), 4);
+    }
+
+    #[test]
+    fn the_greatest_values_serve_those_who_ask_for_fewer() {
+        let top = |most| Measure {
+            kind: Kind::Top(most),
+            input: Some(0),
+            filter: None,
+        };
+        let mut layout = RowLayout::default();
+        assert_eq!(layout.place(None, top(3)), (0, 0));
+        assert_eq!(layout.place(None, top(5)), (0, 0));
+        assert_eq!(layout.sets[0].measures, [top(5)]);
+    }
 }
