@@ -7,6 +7,7 @@
 //! The generation is the cluster's id and the topic's name, as librdkafka does not tell topic ids. A topic that was
 //! deleted and created again under its name is noticed when the position lies beyond its end, and refused.
 
+mod lane;
 mod poller;
 mod reader;
 mod rebalance;

@@ -7,14 +7,13 @@
 //! or to finish what is in flight (revoke), and calls the incremental (un)assign when the answer comes. librdkafka
 //! waits for that call. A cooperative assignment may be empty: that is answered at once and resets nothing.
 
+use super::lane::{Lane, take};
 use super::rebalance::{Context, Rebalance, answer_at_closing};
 use super::{failed, partitions, watermarks};
 use crate::source::{Fetching, Records, StreamError};
 use ondol_feature_store_api::wire::PartitionPosition;
-use ondol_vocabulary::EventTime;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::error::KafkaError;
-use rdkafka::message::{BorrowedMessage, Headers, Message};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, mpsc as blocking};
@@ -140,11 +139,6 @@ struct Poller {
     paused: bool,
     /// Whether the reader wants nothing.
     held: bool,
-}
-
-/// One partition being read.
-struct Lane {
-    run: Records,
 }
 
 /// Whether the thread goes on.
@@ -486,39 +480,4 @@ impl Drop for Poller {
             }
         }
     }
-}
-
-impl Lane {
-    fn starting(start: &Start) -> Self {
-        Self {
-            run: Records::of_epoch(start.partition, start.offset, start.epoch),
-        }
-    }
-}
-
-/// Adds a message to its lane: its size. One of a partition that was given back is dropped.
-fn take(lanes: &mut BTreeMap<i32, Lane>, topic: &str, message: &BorrowedMessage<'_>) -> Result<usize, StreamError> {
-    let Some(lane) = lanes.get_mut(&message.partition()) else {
-        return Ok(0);
-    };
-    let (partition, offset, position) = (message.partition(), message.offset(), lane.run.to);
-    if offset < position {
-        // The broker reset the partition behind our back: its records are others than those that were read.
-        return Err(StreamError::Recreated {
-            topic: topic.to_owned(),
-            partition,
-            position,
-            end: offset,
-        });
-    }
-    let millis = message.timestamp().to_millis().unwrap_or_default();
-    let timestamp = EventTime::from_micros(millis.saturating_mul(1000));
-    let before = lane.run.size_bytes();
-    lane.run
-        .push_with(offset, timestamp, message.key(), message.payload(), |sink| {
-            for header in message.headers().iter().flat_map(|headers| headers.iter()) {
-                sink.add(header.key, header.value);
-            }
-        });
-    Ok(lane.run.size_bytes() - before)
 }
