@@ -253,9 +253,11 @@ async fn lose_writes(estate: &Estate, dice: u32, hold: Duration) -> Result<Struc
             .lines()
             .find_map(|line| line.strip_prefix(name)?.trim().parse().ok())
     };
-    let behind = offset(acknowledged, "master_repl_offset:")
-        .zip(offset(held, "slave_repl_offset:"))
-        .map_or(0, |(acknowledged, held)| acknowledged - held);
+    let offsets = offset(acknowledged, "master_repl_offset:").zip(offset(held, "slave_repl_offset:"));
+    let behind = offsets.map_or_else(
+        || "an unknown number of".to_owned(),
+        |(acknowledged, held)| (acknowledged - held).to_string(),
+    );
     struck.note = format!(
         "{} leads without the last {behind} bytes of commands",
         replica.target.name
