@@ -329,10 +329,8 @@ async fn a_store_that_does_not_answer_stops_the_fetching(open: Open<'_>) {
     let ingest = Boxed::start_with(Arc::clone(&stream), &store, config);
     ingest.ready().await;
     let in_flight = async || status(&ingest).await.fetch.in_flight_bytes;
-    until("three stages and the intake are full", async || {
-        in_flight().await > 3 << 20
-    })
-    .await;
+    // The first batches may be small, as they are closed by time; what is pending behind them fills up.
+    until("the intake is full", async || in_flight().await > 1 << 20).await;
     if stream.is_shared() {
         until("the partitions are paused", async || {
             status(&ingest).await.fetch.stopped
