@@ -353,3 +353,53 @@ fn failed(error: impl Into<redb::Error>) -> FeatureStoreError {
         detail: format!("the embedded online store failed: {}", error.into()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn write(number: u32, expected: Option<&str>, value: &str) -> RowWrite {
+        RowWrite {
+            key: RowKey::new(1, EntityKey::from_bytes(number.to_be_bytes().to_vec())),
+            expected: expected.map(|expected| Bytes::copy_from_slice(expected.as_bytes())),
+            value: Bytes::copy_from_slice(value.as_bytes()),
+        }
+    }
+
+    #[test]
+    fn rows_beyond_the_memory_go_to_the_file_and_are_compared_and_read_from_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let rows = EmbeddedStore::open(&folder.path().join("online.redb"), 64 << 10)
+            .unwrap()
+            .rows;
+        let long = "x".repeat(500);
+        for start in (0..2_000).step_by(100) {
+            let writes = (start..start + 100).map(|number| write(number, None, &long));
+            assert!(rows.compare_and_set(writes.collect()).unwrap().is_empty());
+            assert!(rows.recent().fresh_bytes() <= rows.max_fresh_bytes + 100 * 1_000);
+        }
+        // The first hundred left memory long ago; the last are still there.
+        assert!(rows.recent().get(&write(0, None, "").key).is_none());
+        assert!(rows.recent().get(&write(1_999, None, "").key).is_some());
+        let second = [
+            write(0, Some(&long), "2"),
+            write(1, Some("never"), "2"),
+            write(2, None, "2"),
+        ];
+        let last = [write(1_999, Some(&long), "2"), write(1_998, None, "2")];
+        let lost = rows.compare_and_set(second.into_iter().chain(last).collect());
+        assert_eq!(lost.unwrap(), [1, 2, 4]);
+        rows.sync().unwrap();
+        let keys: Vec<RowKey> = (0..2_000).map(|number| write(number, None, "").key).collect();
+        let found = rows.get(&keys).unwrap();
+        let lengths: Vec<usize> = found.into_iter().map(|row| row.unwrap().len()).collect();
+        assert_eq!(
+            (lengths[0], lengths[1], lengths[1_998], lengths[1_999]),
+            (1, 500, 500, 1)
+        );
+        assert_eq!(rows.scan(1).unwrap().len(), 2_000);
+        while rows.delete_some(1).unwrap() {}
+        assert!(rows.scan(1).unwrap().is_empty());
+        assert!(rows.get(&keys[..1]).unwrap()[0].is_none());
+    }
+}
