@@ -128,7 +128,7 @@ impl Services {
         Ok(serde_json::from_str(&line)?)
     }
 
-    /// Waits until `events` are written, and looks at them with `each` about once a second.
+    /// Waits until `events` are written.
     pub(crate) async fn wait_for(&mut self, events: u64, longest: Duration) -> Result<Written> {
         let events = i64::try_from(events)?;
         let begun = Instant::now();
