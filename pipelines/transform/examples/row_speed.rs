@@ -11,8 +11,8 @@ use arrow::array::TimestampMicrosecondArray;
 use arrow::array::{ArrayRef, BooleanArray, Float64Array, Int32Array, Int64Array, RecordBatch, StringArray};
 use ondol_transform::{Row, ViewEngine};
 use ondol_vocabulary::{
-    Aggregation, Arrival, DataType, Element, EventTime, FeatureDefinition, FeatureKind, Field, SourceDefinition, SourceOrigin,
-    StreamFormat, ViewDefinition, Window,
+    Aggregation, Arrival, DataType, Element, EventTime, FeatureDefinition, FeatureKind, Field, SourceDefinition,
+    SourceOrigin, StreamFormat, ViewDefinition, Window,
 };
 use std::error::Error;
 use std::hint::black_box;

@@ -302,12 +302,22 @@ impl Scan<'_> {
         let written = written.trim();
         let at = at.start + lead..at.start + lead + written.len();
         let is_quantile = matches!(function, Aggregation::Quantile | Aggregation::Quantiles);
-        let found = if is_quantile { millionths(written) } else { values(written) };
+        let found = if is_quantile {
+            millionths(written)
+        } else {
+            values(written)
+        };
         found.ok_or_else(|| {
             let (what, help) = if is_quantile {
-                ("quantile", "write a number from 0 to 1, with at most 6 decimals".to_owned())
+                (
+                    "quantile",
+                    "write a number from 0 to 1, with at most 6 decimals".to_owned(),
+                )
             } else {
-                ("number of values", format!("write a whole number from 1 to {MAX_VALUES}"))
+                (
+                    "number of values",
+                    format!("write a whole number from 1 to {MAX_VALUES}"),
+                )
             };
             let message = format!("`{written}` is no {what}");
             error("invalid-parameter", at, &message, Some(&help))
@@ -487,7 +497,10 @@ mod tests {
         check("last_distinct(a || ',', 3)", "last_distinct | a || ',', 3 | - | -");
         check("top_k(a, 5) filter (where b)", "top_k | a, 5 | b | -");
         check("quantile(a, 0.95)", "quantile | a, 950000 | - | -");
-        check("quantiles(a, .5, 1, 0.999999, 0)", "quantiles | a, 500000, 1000000, 999999, 0 | - | -");
+        check(
+            "quantiles(a, .5, 1, 0.999999, 0)",
+            "quantiles | a, 500000, 1000000, 999999, 0 | - | -",
+        );
         check("MEDIAN(a) over 1h", "quantile | a, 500000 | - | 3600");
         check("count(distinct a) over 1h", "count_distinct | a | - | 3600");
         check("count_distinct(a)", "count_distinct | a | - | -");

@@ -124,7 +124,8 @@ impl ExactSum {
             Some(_) | None => {}
         }
         let negative = self.finite.is_negative();
-        self.finite.read_magnitude(|place, limbs| signed(negative, place, limbs))
+        self.finite
+            .read_magnitude(|place, limbs| signed(negative, place, limbs))
     }
 
     /// The sum in units of 2⁻¹⁰⁷⁴; none if a value was no finite number.
@@ -179,7 +180,9 @@ impl Total {
     #[inline]
     pub(crate) fn value(self) -> f64 {
         if self.rest.special.is_none() && self.rest.finite.is_untouched() {
-            let near = self.finite.read_near(|negative, place, limbs| signed(negative, place, limbs));
+            let near = self
+                .finite
+                .read_near(|negative, place, limbs| signed(negative, place, limbs));
             if let Some(value) = near {
                 return value;
             }

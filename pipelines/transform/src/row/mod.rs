@@ -35,8 +35,8 @@ mod wide;
 
 pub(crate) use codec::{decode, encode};
 pub use exact_sum::ExactSum;
-pub(crate) use result_type::{example, parameter_range};
 pub use result_type::{ArgumentError, MAX_QUANTILES, MAX_VALUES, WHOLE, check_parameters, result_type};
+pub(crate) use result_type::{example, parameter_range};
 pub use size::{Bytes, RowPart, RowPartKind, RowSize, TEXT_BYTES};
 
 use event::{AheadEvent, Event, Position};

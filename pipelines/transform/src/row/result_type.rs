@@ -167,7 +167,10 @@ mod tests {
         let refused = |function, parameters: &[u32]| check_parameters(function, parameters).unwrap_err().to_string();
         assert_eq!(check_parameters(Aggregation::TopK, &[MAX_VALUES]), Ok(()));
         assert_eq!(check_parameters(Aggregation::Quantiles, &[0, WHOLE]), Ok(()));
-        assert_eq!(refused(Aggregation::LastN, &[0]), "last_n() gives from 1 to 1000 values, not 0");
+        assert_eq!(
+            refused(Aggregation::LastN, &[0]),
+            "last_n() gives from 1 to 1000 values, not 0"
+        );
         assert_eq!(
             refused(Aggregation::Sum, &[1]),
             "sum() takes no parameters, and has 1: write sum(amount)"

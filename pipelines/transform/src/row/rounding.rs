@@ -26,7 +26,10 @@ pub(crate) fn nearest(limbs: &[u64], exponent: i64, more: bool) -> f64 {
         Ok(cut) => {
             let mantissa = bits_at(limbs, cut);
             let half = bits_at(limbs, cut - 1) & 1 == 1;
-            (mantissa, half && (mantissa & 1 == 1 || more || any_below(limbs, cut - 1)))
+            (
+                mantissa,
+                half && (mantissa & 1 == 1 || more || any_below(limbs, cut - 1)),
+            )
         }
         // There are fewer bits than a double has, so what is `more` is below half of its last one, unless that is far
         // below: callers that have `more` bring bits enough.

@@ -111,7 +111,11 @@ impl<'a> Sight<'a> {
                 break;
             }
             // What the trail holds is distinct among itself.
-            let others = if at < later { values.len() } else { values.len().min(later) };
+            let others = if at < later {
+                values.len()
+            } else {
+                values.len().min(later)
+            };
             if !is_distinct || !values[..others].contains(&value) {
                 values.push(value);
             }
@@ -131,7 +135,10 @@ impl<'a> Sight<'a> {
             Span::Tiles { width_us, .. } => span.first_index(self.moment, width_us),
         };
         let kept = self.kept(layout);
-        seen.count(first, kept.map(|(position, value)| (span.index(position.time), hash(value))))
+        seen.count(
+            first,
+            kept.map(|(position, value)| (span.index(position.time), hash(value))),
+        )
     }
 
     /// Where `window` begins.
@@ -288,7 +295,11 @@ impl<'a> Reach<'a> {
         self.kept(measure).for_each(|(_, value)| {
             choose(value);
         });
-        chosen.into_sorted_vec().into_iter().map(|Reverse(value)| value).collect()
+        chosen
+            .into_sorted_vec()
+            .into_iter()
+            .map(|Reverse(value)| value)
+            .collect()
     }
 
     /// A quantile, in millionths, of numbers; none over nothing.

@@ -195,9 +195,7 @@ mod tests {
     #[test]
     fn buckets_cover_the_range_of_doubles_in_their_order() {
         let mut bits: Vec<u64> = (0..2047u64)
-            .flat_map(|exponent| {
-                (0..400).map(move |step| (exponent << 52) + step * ((1 << 52) / 400))
-            })
+            .flat_map(|exponent| (0..400).map(move |step| (exponent << 52) + step * ((1 << 52) / 400)))
             .chain(0..20_000)
             .chain((13..52).flat_map(|shift| (0..400).map(move |step| (1 << shift) + step * (1 << shift) / 400)))
             .chain([f64::MAX.to_bits(), f64::MIN_POSITIVE.to_bits() - 1])
@@ -206,7 +204,10 @@ mod tests {
         let mut previous = 0;
         for value in bits.into_iter().map(f64::from_bits) {
             let bucket = bucket(value);
-            assert!((previous..=previous + 1).contains(&bucket), "{value:e}: {bucket} after {previous}");
+            assert!(
+                (previous..=previous + 1).contains(&bucket),
+                "{value:e}: {bucket} after {previous}"
+            );
             previous = bucket;
             check_near(middle(bucket), value);
             check_near(middle(super::bucket(-value)), -value);
@@ -218,7 +219,10 @@ mod tests {
     fn what_is_no_number_stands_at_the_ends() {
         let sketch = of(&[f64::NAN, 1.0, f64::INFINITY, f64::NEG_INFINITY, -0.0]);
         let quantiles = [0, 250_000, 500_000, 750_000, 1_000_000].map(|q| sketch.quantile(q).unwrap());
-        assert_eq!((quantiles[0], quantiles[1], quantiles[3]), (f64::NEG_INFINITY, 0.0, f64::INFINITY));
+        assert_eq!(
+            (quantiles[0], quantiles[1], quantiles[3]),
+            (f64::NEG_INFINITY, 0.0, f64::INFINITY)
+        );
         check_near(quantiles[2], 1.0);
         assert!(quantiles[4].is_nan());
         assert_eq!(Sketch::default().quantile(500_000), None);

@@ -265,14 +265,23 @@ fn no_row_exceeds_its_bound() {
         assert!(size.total.typical < size.total.most);
         let mut row = Row::default();
         for offset in 0..3_000 {
-            let number = if offset % 3 == 0 { offset as f64 * 1e300 } else { offset as f64 * 1e-300 };
+            let number = if offset % 3 == 0 {
+                offset as f64 * 1e300
+            } else {
+                offset as f64 * 1e-300
+            };
             let text = format!("{offset}{}", "x".repeat(200));
             row.absorb(&layout, &event(offset / 2, offset << 40, number, Some(&text)), i64::MAX);
         }
         row.advance(u64::MAX, i32::MAX, i64::MAX);
         let bytes = encoded(&row, &layout).len() as u64;
         assert!(bytes <= size.total.most, "{bytes} of {size:?}");
-        for (part, tiles) in size.parts.iter().filter(|part| matches!(part.kind, RowPartKind::Tiles { .. })).zip(&row.tiles) {
+        for (part, tiles) in size
+            .parts
+            .iter()
+            .filter(|part| matches!(part.kind, RowPartKind::Tiles { .. }))
+            .zip(&row.tiles)
+        {
             assert_eq!(part.count, tiles.len() as u64, "all tiles are there");
         }
     }

@@ -245,7 +245,10 @@ mod tests {
         assert_eq!(of_floats(root, &[5.0, 7.0, 3.0]), Some(2.0));
         assert_eq!(of_floats(POPULATION, &[1.0, 3.0]), Some(1.0));
         // The same spread far from zero, where squares in floating point have lost it.
-        assert_eq!(of_floats(VARIANCE, &[1e9 + 4.0, 1e9 + 7.0, 1e9 + 13.0, 1e9 + 16.0]), Some(30.0));
+        assert_eq!(
+            of_floats(VARIANCE, &[1e9 + 4.0, 1e9 + 7.0, 1e9 + 13.0, 1e9 + 16.0]),
+            Some(30.0)
+        );
     }
 
     #[test]
@@ -260,7 +263,10 @@ mod tests {
         assert_eq!(of_floats(VARIANCE, &[f64::MAX, f64::MIN]), Some(f64::INFINITY));
         assert_eq!(of_floats(VARIANCE, &[5e-324, 0.0]), Some(0.0));
         assert_eq!(of_floats(VARIANCE, &[f64::MAX, f64::MAX]), Some(0.0));
-        assert_eq!(of_integers(POPULATION, &[i64::MAX, i64::MIN]), Some(8.507059173023462e37));
+        assert_eq!(
+            of_integers(POPULATION, &[i64::MAX, i64::MIN]),
+            Some(8.507059173023462e37)
+        );
     }
 
     #[test]

@@ -49,9 +49,10 @@ impl Wide {
         let high = magnitude.checked_shr(u128::BITS - offset as u32).unwrap_or(0) as u64;
         let run = [low as u64, (low >> LIMB) as u64, high, 0];
         // As few limbs as hold the number and its sign.
-        let used = run.iter().rposition(|limb| *limb != 0).map_or(1, |top| {
-            top + if is_negative(run[top]) { 2 } else { 1 }
-        });
+        let used = run
+            .iter()
+            .rposition(|limb| *limb != 0)
+            .map_or(1, |top| top + if is_negative(run[top]) { 2 } else { 1 });
         if negative {
             let mut carry = true;
             let run = run.map(|limb| {

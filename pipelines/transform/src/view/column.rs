@@ -7,7 +7,8 @@ use arrow::array::{
 };
 use arrow::buffer::{OffsetBuffer, ScalarBuffer};
 use arrow::datatypes::{
-    DataType as ArrowType, Field as ArrowField, Float32Type, Float64Type, Int32Type, Int64Type, TimeUnit, TimestampMicrosecondType,
+    DataType as ArrowType, Field as ArrowField, Float32Type, Float64Type, Int32Type, Int64Type, TimeUnit,
+    TimestampMicrosecondType,
 };
 use ondol_vocabulary::DataType;
 use std::sync::Arc;
@@ -137,7 +138,9 @@ impl ColumnBuilder {
 
     /// Appends a list of values of the builder's item type; an empty one is null.
     pub(super) fn push_list(&mut self, values: &[ScalarRef<'_>]) {
-        let Self::List(lists) = self else { return self.push(None) };
+        let Self::List(lists) = self else {
+            return self.push(None);
+        };
         values.iter().for_each(|value| lists.items.push(Some(*value)));
         lists.close(values.len());
     }

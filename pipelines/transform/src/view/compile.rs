@@ -8,7 +8,9 @@ use crate::row::trail::TrailKind;
 use crate::row::variance::Spread;
 use crate::row::{check_parameters, result_type};
 use arrow::datatypes::{DataType as ArrowType, Field as ArrowField, Schema, SchemaRef};
-use ondol_vocabulary::{Aggregation, DataType, FeatureDefinition, FeatureKind, Field, SourceDefinition, ViewDefinition, Window, columns};
+use ondol_vocabulary::{
+    Aggregation, DataType, FeatureDefinition, FeatureKind, Field, SourceDefinition, ViewDefinition, Window, columns,
+};
 use std::sync::Arc;
 
 /// How one feature is read off a row.
@@ -41,14 +43,29 @@ pub(super) enum Answer {
     Count(usize),
     Integer(usize),
     Float(usize),
-    IntegerMean { sum: usize, count: usize },
-    FloatMean { sum: usize, count: usize },
+    IntegerMean {
+        sum: usize,
+        count: usize,
+    },
+    FloatMean {
+        sum: usize,
+        count: usize,
+    },
     Picked(usize),
     /// Of a count, a sum and a sum of squares.
-    IntegerSpread { spread: Spread, measures: [usize; 3] },
-    FloatSpread { spread: Spread, measures: [usize; 3] },
+    IntegerSpread {
+        spread: Spread,
+        measures: [usize; 3],
+    },
+    FloatSpread {
+        spread: Spread,
+        measures: [usize; 3],
+    },
     /// In millionths.
-    Quantile { measure: usize, quantile: u32 },
+    Quantile {
+        measure: usize,
+        quantile: u32,
+    },
 }
 
 /// A list that is made of a measure of a set.
@@ -124,10 +141,7 @@ pub(super) fn compile(view: &ViewDefinition, source: &SourceDefinition) -> Resul
     for expression in inputs.planned.iter().chain(&filters.planned).chain(&filter) {
         needed.extend(expression.columns());
     }
-    let fields: Vec<Field> = known
-        .into_iter()
-        .filter(|field| needed.contains(&field.name))
-        .collect();
+    let fields: Vec<Field> = known.into_iter().filter(|field| needed.contains(&field.name)).collect();
     let time = place(&fields, view, source, &source.time, |data_type| {
         data_type == DataType::Timestamp
     })?;
@@ -285,7 +299,10 @@ impl<'a> Planner<'a> {
             Aggregation::StddevPop => self.spread(call, sum, false, true),
             Aggregation::Quantile => {
                 let quantile = call.parameters.first().copied().unwrap_or_default();
-                wrap(self.place(call, Kind::Quantiles), |measure| Answer::Quantile { measure, quantile })
+                wrap(self.place(call, Kind::Quantiles), |measure| Answer::Quantile {
+                    measure,
+                    quantile,
+                })
             }
             // Of truth values the least tells whether all are true, and the greatest whether any is.
             Aggregation::Min | Aggregation::All => wrap(self.place(call, Kind::Min), Answer::Picked),

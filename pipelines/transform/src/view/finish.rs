@@ -167,12 +167,7 @@ fn read<'a>(
 }
 
 /// The value of a feature that is a list; empty for null.
-fn read_list<'a>(
-    sight: &Sight<'a>,
-    layout: &'a RowLayout,
-    reading: &Reading,
-    window: &mut LastWindow<'a>,
-) -> List<'a> {
+fn read_list<'a>(sight: &Sight<'a>, layout: &'a RowLayout, reading: &Reading, window: &mut LastWindow<'a>) -> List<'a> {
     match reading {
         Reading::Newest { trail, window, most } => sight.newest_values(layout, *trail, *window, *most),
         Reading::WindowList { set, width_us, answer } => match reach(sight, layout, (*set, *width_us), window) {

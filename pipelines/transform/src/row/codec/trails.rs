@@ -9,13 +9,7 @@ use crate::row::trail::cardinality::{FEW, Mark};
 use crate::row::trail::{Cardinality, Newest, Trail, TrailKind};
 use ondol_vocabulary::{DataType, SourcePosition};
 
-pub(super) fn encode_trail(
-    trail: &Trail,
-    kept: &TrailLayout,
-    layout: &RowLayout,
-    newest: i64,
-    bytes: &mut Vec<u8>,
-) {
+pub(super) fn encode_trail(trail: &Trail, kept: &TrailLayout, layout: &RowLayout, newest: i64, bytes: &mut Vec<u8>) {
     match trail {
         Trail::Values(values) => encode_newest(values, kept.measure().argument_type(layout), newest, bytes),
         Trail::Cardinality(seen) => encode_cardinality(seen, kept.span(), newest, bytes),

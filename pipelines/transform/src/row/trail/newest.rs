@@ -14,7 +14,12 @@ impl Newest {
     /// Adds a value; of more than `most` the oldest goes.
     pub(crate) fn add(&mut self, most: usize, position: Position, value: ScalarRef<'_>) {
         let is_full = self.entries.len() >= most;
-        if is_full && self.entries.front().is_none_or(|oldest| stands(oldest) >= (position, value)) {
+        if is_full
+            && self
+                .entries
+                .front()
+                .is_none_or(|oldest| stands(oldest) >= (position, value))
+        {
             return;
         }
         if is_full {

@@ -36,9 +36,17 @@ fn registers(hashes: &BTreeSet<u64>) -> BTreeMap<u64, u32> {
 fn hashes_of_values_stay_as_they_are() {
     // Stored rows hold them.
     let text = [hash(ScalarRef::Text("")), hash(ScalarRef::Text("온돌"))];
-    let numbers = [hash(ScalarRef::Int(-1)), hash(ScalarRef::float(0.5)), hash(ScalarRef::float(-f64::NAN))];
+    let numbers = [
+        hash(ScalarRef::Int(-1)),
+        hash(ScalarRef::float(0.5)),
+        hash(ScalarRef::float(-f64::NAN)),
+    ];
     let flags = [hash(ScalarRef::Bool(false)), hash(ScalarRef::Bool(true))];
-    let found: Vec<String> = [&text[..], &numbers, &flags].concat().iter().map(|hash| format!("{hash:016x}")).collect();
+    let found: Vec<String> = [&text[..], &numbers, &flags]
+        .concat()
+        .iter()
+        .map(|hash| format!("{hash:016x}"))
+        .collect();
     let golden = [
         "2d06800538d394c2",
         "01fabfc33b260473",
