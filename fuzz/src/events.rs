@@ -104,10 +104,16 @@ fn plan(format: StreamFormat, shape: MessageShape, schema: Vec<Field>) -> Source
         views: Vec::new(),
         models: Vec::new(),
     };
-    SourcePlan::compile(&snapshot, &source, &formats()).unwrap().unwrap()
+    SourcePlan::compile(&snapshot, &source, formats()).unwrap().unwrap()
 }
 
-fn formats() -> Formats {
+fn formats() -> &'static Formats {
+    static FORMATS: LazyLock<Formats> = LazyLock::new(registered);
+    &FORMATS
+}
+
+/// Formats over a registry of four schemas.
+fn registered() -> Formats {
     static RUNTIME: LazyLock<tokio::runtime::Runtime> = LazyLock::new(|| tokio::runtime::Runtime::new().unwrap());
     let avro = |text: &str| Registered {
         kind: Registered::AVRO.to_owned(),

@@ -21,6 +21,13 @@ pub fn encode(schema: &arrow::datatypes::SchemaRef, batches: &[RecordBatch]) -> 
 /// The schema and batches of one IPC stream. Outside bytes: a malformed stream is an error. The decoder takes from what
 /// is there, so that a forged length can't make it allocate (the reader over `io::Read` allocates what a message claims).
 pub fn decode(bytes: &[u8]) -> Result<(arrow::datatypes::SchemaRef, Vec<RecordBatch>), ArrowError> {
+    // The decoder panics on some corrupt streams, such as one whose buffers lie beyond its body. It holds no state that
+    // outlives the call.
+    std::panic::catch_unwind(|| decode_stream(bytes))
+        .unwrap_or_else(|_| Err(ArrowError::IpcError("the stream is corrupt".to_owned())))
+}
+
+fn decode_stream(bytes: &[u8]) -> Result<(arrow::datatypes::SchemaRef, Vec<RecordBatch>), ArrowError> {
     let mut decoder = StreamDecoder::new();
     let mut rest = Buffer::from_slice_ref(bytes);
     let mut batches = Vec::new();
