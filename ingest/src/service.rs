@@ -177,6 +177,9 @@ impl IngestService {
                         self.apply(&snapshot).await;
                         self.keep(&snapshot);
                         ready.ready();
+                    } else {
+                        // A store that is stopping answers at once, with nothing new: a stop of ours must be seen.
+                        tokio::task::yield_now().await;
                     }
                 }
                 Err(error) => {
