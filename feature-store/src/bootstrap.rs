@@ -6,7 +6,7 @@
 //! stands any more that does not reckon with it. What was committed up to there is absorbed, the view is activated, and
 //! from there on it takes deliveries like any other: a replica that holds events which are not committed absorbs them
 //! into it first. The position at which it is handed over is exact, because the log's commits end at exact offsets, and
-//! none falls between the join and the activation. See `docs/adr/0005-a-hand-over-is-a-commit.md`.
+//! none falls between the join and the activation. See `docs/adr/0006-a-hand-over-is-a-commit.md`.
 //!
 //! Killed at any moment, it starts again from the log, here or in another replica: the rows' own fences skip what they
 //! have absorbed. Fences only tell offsets of one generation apart, so generations are absorbed one after the other,
@@ -61,8 +61,9 @@ pub trait RowSink: Send + Sync {
     async fn sync(&self, life: &Life) -> Result<(), FeatureStoreError>;
 
     /// Holds back this process's deliveries of `source` until the guard is dropped. When it returns, everything that it
-    /// took before has been synced online and committed to the log (in that order).
-    async fn lock_source(&self, source: &str) -> Box<dyn Any + Send>;
+    /// took before has been synced online and committed to the log (in that order). Fails when that takes long: another
+    /// view may have to be handed over first.
+    async fn lock_source(&self, source: &str) -> Result<Box<dyn Any + Send>, FeatureStoreError>;
 }
 
 /// Provisions every stream view that needs it, now and whenever the registry changes. Returns only when the registry
@@ -169,7 +170,7 @@ pub async fn provision(
         }
         scan = now;
     }
-    let turn = sink.lock_source(name).await;
+    let turn = sink.lock_source(name).await?;
     sink.sync(&bootstrap.life).await?;
     // From here to the activation no commit of the log stands.
     let living = registry.snapshot().views.iter().map(|view| view.id).collect();

@@ -54,7 +54,9 @@ impl Upkeep {
         let rebuilds = self.registry.rebuilds().await?;
         let damaged = rebuilds.iter().filter(|rebuild| rebuild.state != RebuildState::Done);
         metrics::gauge!("ondol_feature_store_views_to_rebuild").set(damaged.count() as f64);
-        let advised = rebuilds.into_iter().filter(|rebuild| rebuild.state == RebuildState::Advised);
+        let advised = rebuilds
+            .into_iter()
+            .filter(|rebuild| rebuild.state == RebuildState::Advised);
         let names: Vec<String> = advised.map(|rebuild| rebuild.view).collect();
         if names.is_empty() || !self.rebuild_after_loss {
             return Ok(());

@@ -12,14 +12,14 @@ use arrow::array::{ArrayRef, AsArray, Int32Array, Int64Array, RecordBatch, Strin
 use arrow::datatypes::{Int32Type, Int64Type};
 use async_trait::async_trait;
 use ondol_feature_store::bootstrap::{self, RowSink};
-use ondol_feature_store::offline::{EventLog, EventLogConfig};
+use ondol_feature_store::offline::{EventLog, EventLogConfig, Outcome};
 use ondol_feature_store::online::Life;
 use ondol_feature_store::registry::Registry;
 use ondol_feature_store_api::FeatureStoreError;
 use ondol_feature_store_api::wire::{DefinitionFile, DefinitionFiles, DeliveryHeader};
 use ondol_vocabulary::{PartitionRange, SourceVersion, ViewState, ViewVersion};
 use std::any::Any;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -133,9 +133,9 @@ impl RowSink for Sink {
         Ok(())
     }
 
-    async fn lock_source(&self, source: &str) -> Box<dyn Any + Send> {
+    async fn lock_source(&self, source: &str) -> Result<Box<dyn Any + Send>, FeatureStoreError> {
         self.log.commit(source).await.unwrap();
-        Box::new(())
+        Ok(Box::new(()))
     }
 }
 
@@ -294,6 +294,31 @@ async fn killed_at_any_call_and_started_again_it_absorbs_every_event_once() {
             "killed after {calls} calls"
         );
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hand_over_that_nobody_finished_is_finished_by_another() {
+    let fixture = Fixture::new().await;
+    deliver(&fixture.log, "g1", 0, 0, 30).await;
+    fixture.log.commit("clicks").await.unwrap();
+    // Killed between the join and the activation: no commit stands that reckons without the view.
+    let (source, view) = fixture.view();
+    fixture
+        .log
+        .join(&source.definition, view.id, &BTreeSet::from([view.id]))
+        .await
+        .unwrap();
+    deliver(&fixture.log, "g1", 0, 30, 40).await;
+    let covers = |views: &BTreeSet<u32>| views.is_empty();
+    let outcome = fixture
+        .log
+        .commit_after("clicks", async { Ok(()) }, &covers)
+        .await
+        .unwrap();
+    assert_eq!(outcome, Outcome::Uncovered(BTreeSet::from([view.id])));
+    fixture.provision(&fixture.sink(usize::MAX, vec![])).await.unwrap();
+    assert_eq!(fixture.view().1.state, ViewState::Active);
+    assert_eq!(fixture.rows.lock().unwrap().events(), all(&[("g1", 0, 0, 40)]));
 }
 
 #[tokio::test(flavor = "multi_thread")]

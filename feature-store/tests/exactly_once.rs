@@ -11,28 +11,17 @@
 
 mod redis_server;
 mod store;
+mod topic;
 
-use arrow::array::AsArray;
-use arrow::datatypes::{Int32Type, Int64Type};
-use futures::TryStreamExt;
 use ondol_feature_store::FeatureStoreConfig;
-use ondol_feature_store_api::wire::Delivery;
 use ondol_feature_store_api::{FeatureStore, FeatureStoreError};
 use ondol_testkit::{services, unique_name};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use store::{DEFINITIONS, HOUR, Payment, START, Store, embedded, payments};
-
-const PARTITIONS: usize = 3;
-const GENERATION: &str = "topic-1";
-
-/// Events by partition; offsets leave gaps, as those of dead letters and compaction do.
-#[derive(Clone, Debug)]
-struct Topic {
-    partitions: Vec<Vec<Payment>>,
-}
+use store::{DEFINITIONS, HOUR, Payment, START, Store, embedded};
+use topic::{GENERATION, Outcome, PARTITIONS, Topic, outcome, topic};
 
 #[derive(Clone, Debug)]
 enum Step {
@@ -47,42 +36,6 @@ enum Step {
     Kill { zombie: bool },
 }
 
-fn topic() -> impl Strategy<Value = Topic> {
-    let payment = (
-        0u8..6,
-        0i64..4,
-        -100i64..100,
-        0i64..40 * HOUR,
-        0i64..2 * HOUR,
-        1i64..4,
-        any::<bool>(),
-    );
-    let partition = prop::collection::vec(payment, 0..25);
-    prop::collection::vec(partition, PARTITIONS).prop_map(|partitions| {
-        let payments = |(partition, events): (usize, Vec<_>)| {
-            let mut offset = 0;
-            let event = |(card, merchant, cents, time, delay, step, ahead): (u8, i64, i64, i64, i64, i64, bool)| {
-                offset += step;
-                let ts = START + time;
-                Payment {
-                    partition: partition as i32,
-                    offset,
-                    card: (card < 5).then(|| format!("card {card}")),
-                    merchant,
-                    amount: cents as f64 / 7.0,
-                    ts,
-                    // Some clocks run ahead of the platform's.
-                    ingested_at: if ahead { ts - delay / 4 } else { ts + delay },
-                }
-            };
-            events.into_iter().map(event).collect()
-        };
-        Topic {
-            partitions: partitions.into_iter().enumerate().map(payments).collect(),
-        }
-    })
-}
-
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let counts = || prop::array::uniform3(0usize..8);
     let step = prop_oneof![
@@ -92,78 +45,6 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         2 => any::<bool>().prop_map(|zombie| Step::Kill { zombie }),
     ];
     prop::collection::vec(step, 1..14)
-}
-
-impl Topic {
-    /// Events `from[p]..to[p]` of each partition by place, with the ranges that join up with their neighbours.
-    fn delivery(&self, from: &[usize; PARTITIONS], to: &[usize; PARTITIONS]) -> Delivery {
-        let mut events = Vec::new();
-        let mut ranges = Vec::new();
-        for (partition, all) in self.partitions.iter().enumerate() {
-            let (from, to) = (from[partition], to[partition]);
-            ranges.push((
-                partition as i32,
-                self.offset(partition, from),
-                self.offset(partition, to),
-            ));
-            events.extend_from_slice(&all[from..to]);
-        }
-        payments(&events, GENERATION, &ranges)
-    }
-
-    /// Where a range that ends before event `place` ends: just after the event before it.
-    fn offset(&self, partition: usize, place: usize) -> i64 {
-        place
-            .checked_sub(1)
-            .map_or(0, |before| self.partitions[partition][before].offset + 1)
-    }
-
-    /// The first event of a partition at or past an offset.
-    fn place(&self, partition: usize, next_offset: i64) -> usize {
-        self.partitions[partition].partition_point(|event| event.offset < next_offset)
-    }
-
-    fn ends(&self) -> [usize; PARTITIONS] {
-        std::array::from_fn(|partition| self.partitions[partition].len())
-    }
-
-    fn plus(&self, places: &[usize; PARTITIONS], counts: &[usize; PARTITIONS]) -> [usize; PARTITIONS] {
-        std::array::from_fn(|partition| (places[partition] + counts[partition]).min(self.partitions[partition].len()))
-    }
-}
-
-/// What must not depend on what happened on the way.
-#[derive(Debug, PartialEq)]
-struct Outcome {
-    card: Vec<(Vec<u8>, Vec<u8>)>,
-    merchant: Vec<(Vec<u8>, Vec<u8>)>,
-    log: Vec<(i32, i64)>,
-}
-
-async fn outcome(store: &Store) -> Outcome {
-    store.service.flush("payments").await.unwrap();
-    let columns = ["_partition".to_owned(), "_offset".to_owned()];
-    let batches: Vec<_> = store
-        .service
-        .log()
-        .read("payments", &columns)
-        .await
-        .unwrap()
-        .try_collect::<Vec<_>>()
-        .await
-        .unwrap();
-    let mut log = Vec::new();
-    for batch in batches {
-        let partitions = batch.column(0).as_primitive::<Int32Type>().values();
-        let offsets = batch.column(1).as_primitive::<Int64Type>().values();
-        log.extend(partitions.iter().copied().zip(offsets.iter().copied()));
-    }
-    log.sort_unstable();
-    Outcome {
-        card: store.rows("card").await,
-        merchant: store.rows("merchant").await,
-        log,
-    }
 }
 
 /// A folder as a killed process leaves it: no destructor has run, nothing was flushed.
@@ -262,7 +143,12 @@ async fn disturbed(topic: &Topic, steps: &[Step], online: Option<(String, String
     let outcome = outcome(&store).await;
     for view in ["card", "merchant", "shop"] {
         let view_id = store.view_id(view).await;
-        store.service.online().delete_view(view_id, Duration::ZERO).await.unwrap();
+        store
+            .service
+            .online()
+            .delete_view(view_id, Duration::ZERO)
+            .await
+            .unwrap();
     }
     for store in dead.into_iter().chain([store]) {
         store.stop().await;

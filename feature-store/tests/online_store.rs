@@ -13,6 +13,7 @@ mod redis_server;
 use bytes::Bytes;
 use ondol_feature_store::online::{self, OnlineConfig, OnlineStore, RowKey, RowWrite};
 use ondol_feature_store_api::FeatureStoreError;
+use ondol_testkit::redis_cluster::RedisCluster;
 use ondol_testkit::{services, unique_name};
 use ondol_vocabulary::{EntityKey, Value};
 use std::sync::Arc;
@@ -202,15 +203,78 @@ async fn redis_passes_the_suite() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn a_redis_cluster_passes_the_suite() {
-    let nodes = redis_server::cluster().await;
-    let addresses: Vec<String> = nodes.iter().map(|node| format!("127.0.0.1:{}", node.port)).collect();
-    suite(
-        online::open(&config(format!("redis-cluster://{}", addresses.join(","))))
+async fn a_redis_cluster_passes_the_suite_also_after_a_failover() {
+    let folder = tempfile::tempdir().unwrap();
+    let nodes = folder.path().to_owned();
+    let cluster = tokio::task::spawn_blocking(move || RedisCluster::start(&nodes, 3, &[]));
+    let mut cluster = cluster.await.unwrap();
+    let store = online::open(&config(cluster.url())).await.unwrap();
+    suite(Arc::clone(&store)).await;
+    let life = store.life().await.unwrap();
+    let row = key(1, "before");
+    assert!(
+        set(store.as_ref(), vec![write(&row, None, "1")])
             .await
-            .unwrap(),
-    )
-    .await;
+            .unwrap()
+            .is_empty()
+    );
+    let marks = store.sync(&life).await.unwrap();
+    assert_eq!(marks.len(), 3);
+    tokio::time::sleep(Duration::from_millis(500)).await;
+
+    let _cluster = tokio::task::spawn_blocking(move || {
+        cluster.kill_primary(1);
+        cluster
+    })
+    .await
+    .unwrap();
+    let mut present = store.life().await;
+    for _ in 0..400 {
+        if present.is_ok() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        present = store.life().await;
+    }
+    assert_ne!(present.unwrap(), life);
+    let shards: Vec<String> = marks.iter().map(|mark| mark.shard.clone()).collect();
+    let held: Vec<Option<u64>> = marks.iter().map(|mark| Some(mark.value)).collect();
+    assert_eq!(
+        store.marks(&shards).await.unwrap(),
+        held,
+        "the replica had received everything"
+    );
+    let refused = store.sync(&life).await.unwrap_err().to_string();
+    assert!(refused.contains("RESTARTED"), "{refused}");
+    assert_eq!(
+        values(store.as_ref(), std::slice::from_ref(&row)).await,
+        [Some("1".to_owned())]
+    );
+    store.delete_view(1, Duration::ZERO).await.unwrap();
+    suite(store).await;
+}
+
+#[tokio::test]
+async fn a_sync_waits_for_as_many_replicas_as_it_is_told_to() {
+    let server = redis_server::RedisServer::start(&[]);
+    let waiting = OnlineConfig {
+        wait_replicas: 1,
+        timeout: Duration::from_millis(500),
+        ..config(server.url())
+    };
+    let store = online::open(&waiting).await.unwrap();
+    let refused = store.sync(&store.life().await.unwrap()).await.unwrap_err().to_string();
+    assert!(refused.contains("0 of 1 replicas confirmed"), "{refused}");
+    let follower = redis_server::RedisServer::start(&["--replicaof", &format!("127.0.0.1 {}", server.port)]);
+    for _ in 0..400 {
+        // The first replica ever attached begins a new history.
+        if store.sync(&store.life().await.unwrap()).await.is_ok() {
+            drop(follower);
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    panic!("the replica never confirmed");
 }
 
 #[tokio::test]

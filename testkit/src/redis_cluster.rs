@@ -37,7 +37,9 @@ pub struct Node {
 impl RedisCluster {
     /// As many primaries as `shards`, each with a replica, their files in `folder`. `options` are given to each server.
     pub fn start(folder: &Path, shards: usize, options: &[&str]) -> Self {
-        let nodes = (0..shards * 2).map(|index| Node::start(folder, index, options)).collect();
+        let nodes = (0..shards * 2)
+            .map(|index| Node::start(folder, index, options))
+            .collect();
         let cluster = Self { nodes, shards };
         cluster.join();
         cluster
@@ -45,7 +47,11 @@ impl RedisCluster {
 
     /// For the feature store: `redis-cluster://host:port,…`, every node named.
     pub fn url(&self) -> String {
-        let nodes: Vec<String> = self.nodes.iter().map(|node| format!("127.0.0.1:{}", node.port)).collect();
+        let nodes: Vec<String> = self
+            .nodes
+            .iter()
+            .map(|node| format!("127.0.0.1:{}", node.port))
+            .collect();
         format!("redis-cluster://{}", nodes.join(","))
     }
 
@@ -67,10 +73,16 @@ impl RedisCluster {
 
     /// The replica of a primary, by index.
     pub fn replica_of(&self, primary: usize) -> usize {
-        let id = self.node(primary).ask(&["CLUSTER", "MYID"]).unwrap_or_else(|error| panic!("{error}"));
+        let id = self
+            .node(primary)
+            .ask(&["CLUSTER", "MYID"])
+            .unwrap_or_else(|error| panic!("{error}"));
         let follows = |node: &Node| {
-            node.ask(&["CLUSTER", "NODES"])
-                .is_ok_and(|table| table.lines().any(|line| line.contains("myself,slave") && line.contains(id.trim())))
+            node.ask(&["CLUSTER", "NODES"]).is_ok_and(|table| {
+                table
+                    .lines()
+                    .any(|line| line.contains("myself,slave") && line.contains(id.trim()))
+            })
         };
         let found = self.nodes.iter().position(follows);
         found.unwrap_or_else(|| panic!("node {primary} has no replica"))
@@ -78,13 +90,17 @@ impl RedisCluster {
 
     /// One of the servers.
     pub fn node(&self, index: usize) -> &Node {
-        self.nodes.get(index).unwrap_or_else(|| panic!("the cluster has no node {index}"))
+        self.nodes
+            .get(index)
+            .unwrap_or_else(|| panic!("the cluster has no node {index}"))
     }
 
     /// One of the servers, to be killed, paused or started.
     pub fn process(&mut self, index: usize) -> &mut Process {
         let node = self.nodes.get_mut(index);
-        &mut node.unwrap_or_else(|| panic!("the cluster has no node {index}")).process
+        &mut node
+            .unwrap_or_else(|| panic!("the cluster has no node {index}"))
+            .process
     }
 
     /// Kills a primary and waits until its replica has taken its place.
@@ -116,11 +132,21 @@ impl RedisCluster {
         let share = SLOTS / u16::try_from(self.shards).unwrap_or(1);
         for (index, node) in self.nodes.iter().enumerate() {
             for other in &self.nodes {
-                node.must(&["CLUSTER", "MEET", "127.0.0.1", &other.port.to_string(), &other.bus.to_string()]);
+                node.must(&[
+                    "CLUSTER",
+                    "MEET",
+                    "127.0.0.1",
+                    &other.port.to_string(),
+                    &other.bus.to_string(),
+                ]);
             }
             if index < self.shards {
                 let from = share * u16::try_from(index).unwrap_or(0);
-                let to = if index + 1 == self.shards { SLOTS - 1 } else { from + share - 1 };
+                let to = if index + 1 == self.shards {
+                    SLOTS - 1
+                } else {
+                    from + share - 1
+                };
                 node.must(&["CLUSTER", "ADDSLOTSRANGE", &from.to_string(), &to.to_string()]);
             }
         }
@@ -132,7 +158,9 @@ impl RedisCluster {
         for index in 0..self.shards {
             let id = self.node(index).must(&["CLUSTER", "MYID"]);
             let replica = self.node(index + self.shards);
-            wait("a replica does not follow", || replica.ask(&["CLUSTER", "REPLICATE", id.trim()]).is_ok());
+            wait("a replica does not follow", || {
+                replica.ask(&["CLUSTER", "REPLICATE", id.trim()]).is_ok()
+            });
         }
         wait("the cluster does not become whole", || {
             let follows = |node: &Node| {
@@ -145,7 +173,10 @@ impl RedisCluster {
     }
 
     fn ask_any(&self, words: &[&str]) -> String {
-        self.nodes.iter().find_map(|node| node.ask(words).ok()).unwrap_or_default()
+        self.nodes
+            .iter()
+            .find_map(|node| node.ask(words).ok())
+            .unwrap_or_default()
     }
 }
 
@@ -206,7 +237,9 @@ fn answer(from: &mut impl BufRead) -> io::Result<String> {
     match line.chars().next() {
         Some('+' | ':') => Ok(rest.to_owned()),
         Some('$') => {
-            let length: usize = rest.parse().map_err(|_| io::Error::other(format!("no answer: {line}")))?;
+            let length: usize = rest
+                .parse()
+                .map_err(|_| io::Error::other(format!("no answer: {line}")))?;
             let mut text = vec![0; length];
             from.read_exact(&mut text)?;
             String::from_utf8(text).map_err(io::Error::other)

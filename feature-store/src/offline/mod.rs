@@ -5,7 +5,7 @@
 //! 2. `data_file` turns what waits into Parquet files, one per event date;
 //! 3. `table` commits files and positions in one Delta log entry, on `durable_files`, which sync before they
 //!    acknowledge;
-//! 4. [`scan`] reads commits back, for bootstrapping views.
+//! 4. [`scan`] reads commits back, for bootstrapping views. `source_log` holds a source's buffer and table together.
 //!
 //! `layout` is the published form of the tables, `positions` reads the positions back out of a table's log.
 //!
@@ -20,23 +20,25 @@ mod failure;
 mod layout;
 mod positions;
 pub mod scan;
+mod source_log;
 mod table;
 
 pub use scan::{CommitId, LogScan};
 
 use crate::offline::failure::unavailable;
 use arrow::array::RecordBatch;
-use buffer::{Buffer, Taken};
+use buffer::Buffer;
 use durable_files::DurableFiles;
 use futures::stream::{BoxStream, StreamExt};
 use object_store::ObjectStore;
 use ondol_feature_store_api::FeatureStoreError;
 use ondol_feature_store_api::wire::{DeliveryHeader, OfflineTable, PartitionPosition};
 use ondol_vocabulary::SourceDefinition;
-use positions::{Partitions, Positions};
+use positions::Partitions;
+use source_log::{Memory, SourceLog, TakenOut, lock, report_buffer};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use table::{Committed, LogTable};
 use url::Url;
@@ -92,20 +94,6 @@ pub struct HeldDeliveries {
     /// Generation and rows of each delivery.
     pub deliveries: Vec<(String, RecordBatch)>,
     _no_commit: tokio::sync::OwnedMutexGuard<LogTable>,
-}
-
-/// One source's log. A commit holds `table` from taking the buffer until the log entry stands; appends only need
-/// `buffer`, so that deliveries go on while files are written.
-struct SourceLog {
-    table: Arc<tokio::sync::Mutex<LogTable>>,
-    memory: Mutex<Memory>,
-}
-
-#[derive(Default)]
-struct Memory {
-    buffer: Buffer,
-    committed: Positions,
-    rows: Option<u64>,
 }
 
 impl EventLog {
@@ -452,65 +440,11 @@ impl EventLog {
     }
 }
 
-impl SourceLog {
-    fn memory(&self) -> MutexGuard<'_, Memory> {
-        lock(&self.memory)
-    }
-
-    /// Takes over what the log says: after a commit, or whenever another replica may have committed.
-    fn catch_up(&self, source: &str, table: &LogTable) -> Result<(), FeatureStoreError> {
-        let mut memory = self.memory();
-        memory.buffer.catch_up(table.positions())?;
-        memory.committed = table.positions().clone();
-        report_buffer(source, &memory.buffer);
-        Ok(())
-    }
-}
-
-/// What a commit has taken out of the buffer. Unless it is committed it goes back, also when the commit is dropped
-/// halfway.
-struct TakenOut<'a> {
-    log: &'a SourceLog,
-    events: Taken,
-}
-
-impl<'a> TakenOut<'a> {
-    fn of(log: &'a SourceLog) -> Self {
-        Self {
-            log,
-            events: log.memory().buffer.take(),
-        }
-    }
-
-    /// Lets go of the events.
-    fn committed(&mut self) {
-        self.events = Taken::default();
-    }
-}
-
-impl Drop for TakenOut<'_> {
-    fn drop(&mut self) {
-        let events = std::mem::take(&mut self.events);
-        if !events.is_empty() {
-            self.log.memory().buffer.put_back(events);
-        }
-    }
-}
-
-/// A poisoned lock means a panic elsewhere; the data behind these locks is whole between statements.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 fn listed(partitions: &Partitions) -> Vec<PartitionPosition> {
     partitions
         .iter()
         .map(|(&partition, &next_offset)| PartitionPosition { partition, next_offset })
         .collect()
-}
-
-fn report_buffer(source: &str, buffer: &Buffer) {
-    metrics::gauge!("ondol_log_buffered_rows", "source" => source.to_owned()).set(buffer.rows() as f64);
 }
 
 /// The folder that `root` names, created and made absolute.

@@ -9,7 +9,7 @@
 //! otherwise. Whoever is refused reads the log, lets go of what stands there already, and commits the rest.
 //!
 //! The table's configuration also says which view versions take every event from there on ([`LogTable::joined`]): a
-//! commit that was not absorbed into all of them is refused. See `docs/adr/0005-a-hand-over-is-a-commit.md`.
+//! commit that was not absorbed into all of them is refused. See `docs/adr/0006-a-hand-over-is-a-commit.md`.
 
 use super::buffer::Taken;
 use super::data_file::{self, DataFile};
@@ -197,7 +197,11 @@ impl LogTable {
         Ok(())
     }
 
-    async fn try_join(&mut self, definition: &SourceDefinition, views: &BTreeSet<u32>) -> Result<(), FeatureStoreError> {
+    async fn try_join(
+        &mut self,
+        definition: &SourceDefinition,
+        views: &BTreeSet<u32>,
+    ) -> Result<(), FeatureStoreError> {
         let failed = |error: &dyn std::fmt::Display| unavailable(&self.source, "handing over a view of", error);
         let state = match &self.state {
             Some(state) => state.clone(),

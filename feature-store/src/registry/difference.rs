@@ -86,7 +86,10 @@ fn of_schema(format: &StreamFormat) -> Traits {
     let schema = |text: &String| {
         let digest = xxh3_64(text.as_bytes());
         let lines = text.lines().count();
-        ("message schema".to_owned(), format!("{lines} lines, digest {digest:016x}"))
+        (
+            "message schema".to_owned(),
+            format!("{lines} lines, digest {digest:016x}"),
+        )
     };
     match format {
         StreamFormat::Json => Traits::new(),

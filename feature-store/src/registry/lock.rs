@@ -16,9 +16,11 @@ pub struct WorkLock {
     _connection: Option<PgConnection>,
 }
 
+/// The longest pause before notifications are asked for again.
+const RECONNECT: Duration = Duration::from_secs(1);
+
 /// A host that is gone is noticed within half a minute.
-const KEEP_ALIVE: &str =
-    "SET tcp_keepalives_idle = 10; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 3";
+const KEEP_ALIVE: &str = "SET tcp_keepalives_idle = 10; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 3";
 
 impl Registry {
     /// The right to do `work`, unless another replica has it. A SQLite registry has one replica, which always has it.
@@ -60,20 +62,23 @@ impl Registry {
             if listener.is_none() {
                 listener = self.listen().await;
             }
+            // After listening has begun: what was changed before is not told of.
+            if let Err(error) = self.refresh().await {
+                metrics::counter!("ondol_registry_refresh_failures_total").increment(1);
+                tracing::warn!(%error, "the registry can't be read: the last snapshot stays in force");
+                tokio::time::sleep(every).await;
+                continue;
+            }
             match &mut listener {
                 Some(changes) => match tokio::time::timeout(every, changes.recv()).await {
                     Ok(Err(error)) => {
                         tracing::debug!(%error, "the registry's notifications ended: polling until they are back");
                         listener = None;
+                        tokio::time::sleep(every.min(RECONNECT)).await;
                     }
                     Ok(Ok(_)) | Err(_) => {}
                 },
                 None => tokio::time::sleep(every).await,
-            }
-            if let Err(error) = self.refresh().await {
-                metrics::counter!("ondol_registry_refresh_failures_total").increment(1);
-                tracing::warn!(%error, "the registry can't be read: the last snapshot stays in force");
-                tokio::time::sleep(every).await;
             }
         }
     }

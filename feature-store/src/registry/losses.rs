@@ -51,7 +51,9 @@ impl Registry {
             .fetch_all(&mut *transaction)
             .await
             .map_err(|error| failed("reading", &error))?;
-        let marks = rows.iter().map(|row| Ok((text(row, "shard")?, unsigned(row, "value")?)));
+        let marks = rows
+            .iter()
+            .map(|row| Ok((text(row, "shard")?, unsigned(row, "value")?)));
         Ok(Admission {
             life: text(&state, "life")?,
             losses: unsigned(&state, "losses")?,

@@ -220,12 +220,13 @@ impl Change {
 
     /// Discards the rows of a view version that no longer counts, and those that were to take their place.
     pub(super) async fn discard_rows_of(&mut self, name: &str, version: u32) -> Result<(), FeatureStoreError> {
-        let row = sqlx::query("SELECT view_id FROM definition_versions WHERE noun = 'view' AND name = $1 AND version = $2")
-            .bind(name)
-            .bind(i64::from(version))
-            .fetch_optional(&mut *self.transaction)
-            .await
-            .map_err(|error| failed("reading", &error))?;
+        let row =
+            sqlx::query("SELECT view_id FROM definition_versions WHERE noun = 'view' AND name = $1 AND version = $2")
+                .bind(name)
+                .bind(i64::from(version))
+                .fetch_optional(&mut *self.transaction)
+                .await
+                .map_err(|error| failed("reading", &error))?;
         if let Some(view_id) = row.as_ref().map(|row| optional(row, "view_id")).transpose()?.flatten() {
             self.discard(view_id).await?;
         }
@@ -279,14 +280,21 @@ fn chosen(catalog: &Catalog, names: &[String]) -> Result<Vec<(String, u32, Strin
         names.is_empty() || names.iter().any(named)
     });
     Ok(wanted
-        .map(|view| (view.definition.name.clone(), view.version, view.definition.source.clone()))
+        .map(|view| {
+            (
+                view.definition.name.clone(),
+                view.version,
+                view.definition.source.clone(),
+            )
+        })
         .collect())
 }
 
 /// None where there is neither a rebuild nor a need for one.
 fn rebuild(row: &AnyRow) -> Result<Option<Rebuild>, FeatureStoreError> {
     let whole_since: Option<u32> = optional(row, "whole_since")?;
-    let advised = whole_since.is_some_and(|since| u64::from(since) < unsigned::<u64>(row, "losses").unwrap_or_default());
+    let advised =
+        whole_since.is_some_and(|since| u64::from(since) < unsigned::<u64>(row, "losses").unwrap_or_default());
     let nullable = |column: &str| -> Result<Option<i64>, FeatureStoreError> {
         row.try_get(column).map_err(|error| failed("reading", &error))
     };
@@ -301,7 +309,8 @@ fn rebuild(row: &AnyRow) -> Result<Option<Rebuild>, FeatureStoreError> {
         _ => return Ok(None),
     };
     let under_way = state != RebuildState::Advised;
-    let count = |column: &str| Ok::<_, FeatureStoreError>(nullable(column)?.and_then(|count| u64::try_from(count).ok()));
+    let count =
+        |column: &str| Ok::<_, FeatureStoreError>(nullable(column)?.and_then(|count| u64::try_from(count).ok()));
     let moment = |column: &str| Ok::<_, FeatureStoreError>(nullable(column)?.map(EventTime::from_micros));
     let definition: serde_json::Value = serde_json::from_str(&text(row, "definition")?).unwrap_or_default();
     Ok(Some(Rebuild {

@@ -73,8 +73,9 @@ impl Writer {
                     "the online store began a new life: uncommitted events are asked for again"
                 );
                 metrics::counter!("ondol_feature_store_online_restarts_total", "source" => source.clone()).increment(1);
-                log.discard(&source).await?;
+                // In this order: a delivery that is appended after the discard finds its life forgotten.
                 gate.forget_life();
+                log.discard(&source).await?;
             } else if !matches!(committed, Ok(Outcome::Durable(_))) {
                 gate.uncommitted.fetch_add(rows, Ordering::Relaxed);
             }
@@ -118,12 +119,7 @@ impl Writer {
     }
 
     /// Sees to it that everything held was absorbed into `uncovered`, as far as these versions still count.
-    async fn cover(
-        &self,
-        source: &str,
-        turn: &SourceTurn,
-        uncovered: &BTreeSet<u32>,
-    ) -> Result<(), FeatureStoreError> {
+    async fn cover(&self, source: &str, turn: &SourceTurn, uncovered: &BTreeSet<u32>) -> Result<(), FeatureStoreError> {
         // A version joins the log's table after the registry knows it: one that the registry does not have is retired.
         self.registry.refresh().await?;
         let snapshot = self.registry.snapshot();
@@ -157,7 +153,10 @@ impl Writer {
         if views.is_empty() {
             return Ok(());
         }
-        let compiled = views.iter().map(|view| self.compiled(view)).collect::<Result<Vec<_>, _>>()?;
+        let compiled = views
+            .iter()
+            .map(|view| self.compiled(view))
+            .collect::<Result<Vec<_>, _>>()?;
         let held = self.log.held_deliveries(source).await?;
         let life = turn.gate.lives_since(&self.continuity).await?;
         let snapshot = self.registry.snapshot();

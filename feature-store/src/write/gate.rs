@@ -70,6 +70,11 @@ impl Gate {
         self.life().as_ref().is_none_or(|noted| noted == life)
     }
 
+    /// Whether `life`, noted before, still is the one that was noted.
+    pub(super) fn lives_on_in(&self, life: &Life) -> bool {
+        self.life().as_ref() == Some(life)
+    }
+
     pub(super) fn forget_life(&self) {
         *self.life() = None;
     }

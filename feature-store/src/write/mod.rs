@@ -36,9 +36,9 @@ use crate::online::{Continuity, Life, OnlineStore};
 use crate::registry::Registry;
 use crate::views::CompiledViews;
 use absorb::{Absorption, Tally};
-use gate::Gate;
 use arrow::array::RecordBatch;
 use async_trait::async_trait;
+use gate::Gate;
 use ondol_feature_store_api::FeatureStoreError;
 use ondol_feature_store_api::wire::{Delivery, DeliveryHeader, PartitionPosition, WriteReceipt};
 use ondol_runtime::Shutdown;
@@ -48,6 +48,10 @@ use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
+
+/// How often, and how far apart, a commit is tried for a hand-over that holds deliveries back.
+const HAND_OVER_ATTEMPTS: u32 = 20;
+const HAND_OVER_PAUSE: Duration = Duration::from_millis(200);
 
 /// Bounds of the write path.
 #[derive(Clone, Copy, Debug)]
@@ -160,7 +164,7 @@ impl Writer {
             .map(|view| self.views.get(snapshot, view))
             .collect::<Result<Vec<_>, _>>()?;
         let absorption = Absorption {
-            life,
+            life: life.clone(),
             generation: delivery::generation(header),
             later: Vec::new(),
             starts_over: !stream,
@@ -170,6 +174,11 @@ impl Writer {
         let tally = absorption.run(self.online.as_ref()).await?;
         if stream {
             self.log.append(&source.definition, header, &events).await?;
+            // A commit that found a new life may have let go of everything before these came: then they go, too.
+            if !turn.gate().lives_on_in(&life) {
+                self.log.discard(&source.definition.name).await?;
+                return Err(commit::new_life(&source.definition.name));
+            }
         } else {
             turn.turn.advance_table(header);
         }
@@ -332,13 +341,18 @@ impl RowSink for Writer {
         })
     }
 
-    async fn lock_source(&self, source: &str) -> Box<dyn Any + Send> {
+    async fn lock_source(&self, source: &str) -> Result<Box<dyn Any + Send>, FeatureStoreError> {
         let turn = self.turn(source).await;
+        let mut attempt = 0;
         while let Err(error) = self.commit_in(source, &turn).await {
+            attempt += 1;
+            if attempt >= HAND_OVER_ATTEMPTS {
+                return Err(error);
+            }
             tracing::warn!(source, %error, "the log can't be committed for a hand-over yet: trying again");
-            tokio::time::sleep(Duration::from_millis(200)).await;
+            tokio::time::sleep(HAND_OVER_PAUSE).await;
         }
-        Box::new(turn)
+        Ok(Box::new(turn))
     }
 }
 

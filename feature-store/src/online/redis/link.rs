@@ -7,11 +7,11 @@
 use super::super::OnlineConfig;
 use ondol_feature_store_api::FeatureStoreError;
 use redis::aio::{ConnectionManager, ConnectionManagerConfig};
+use redis::cluster::ClusterClient;
 use redis::cluster::ClusterClientBuilder;
 use redis::cluster_async::ClusterConnection;
 use redis::cluster_routing::{RoutingInfo, SingleNodeRoutingInfo};
 use redis::io::tcp::TcpSettings;
-use redis::cluster::ClusterClient;
 use redis::{Cmd, FromRedisValue, IntoConnectionInfo, RedisError, ScriptInvocation};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};

@@ -25,9 +25,9 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::{StreamExt, TryStreamExt};
 use hashbrown::HashMap;
+use link::{Link, Node, address_of, failed};
 use ondol_feature_store_api::FeatureStoreError;
 use ondol_vocabulary::EntityKey;
-use link::{Link, Node, address_of, failed};
 use redis::{Cmd, FromRedisValue, RedisError, Script, cmd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -271,7 +271,9 @@ impl RedisStore {
 
     /// Less than the client waits for any answer.
     fn wait_ms(&self) -> u64 {
-        u64::try_from(self.timeout.as_millis() * 3 / 4).unwrap_or(u64::MAX).max(1)
+        u64::try_from(self.timeout.as_millis() * 3 / 4)
+            .unwrap_or(u64::MAX)
+            .max(1)
     }
 
     fn mark(&self, shard: &str) -> String {
