@@ -194,14 +194,18 @@ fn read_fixed(rest: &[u8]) -> Option<(i64, &[u8])> {
     Some((i64::from_le_bytes(*number), rest))
 }
 
+/// A length in its shortest form: an entity has one key, so a length has one form.
 fn read_length(mut rest: &[u8]) -> Option<(usize, &[u8])> {
     let mut length = 0usize;
     for shift in (0..usize::BITS).step_by(7) {
         let (&byte, tail) = rest.split_first()?;
         rest = tail;
-        length |= usize::from(byte & 0x7f).checked_shl(shift)?;
+        let part = usize::from(byte & 0x7f);
+        let shifted = part.checked_shl(shift).filter(|shifted| shifted >> shift == part)?;
+        length |= shifted;
         if byte & 0x80 == 0 {
-            return Some((length, rest));
+            let is_shortest = part != 0 || shift == 0;
+            return is_shortest.then_some((length, rest));
         }
     }
     None
@@ -216,6 +220,16 @@ mod tests {
 
     fn key(values: &[Value]) -> EntityKey {
         EntityKey::from_values(values).unwrap().unwrap()
+    }
+
+    #[test]
+    fn a_length_in_a_longer_form_is_no_key() {
+        let shortest = key(&[Value::String("abc".to_owned())]).0;
+        assert_eq!(shortest[..2], [STRING, 3]);
+        let longer = [&[STRING, 0x83, 0], b"abc".as_slice()].concat();
+        assert!(EntityKey::from_bytes(longer).values().is_err());
+        let beyond = [[STRING].as_slice(), &[0x80; 9], &[2]].concat();
+        assert!(EntityKey::from_bytes(beyond).values().is_err());
     }
 
     #[test]
