@@ -180,9 +180,7 @@ impl Total {
     #[inline]
     pub(crate) fn value(self) -> f64 {
         if self.rest.special.is_none() && self.rest.finite.is_untouched() {
-            let near = self
-                .finite
-                .read_near(|negative, place, limbs| signed(negative, place, limbs));
+            let near = self.finite.read_near(signed);
             if let Some(value) = near {
                 return value;
             }

@@ -258,10 +258,10 @@ mod tests {
             let whole = of(&values);
             let (left, right) = values.split_at(split.min(values.len()));
             let parts = [of(right), of(left)];
-            prop_assert_eq!(Sketch::merged(parts.iter(), std::iter::empty()), whole.clone());
+            prop_assert_eq!(&Sketch::merged(parts.iter(), std::iter::empty()), &whole);
             let half = [of(left)];
             let merged = Sketch::merged(half.iter(), right.iter().map(|value| ScalarRef::float(*value)));
-            prop_assert_eq!(merged, whole.clone());
+            prop_assert_eq!(&merged, &whole);
             prop_assert_eq!(Sketch::from_counts(whole.counts().to_vec()), Some(whole));
         }
     }
