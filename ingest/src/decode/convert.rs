@@ -11,7 +11,7 @@
 //! Keys without fields and headers are text: a column that is no `string` takes what its text says (`42`, `true`).
 
 use super::place::Column;
-use super::value::{Value, decimal_text};
+use super::value::Value;
 use super::{Cell, Reason, Rejection};
 use ondol_vocabulary::time::EventTimeError;
 use ondol_vocabulary::{DataType, EventTime, TimestampUnit};
@@ -32,7 +32,7 @@ pub(crate) fn convert<'a>(value: Value<'a>, column: &Column) -> Result<Cell<'a>,
     let converted = match (column.data_type, value) {
         (_, Value::Null) => Ok(Cell::Null),
         (DataType::String, Value::Text(text)) => Ok(Cell::Text(text)),
-        (DataType::String, Value::Decimal { unscaled, scale }) => Ok(Cell::Text(decimal_text(unscaled, scale).into())),
+        (DataType::String, Value::Decimal(digits)) => Ok(Cell::Text(digits.into())),
         (DataType::Bool, Value::Bool(truth)) => Ok(Cell::Bool(truth)),
         (DataType::I32, value) => whole(value, i64::from(i32::MIN), i64::from(i32::MAX)),
         (DataType::I64, value) => whole(value, i64::MIN, i64::MAX),
@@ -69,7 +69,7 @@ fn whole<'a>(value: Value<'a>, least: i64, greatest: i64) -> Result<Cell<'a>, Va
     let number = match value {
         Value::I64(number) => number,
         Value::F64(number) if number.fract() == 0.0 && number.abs() <= EXACT => number as i64,
-        Value::Decimal { unscaled, scale } => match whole_decimal(unscaled, scale) {
+        Value::Decimal(ref digits) => match whole_decimal(digits) {
             Some(number) => number,
             None => return Err(value),
         },
@@ -83,9 +83,12 @@ fn whole<'a>(value: Value<'a>, least: i64, greatest: i64) -> Result<Cell<'a>, Va
 }
 
 /// A decimal number without a fraction.
-fn whole_decimal(unscaled: i128, scale: u32) -> Option<i64> {
-    let unit = 10_i128.checked_pow(scale)?;
-    (unscaled % unit == 0).then(|| i64::try_from(unscaled / unit).ok())?
+fn whole_decimal(digits: &str) -> Option<i64> {
+    let (whole, fraction) = digits.split_once('.').unwrap_or((digits, ""));
+    fraction
+        .bytes()
+        .all(|digit| digit == b'0')
+        .then(|| whole.parse().ok())?
 }
 
 fn float<'a>(value: Value<'a>, greatest: f64) -> Result<Cell<'a>, Value<'a>> {
@@ -95,8 +98,7 @@ fn float<'a>(value: Value<'a>, greatest: f64) -> Result<Cell<'a>, Value<'a>> {
         Value::F64(number) => *number,
         Value::I64(number) => *number as f64,
         Value::U64(number) => *number as f64,
-        // By way of its digits: rounded once.
-        Value::Decimal { unscaled, scale } => match decimal_text(*unscaled, *scale).parse() {
+        Value::Decimal(digits) => match digits.parse() {
             Ok(number) => number,
             Err(_) => return Err(value),
         },

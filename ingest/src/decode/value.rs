@@ -25,13 +25,8 @@ pub enum Value<'a> {
     Text(Cow<'a, str>),
     /// Bytes that are no text: no column takes them.
     Bytes,
-    /// A decimal number: `unscaled` divided by 10 to the power of `scale`.
-    Decimal {
-        /// All its digits.
-        unscaled: i128,
-        /// How many of them are behind the point.
-        scale: u32,
-    },
+    /// A decimal number, with all its digits: `-12.50`.
+    Decimal(String),
     /// A moment of known unit (Avro's logical types, Protobuf's `Timestamp`): microseconds since the epoch.
     Micros(i64),
     /// A sequence. Empty when its elements are not wanted.
@@ -125,17 +120,6 @@ pub fn framed(half: Half, bytes: &[u8]) -> Option<Encoded<'_>> {
     })
 }
 
-/// The digits of a decimal number, all of them.
-pub(super) fn decimal_text(unscaled: i128, scale: u32) -> String {
-    let digits = format!("{:0>width$}", unscaled.unsigned_abs(), width = scale as usize + 1);
-    let (whole, fraction) = digits.split_at(digits.len().saturating_sub(scale as usize));
-    let sign = if unscaled < 0 { "-" } else { "" };
-    match fraction {
-        "" => format!("{sign}{whole}"),
-        fraction => format!("{sign}{whole}.{fraction}"),
-    }
-}
-
 impl<'a> Value<'a> {
     /// The field `name` of an object.
     pub fn field(&self, name: &str) -> Option<&Value<'a>> {
@@ -155,7 +139,7 @@ impl<'a> Value<'a> {
             Self::F64(number) => number.to_string(),
             Self::Text(text) => format!("{:?}", excerpt(text)),
             Self::Bytes => "a byte string".to_owned(),
-            Self::Decimal { unscaled, scale } => decimal_text(*unscaled, *scale),
+            Self::Decimal(digits) => digits.clone(),
             Self::Micros(micros) => format!("the moment {}", ondol_vocabulary::EventTime::from_micros(*micros)),
             Self::Array(_) => "an array".to_owned(),
             Self::Object(_) => "an object".to_owned(),

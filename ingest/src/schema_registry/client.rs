@@ -4,6 +4,7 @@ use super::LookupError;
 use crate::config::SchemaRegistryConfig;
 use reqwest::{Certificate, RequestBuilder, Response, StatusCode};
 use serde::Deserialize;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use url::Url;
 
@@ -11,8 +12,8 @@ use url::Url;
 const REQUEST: Duration = Duration::from_secs(5);
 const CONNECT: Duration = Duration::from_secs(3);
 /// Times a question is asked before the caller is told that there is no answer now.
-const ATTEMPTS: u32 = 3;
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const ATTEMPTS: u32 = 2;
+const PAUSE: Duration = Duration::from_millis(100);
 /// Largest answer taken.
 const MAX_ANSWER_BYTES: usize = 4 << 20;
 /// "Schema not found", and "version not found", "subject not found".
@@ -23,6 +24,8 @@ pub(super) struct Client {
     /// Tried in turn until one answers.
     urls: Vec<Url>,
     auth: Option<Auth>,
+    /// How often a question reached no registry.
+    outages: AtomicU64,
 }
 
 enum Auth {
@@ -90,7 +93,13 @@ impl Client {
             http,
             urls,
             auth: auth(config)?,
+            outages: AtomicU64::new(0),
         }))
+    }
+
+    /// How often a question reached no registry.
+    pub(super) fn outages(&self) -> u64 {
+        self.outages.load(Ordering::Acquire)
     }
 
     /// Schema `id`; none when the registry says that there is none.
@@ -105,19 +114,21 @@ impl Client {
     }
 
     async fn ask(&self, path: &[&str]) -> Result<Option<Answer>, LookupError> {
-        let mut pause = FIRST_PAUSE;
         let mut last = String::new();
+        let mut reached = false;
         for attempt in 0..ATTEMPTS {
             if attempt > 0 {
-                tokio::time::sleep(pause).await;
-                pause *= 4;
+                tokio::time::sleep(PAUSE).await;
             }
             for url in &self.urls {
-                match self.ask_one(url, path).await {
+                match self.ask_one(url, path, &mut reached).await {
                     Ok(answer) => return Ok(answer),
                     Err(why) => last = why,
                 }
             }
+        }
+        if !reached {
+            self.outages.fetch_add(1, Ordering::Release);
         }
         Err(LookupError::Unavailable(format!(
             "the schema registry does not answer: {last}"
@@ -126,7 +137,7 @@ impl Client {
 
     /// # Errors
     /// Why there is no answer now.
-    async fn ask_one(&self, base: &Url, path: &[&str]) -> Result<Option<Answer>, String> {
+    async fn ask_one(&self, base: &Url, path: &[&str], reached: &mut bool) -> Result<Option<Answer>, String> {
         let mut url = base.clone();
         // A base that can't take a path was refused when the client was made.
         if let Ok(mut segments) = url.path_segments_mut() {
@@ -138,6 +149,7 @@ impl Client {
             .send()
             .await
             .map_err(|error| format!("{}: {}", shown(), chain(&error.without_url())))?;
+        *reached = true;
         let status = response.status();
         let body = body(response).await.map_err(|why| format!("{}: {why}", shown()))?;
         if status.is_success() {

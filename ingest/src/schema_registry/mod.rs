@@ -114,10 +114,16 @@ impl SchemaRegistry {
         if let Some(found) = self.remembered(id) {
             return found;
         }
+        let outages = self.client.outages();
         let _asking = self.asking.lock().unwrap_or_else(PoisonError::into_inner);
-        // Somebody else may have asked while this one waited.
+        // Somebody else may have asked while this one waited, or have waited in vain.
         if let Some(found) = self.remembered(id) {
             return found;
+        }
+        if self.client.outages() != outages {
+            return Err(LookupError::Unavailable(
+                "the schema registry can't be reached".to_owned(),
+            ));
         }
         let mut answer = self.runtime.block_on(self.ask(id));
         if matches!(answer, Err(LookupError::Unknown(_))) && self.may_look_again() {

@@ -165,11 +165,26 @@ fn an_unknown_id_is_asked_for_a_second_time_and_then_believed() {
 
 #[test]
 fn a_failure_is_not_kept() {
-    let answers = [(503, ""), (503, ""), (503, ""), (200, INT)];
+    let answers = [(503, ""), (503, ""), (200, INT)];
     let fake = Fake::start(&[("/schemas/ids/7", &answers)]);
     let (_runtime, registry) = registry(&at(&fake.url));
     assert!(matches!(registry.schema(7), Err(LookupError::Unavailable(_))));
     assert!(registry.schema(7).is_ok());
+}
+
+#[test]
+fn those_who_waited_for_a_registry_that_is_not_there_do_not_ask_again() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    drop(listener);
+    let (_runtime, registry) = registry(&at(&url));
+    std::thread::scope(|scope| {
+        for id in 0..40 {
+            let registry = &registry;
+            scope.spawn(move || assert!(matches!(registry.schema(id), Err(LookupError::Unavailable(_)))));
+        }
+    });
+    assert!(registry.client.outages() < 40);
 }
 
 #[test]

@@ -4,7 +4,6 @@ use crate::setup::{Boxed, NOON_US, field, kafka, record, snapshot, topic, until}
 use crate::store::FakeStore;
 use bytes::Bytes;
 use ondol_ingest::config::{IngestConfig, SchemaRegistryConfig};
-use ondol_ingest::source::{NewRecord, Stream};
 use ondol_ingest_api::Ingest;
 use ondol_ingest_api::wire::DeadLetterQuery;
 use ondol_testkit::services;
@@ -194,12 +193,12 @@ async fn what_no_longer_fits_becomes_a_dead_letter_that_names_the_schema() {
     let ingest = Boxed::start_with(Arc::clone(&stream), &store, at(services::schema_registry()));
     let id = json!({"name": "id", "type": "string"});
     let good = record_of(json!([id, {"name": "n", "type": "long"}, ts()]));
-    let plan =
-        json!({"format": "avro", "schema": good, "values": values(0, 5, "n", &Json::Null), "compatibility": "NONE"});
-    produce(&topic, plan).await;
+    let plan = json!({"format": "avro", "schema": good, "values": values(0, 5, "n", &Json::Null)});
+    assert_eq!(produce(&topic, plan).await["written"], 5);
     let bad = record_of(json!([id, {"name": "n", "type": "string"}, ts()]));
     let text = json!([{"id": "x", "n": "many", "ts": NOON_US / 1000}]);
-    produce(&topic, json!({"format": "avro", "schema": bad, "values": text})).await;
+    let plan = json!({"format": "avro", "schema": bad, "values": text, "compatibility": "NONE"});
+    assert_eq!(produce(&topic, plan).await["written"], 1);
     let unknown = record(Bytes::from_static(&[0, 0x7f, 0xff, 0xff, 0xff, 2, 2]));
     let unframed = record("{}");
     let text = "syntax = \"proto3\"; message Other { int32 x = 1; }";
@@ -346,7 +345,7 @@ async fn the_key_of_a_record_is_read_by_its_own_schema() {
         "keys": (0..10).map(|n| json!({"id": format!("k{n}")})).collect::<Vec<_>>(),
         "values": (0..10).map(|n| json!({"n": n, "ts": NOON_US / 1000 - 5000})).collect::<Vec<_>>(),
     });
-    produce(&topic, plan).await;
+    assert_eq!(produce(&topic, plan).await["written"], 10);
     arrived(&store, 10).await;
     let mut keys: Vec<_> = store
         .rows()

@@ -128,12 +128,23 @@ fn micros(number: i64, per_second: i64) -> Option<i64> {
 fn opaque<'a>(bytes: &[u8], logical: Option<Logical>) -> Value<'a> {
     match logical {
         Some(Logical::Decimal { scale }) => {
-            unscaled(bytes).map_or(Value::Bytes, |unscaled| Value::Decimal { unscaled, scale })
+            unscaled(bytes).map_or(Value::Bytes, |unscaled| Value::Decimal(digits(unscaled, scale)))
         }
         Some(Logical::Uuid) => {
             <[u8; 16]>::try_from(bytes).map_or(Value::Bytes, |bytes| Value::Text(uuid(bytes).into()))
         }
         _ => Value::Bytes,
+    }
+}
+
+/// All the digits of `unscaled` divided by 10 to the power of `scale`.
+pub(super) fn digits(unscaled: i128, scale: u32) -> String {
+    let all = format!("{:0>width$}", unscaled.unsigned_abs(), width = scale as usize + 1);
+    let (whole, fraction) = all.split_at(all.len().saturating_sub(scale as usize));
+    let sign = if unscaled < 0 { "-" } else { "" };
+    match fraction {
+        "" => format!("{sign}{whole}"),
+        fraction => format!("{sign}{whole}.{fraction}"),
     }
 }
 

@@ -95,10 +95,8 @@ impl Shape {
                 (Reference::Date(day), Value::Micros(i64::from(day) * 86_400_000_000))
             }
             Self::Decimal => {
-                let value = Value::Decimal {
-                    unscaled: seed.into(),
-                    scale: 4,
-                };
+                // The points of a decimal's digits are checked apart.
+                let value = Value::Decimal(read::digits(seed.into(), 4));
                 (Reference::Decimal(seed.to_be_bytes().to_vec().into()), value)
             }
             Self::Fixed => (Reference::Fixed(3, vec![1, 2, 3]), Value::Bytes),
@@ -200,7 +198,9 @@ fn resolve(writer: Json, value: Reference, reader: Json, names: &[&str]) -> Resu
     let bytes = encode(&writer, value);
     let [writer, reader] = [writer, reader].map(|schema| Schema::parse(&schema.to_string(), &[]).unwrap());
     let mut wanted = Wanted::default();
-    names.iter().for_each(|name| drop(wanted.add([*name])));
+    for name in names {
+        wanted.add([*name]);
+    }
     let node = program::compile(&writer, Some(&reader), &wanted);
     let mut bytes = Bytes::new(&bytes);
     let value = read::read(&mut bytes, &node, &writer, &wanted).map_err(|trouble| trouble.shown())?;
@@ -342,6 +342,32 @@ fn a_uuid_and_a_local_time_are_texts() {
         read(&avro(&schema), &bytes, &wanted).unwrap(),
         "Object([(\"u\", Text(\"00010203-0405-0607-0809-0a0b0c0d0e0f\")), (\"t\", Text(\"1970-01-01T00:00:02.500\"))])"
     );
+}
+
+#[test]
+fn a_decimal_keeps_every_digit() {
+    let cases = [
+        (0, 0, "0"),
+        (-5, 2, "-0.05"),
+        (1250, 2, "12.50"),
+        (i128::MIN, 38, "-1.70141183460469231731687303715884105728"),
+    ];
+    for (unscaled, scale, digits) in cases {
+        assert_eq!(read::digits(unscaled, scale), digits);
+    }
+    let schema =
+        record(json!([{"name": "x", "type": {"type": "bytes", "logicalType": "decimal", "precision": 9, "scale": 2}}]));
+    let mut wanted = Wanted::default();
+    wanted.add(["x"]);
+    let read = |bytes: &[u8]| read(&avro(&schema), bytes, &wanted).unwrap();
+    assert_eq!(read(&[4, 0xfb, 0x1e]), "Object([(\"x\", Decimal(\"-12.50\"))])");
+    assert_eq!(read(&[0]), "Object([(\"x\", Decimal(\"0.00\"))])");
+    // Longer than 128 bits, but only in its sign.
+    let mut long = vec![40];
+    long.extend([0xff; 20]);
+    assert_eq!(read(&long), "Object([(\"x\", Decimal(\"-0.01\"))])");
+    long[1] = 1;
+    assert_eq!(read(&long), "Object([(\"x\", Bytes)])");
 }
 
 #[test]

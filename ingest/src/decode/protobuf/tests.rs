@@ -54,10 +54,10 @@ fn format(schema: &str) -> ProtobufFormat {
 fn wanted(paths: &[&str]) -> Wanted {
     let mut wanted = Wanted::default();
     for path in paths {
-        match path.strip_suffix("[]") {
-            Some(path) => drop(wanted.add(path.split('.')).each()),
-            None => drop(wanted.add(path.split('.'))),
-        }
+        let _place = match path.strip_suffix("[]") {
+            Some(path) => wanted.add(path.split('.')).each(),
+            None => wanted.add(path.split('.')),
+        };
     }
     wanted
 }
