@@ -259,10 +259,7 @@ impl EventLog {
         let config = &self.shared.config;
         let is_due = |log: &SourceLog| {
             let memory = log.memory();
-            let old = memory
-                .buffer
-                .since()
-                .is_some_and(|since| since.elapsed() >= config.commit_interval);
+            let old = memory.is_old(config.commit_interval);
             old || memory.buffer.rows() >= config.commit_rows || memory.buffer.bytes() >= MAX_BUFFERED_BYTES / 2
         };
         let logs = lock(&self.shared.logs);
@@ -319,6 +316,7 @@ impl EventLog {
                     tracing::debug!(source, rows = before, version, "offline commit");
                     log.catch_up(source, &table)?;
                     let mut memory = log.memory();
+                    memory.last_commit = started.elapsed();
                     memory.rows = memory.rows.map(|held| held + before as u64);
                 }
                 Ok(Committed::Uncovered(views)) => {
