@@ -25,13 +25,13 @@ pub mod decode;
 mod decoding;
 pub mod deliver;
 pub mod directive;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod meter;
 pub mod operations;
 pub mod pipeline;
 pub mod plan;
 pub mod progress;
-#[doc(hidden)]
-pub mod fuzzing;
 mod rate;
 pub mod report;
 pub mod schema_registry;

@@ -4,7 +4,6 @@
 use crate::config::{IngestConfig, Limits, StartAt, StreamConfig};
 use crate::control::Control;
 use crate::decode::formats::Formats;
-use crate::schema_registry::SchemaRegistry;
 use crate::deliver::{Backoff, Surroundings};
 use crate::directive::Directives;
 use crate::meter;
@@ -13,6 +12,7 @@ use crate::pipeline::Pipeline;
 use crate::plan::SourcePlan;
 use crate::progress::{Part, Progress};
 use crate::report::{self, Reports};
+use crate::schema_registry::SchemaRegistry;
 use crate::snapshot_file;
 use crate::source::embedded::{EmbeddedOptions, EmbeddedStream, Retention};
 use crate::source::kafka::KafkaStream;
@@ -275,10 +275,16 @@ impl IngestService {
     /// Brings the metrics that are measured rather than counted up to date.
     async fn measure(self: Arc<Self>) {
         let stop = self.shutdown.token();
-        while stop.run_until_cancelled(tokio::time::sleep(MEASURE_EVERY)).await.is_some() {
+        while stop
+            .run_until_cancelled(tokio::time::sleep(MEASURE_EVERY))
+            .await
+            .is_some()
+        {
             for view in self.views() {
                 let description = status::description(self.stream.as_ref(), &view.topic).await;
-                let extents = description.map(|description| description.partitions).unwrap_or_default();
+                let extents = description
+                    .map(|description| description.partitions)
+                    .unwrap_or_default();
                 meter::status(&self.own(&view, &extents).await);
             }
             self.ledgers.forget_idle();
@@ -288,7 +294,11 @@ impl IngestService {
     /// Tells the other workers how this one's part stands.
     async fn report(self: Arc<Self>) {
         let stop = self.shutdown.token();
-        while stop.run_until_cancelled(tokio::time::sleep(report::EVERY)).await.is_some() {
+        while stop
+            .run_until_cancelled(tokio::time::sleep(report::EVERY))
+            .await
+            .is_some()
+        {
             let mut sources = Vec::new();
             for view in self.views() {
                 sources.push(self.own(&view, &[]).await);

@@ -101,7 +101,10 @@ fn conform(field: &Field, value: Value) -> Result<Value, String> {
             &value,
             "send RFC 3339 text such as `2013-01-01T05:17:00Z`, or microseconds since the epoch",
         ),
-        (DataType::List(_), value) => wrong(&value, "a list is no input: apply a definition that has its values as inputs of their own"),
+        (DataType::List(_), value) => wrong(
+            &value,
+            "a list is no input: apply a definition that has its values as inputs of their own",
+        ),
     }
 }
 

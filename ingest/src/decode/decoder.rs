@@ -107,7 +107,9 @@ impl<'a> Decoder<'a> {
         };
         match (fault, schema) {
             (Fault::Rejected(mut rejection), Some(id)) => {
-                rejection.detail.push_str(&format!(" (written with schema {id} of the registry)"));
+                rejection
+                    .detail
+                    .push_str(&format!(" (written with schema {id} of the registry)"));
                 Fault::Rejected(rejection)
             }
             (fault, _) => fault,

@@ -195,7 +195,11 @@ impl Pipeline {
             let Pending { runs, marks, since, .. } = std::mem::take(&mut self.pending);
             let (around, generation) = (Arc::clone(&self.around), Arc::clone(&self.generation));
             let closed = Instant::now();
-            meter::stage(&around.source, Stage::Collect, since.map_or(Duration::ZERO, |since| closed - since));
+            meter::stage(
+                &around.source,
+                Stage::Collect,
+                since.map_or(Duration::ZERO, |since| closed - since),
+            );
             let decode = decoding::decode(Arc::clone(&around), self.plan.clone(), generation, runs);
             self.decoding = Some(Box::pin(async move {
                 let contents = decode.await?;
@@ -265,7 +269,11 @@ impl Pipeline {
         if let Some(place) = self.places.get_mut(&run.partition) {
             place.intake = run.to;
         }
-        let is_first = self.pending.runs.iter().all(|pending| pending.partition != run.partition);
+        let is_first = self
+            .pending
+            .runs
+            .iter()
+            .all(|pending| pending.partition != run.partition);
         if let Some(timestamp) = run.first_timestamp().filter(|_| is_first) {
             self.around.progress.ahead(run.partition, run.from, timestamp);
         }

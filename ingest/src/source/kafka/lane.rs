@@ -20,7 +20,11 @@ impl Lane {
 }
 
 /// Adds a message to its lane: its size. One of a partition that was given back is dropped.
-pub(super) fn take(lanes: &mut BTreeMap<i32, Lane>, topic: &str, message: &BorrowedMessage<'_>) -> Result<usize, StreamError> {
+pub(super) fn take(
+    lanes: &mut BTreeMap<i32, Lane>,
+    topic: &str,
+    message: &BorrowedMessage<'_>,
+) -> Result<usize, StreamError> {
     let Some(lane) = lanes.get_mut(&message.partition()) else {
         return Ok(0);
     };

@@ -1,9 +1,9 @@
 //! `[model.NAME]`: a feature vector over views, inputs and features derived from them at request time.
 
+use super::column::fields;
 use super::derived::{Derived, InScope};
 use super::name;
 use super::report::{Place, Reports, choose, did_you_mean};
-use super::column::fields;
 use super::tree::{Section, Text, Word};
 use super::view::CompiledView;
 use crate::nearest::nearest;
