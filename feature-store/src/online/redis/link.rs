@@ -2,7 +2,8 @@
 //!
 //! A cluster's connection is also watched. Its client can stop for good while it looks at the slots anew: the look waits
 //! for a lock that a request holds which is not polled until the look is over. Then every command times out, whatever
-//! the servers do. So when nothing but timeouts has come for a while, another connection takes its place.
+//! the servers do. So when nothing but timeouts has come for a while, another connection takes its place. It can also
+//! lose a node for good and answer commands of several slots without that node's part: then, too.
 
 use super::super::OnlineConfig;
 use ondol_feature_store_api::FeatureStoreError;
@@ -37,6 +38,7 @@ pub(super) struct Watched {
 
 struct State {
     connection: ClusterConnection,
+    opened: Instant,
     /// Since when there were only timeouts, and how many.
     silent: Option<(Instant, u32)>,
 }
@@ -49,6 +51,7 @@ impl Watched {
         let connection = connection(&client);
         let state = Mutex::new(State {
             connection,
+            opened: Instant::now(),
             silent: None,
         });
         Self { client, timeout, state }
@@ -66,9 +69,30 @@ impl Watched {
             let error = std::io::Error::new(std::io::ErrorKind::TimedOut, "the connection does not answer");
             Err(RedisError::from(error))
         });
-        let timed_out = outcome.as_ref().is_err_and(RedisError::is_timeout);
-        self.note(timed_out);
+        match &outcome {
+            Err(error) if has_lost_a_node(error) => self.note_lost_node(),
+            Err(error) => self.note(error.is_timeout()),
+            Ok(_) => self.note(false),
+        }
         outcome
+    }
+
+    /// The next command has a connection that knows every node, if there is one by then: at most one in a timeout.
+    fn note_lost_node(&self) {
+        let mut state = self.state();
+        if state.opened.elapsed() > self.timeout {
+            self.replace(&mut state, "it does not know every node");
+        }
+    }
+
+    fn replace(&self, state: &mut State, reason: &'static str) {
+        tracing::warn!(reason, "another connection to the redis cluster takes the place of one");
+        metrics::counter!("ondol_feature_store_redis_connections_replaced_total").increment(1);
+        *state = State {
+            connection: connection(&self.client),
+            opened: Instant::now(),
+            silent: None,
+        };
     }
 
     fn note(&self, timed_out: bool) {
@@ -80,16 +104,19 @@ impl Watched {
         let (since, count) = state.silent.unwrap_or_else(|| (Instant::now(), 0));
         state.silent = Some((since, count + 1));
         if count + 1 >= TIMEOUTS && since.elapsed() > self.timeout * 2 {
-            tracing::warn!("the connection to the redis cluster has stopped answering: another takes its place");
-            metrics::counter!("ondol_feature_store_redis_connections_replaced_total").increment(1);
-            state.connection = connection(&self.client);
-            state.silent = None;
+            self.replace(&mut state, "it has stopped answering");
         }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Whether the client has sent a command of several slots to fewer nodes than have them: it leaves out, for good, a node
+/// that it lost and that no other command has gone to since.
+fn has_lost_a_node(error: &RedisError) -> bool {
+    error.kind() == redis::ErrorKind::Client && error.to_string().contains("number of multi-slot results")
 }
 
 /// Connects when it is first used.
