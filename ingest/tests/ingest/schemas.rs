@@ -85,6 +85,7 @@ async fn register(subject: &str, schema: &Json) -> u32 {
     u32::try_from(answer["id"].as_u64().unwrap_or_else(|| panic!("{answer}"))).unwrap()
 }
 
+#[allow(clippy::needless_pass_by_value, reason = "so that a literal can be given")]
 fn record_of(fields: Json) -> Json {
     json!({"type": "record", "name": "Event", "namespace": "ondol.test", "fields": fields})
 }

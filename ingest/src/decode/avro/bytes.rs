@@ -186,7 +186,7 @@ impl<'a> Bytes<'a> {
             }
             Type::Named(place) => match schema.named(*place).map(|named| &named.kind) {
                 Some(Kind::Record(fields)) => {
-                    self.deeper(|bytes| fields.iter().try_for_each(|field| bytes.skip(schema, &field.data_type)))?
+                    self.deeper(|bytes| fields.iter().try_for_each(|field| bytes.skip(schema, &field.data_type)))?;
                 }
                 Some(Kind::Enum { .. }) => drop(self.long()?),
                 Some(Kind::Fixed { size, .. }) => drop(self.take(*size)?),

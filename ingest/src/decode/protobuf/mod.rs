@@ -90,7 +90,7 @@ impl Format for ProtobufFormat {
     fn read<'a>(&self, encoded: Encoded<'a>, wanted: &'a Wanted) -> Result<Value<'a>, Fault> {
         let mut wire = Wire::new(encoded.bytes);
         let indexes = match encoded.schema {
-            Some(_) => wire.message_indexes().map_err(malformed)?,
+            Some(_) => wire.message_indexes().map_err(|trouble| malformed(&trouble))?,
             None => Vec::new(),
         };
         // A schema of the source's own reads what any id wrote.
@@ -104,11 +104,11 @@ impl Format for ProtobufFormat {
         let program = self
             .programs
             .get(encoded.half, &place, || self.program(&place, wanted))?;
-        Ok(read::message(&program, &[wire.rest()], wanted, 0).map_err(malformed)?)
+        Ok(read::message(&program, &[wire.rest()], wanted, 0).map_err(|trouble| malformed(&trouble))?)
     }
 }
 
-fn malformed(trouble: wire::Trouble) -> Rejection {
+fn malformed(trouble: &wire::Trouble) -> Rejection {
     Rejection::new(
         Reason::Malformed,
         format!("the message is no Protobuf message of its schema: {}", trouble.shown()),
