@@ -411,6 +411,7 @@ impl EventLog {
             buffer: Buffer::resuming(&committed),
             committed,
             rows,
+            ..Memory::default()
         };
         let log = Arc::new(SourceLog {
             table: Arc::new(tokio::sync::Mutex::new(table)),

@@ -31,11 +31,13 @@ pub(super) struct Memory {
 impl Memory {
     /// Whether the oldest thing that waits has waited for `interval`, or for a commit to be worth its time.
     pub(super) fn is_old(&self, interval: Duration) -> bool {
-        let patience = interval
-            .max(self.last_commit * COMMIT_SHARE)
-            .min(interval.max(MAX_PATIENCE));
+        let patience = patience(interval, self.last_commit);
         self.buffer.since().is_some_and(|since| since.elapsed() >= patience)
     }
+}
+
+fn patience(interval: Duration, last_commit: Duration) -> Duration {
+    interval.max((last_commit * COMMIT_SHARE).min(MAX_PATIENCE))
 }
 
 impl SourceLog {
@@ -95,56 +97,17 @@ pub(super) fn report_buffer(source: &str, buffer: &Buffer) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ondol_feature_store_api::wire::DeliveryHeader;
-    use ondol_vocabulary::PartitionRange;
 
-    #[tokio::test(start_paused = true)]
-    async fn slow_commits_are_rarer_and_none_waits_for_ever() {
-        let mut memory = Memory::default();
+    #[test]
+    fn slow_commits_are_rarer_and_nothing_waits_for_ever() {
         let second = Duration::from_secs(1);
-        assert!(!memory.is_old(Duration::ZERO), "nothing waits");
-        hold_a_position(&mut memory);
-        tokio::time::advance(second).await;
-        assert!(memory.is_old(second));
-        memory.last_commit = Duration::from_millis(500);
-        assert!(!memory.is_old(second));
-        tokio::time::advance(9 * second).await;
-        assert!(memory.is_old(second));
-        memory.last_commit = 60 * second;
-        assert!(!memory.is_old(second));
-        tokio::time::advance(MAX_PATIENCE).await;
-        assert!(memory.is_old(second));
-        assert!(!memory.is_old(60 * second), "a longer interval is the user's own");
-    }
-
-    fn hold_a_position(memory: &mut Memory) {
-        let definition = ondol_vocabulary::SourceDefinition {
-            name: "s".to_owned(),
-            origin: ondol_vocabulary::SourceOrigin::Stream {
-                topic: "s".to_owned(),
-                format: ondol_vocabulary::StreamFormat::Json,
-                shape: ondol_vocabulary::MessageShape::default(),
-            },
-            time: "ts".to_owned(),
-            late_us: 0,
-            arrival: ondol_vocabulary::Arrival::Ingest,
-            schema: Vec::new(),
-        };
-        let header = DeliveryHeader {
-            source: "s".to_owned(),
-            source_version: 1,
-            generation: "g".to_owned(),
-            ranges: vec![PartitionRange {
-                partition: 0,
-                from: 0,
-                to: 5,
-            }],
-        };
-        let schema = arrow::datatypes::Schema::new(vec![
-            arrow::datatypes::Field::new("_partition", arrow::datatypes::DataType::Int32, false),
-            arrow::datatypes::Field::new("_offset", arrow::datatypes::DataType::Int64, false),
-        ]);
-        let nothing = arrow::array::RecordBatch::new_empty(Arc::new(schema));
-        memory.buffer.append(&definition, &header, &nothing).unwrap();
+        assert_eq!(patience(second, Duration::from_millis(10)), second);
+        assert_eq!(patience(second, Duration::from_millis(500)), 10 * second);
+        assert_eq!(patience(second, 60 * second), MAX_PATIENCE);
+        assert_eq!(
+            patience(60 * second, second),
+            60 * second,
+            "a longer interval is the user's own"
+        );
     }
 }
