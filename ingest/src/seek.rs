@@ -105,13 +105,13 @@ mod tests {
     }
 
     /// Two partitions hold 10..100 and 0..50; 40 and 50 are delivered.
-    fn check(target: SeekTarget, found: [i64; 2]) -> Result<Vec<(i32, i64, i64)>, String> {
+    fn check(target: &SeekTarget, found: [i64; 2]) -> Result<Vec<(i32, i64, i64)>, String> {
         let extent = |partition, begin, end| PartitionExtent { partition, begin, end };
         let description = TopicDescription {
             generation: "g".into(),
             partitions: vec![extent(0, 10, 100), extent(1, 0, 50)],
         };
-        ranges("s", &target, &description, &positions([40, 50]), &positions(found))
+        ranges("s", target, &description, &positions([40, 50]), &positions(found))
             .map(|ranges| {
                 ranges
                     .iter()
@@ -127,17 +127,17 @@ mod tests {
 
     #[test]
     fn going_ahead_leaves_out_what_lies_between() {
-        assert_eq!(check(SeekTarget::End, [0, 0]), Ok(vec![(0, 40, 100)]));
-        assert_eq!(check(offset(0, 60), [0, 0]), Ok(vec![(0, 40, 60)]));
-        assert_eq!(check(offset(0, 40), [0, 0]), Ok(vec![]), "it stands there already");
+        assert_eq!(check(&SeekTarget::End, [0, 0]), Ok(vec![(0, 40, 100)]));
+        assert_eq!(check(&offset(0, 60), [0, 0]), Ok(vec![(0, 40, 60)]));
+        assert_eq!(check(&offset(0, 40), [0, 0]), Ok(vec![]), "it stands there already");
         let at = EventTime::from_micros(0);
-        assert_eq!(check(SeekTarget::Timestamp { at }, [70, 20]), Ok(vec![(0, 40, 70)]));
+        assert_eq!(check(&SeekTarget::Timestamp { at }, [70, 20]), Ok(vec![(0, 40, 70)]));
         let range = |from, to| SeekTarget::Range {
             range: PartitionRange { partition: 0, from, to },
         };
-        assert_eq!(check(range(60, 61), [0, 0]), Ok(vec![(0, 60, 61)]));
+        assert_eq!(check(&range(60, 61), [0, 0]), Ok(vec![(0, 60, 61)]));
         assert_eq!(
-            check(range(30, 61), [0, 0]),
+            check(&range(30, 61), [0, 0]),
             Ok(vec![(0, 40, 61)]),
             "the rest is delivered"
         );
@@ -152,16 +152,16 @@ mod tests {
             offset(1, 0),
             SeekTarget::Timestamp { at },
         ] {
-            let error = check(target, [12, 3]).unwrap_err();
+            let error = check(&target, [12, 3]).unwrap_err();
             assert!(error.contains("ondol rebuild"), "{error}");
         }
     }
 
     #[test]
     fn what_is_not_in_the_topic_is_refused() {
-        assert!(check(offset(2, 0), [0, 0]).unwrap_err().contains("the topic has 2"));
+        assert!(check(&offset(2, 0), [0, 0]).unwrap_err().contains("the topic has 2"));
         assert!(
-            check(offset(0, 101), [0, 0])
+            check(&offset(0, 101), [0, 0])
                 .unwrap_err()
                 .contains("ends at offset 100")
         );

@@ -64,9 +64,8 @@ async fn first_times(stream: &dyn Stream, topic: &str, places: &[PartitionPositi
         }
         Ok::<(), StreamError>(())
     };
-    match tokio::time::timeout(PATIENCE, look).await {
-        Ok(Err(error)) => tracing::debug!(topic, %error, "the times of waiting records are not known"),
-        Ok(Ok(())) | Err(_) => {}
+    if let Ok(Err(error)) = tokio::time::timeout(PATIENCE, look).await {
+        tracing::debug!(topic, %error, "the times of waiting records are not known");
     }
     times
 }

@@ -70,14 +70,13 @@ impl Registry {
                 continue;
             }
             match &mut listener {
-                Some(changes) => match tokio::time::timeout(every, changes.recv()).await {
-                    Ok(Err(error)) => {
+                Some(changes) => {
+                    if let Ok(Err(error)) = tokio::time::timeout(every, changes.recv()).await {
                         tracing::debug!(%error, "the registry's notifications ended: polling until they are back");
                         listener = None;
                         tokio::time::sleep(every.min(RECONNECT)).await;
                     }
-                    Ok(Ok(_)) | Err(_) => {}
-                },
+                }
                 None => tokio::time::sleep(every).await,
             }
         }

@@ -31,9 +31,9 @@ impl<'a> Headers<'a> {
     pub fn iter(&self) -> impl Iterator<Item = (&'a str, Option<&'a [u8]>)> {
         let mut rest = self.0;
         std::iter::from_fn(move || {
-            let (name, value, after) = next(rest)?;
+            let (header, after) = next(rest)?;
             rest = after;
-            Some((name, value))
+            Some(header)
         })
     }
 
@@ -52,7 +52,11 @@ impl<'a> Headers<'a> {
     }
 }
 
-fn next(bytes: &[u8]) -> Option<(&str, Option<&[u8]>, &[u8])> {
+/// A header's name and value.
+type Pair<'a> = (&'a str, Option<&'a [u8]>);
+
+/// The first header, and what follows it.
+fn next(bytes: &[u8]) -> Option<(Pair<'_>, &[u8])> {
     let (length, rest) = bytes.split_first_chunk::<4>()?;
     let (name, rest) = rest.split_at_checked(u32::from_le_bytes(*length) as usize)?;
     let (length, rest) = rest.split_first_chunk::<4>()?;
@@ -62,7 +66,7 @@ fn next(bytes: &[u8]) -> Option<(&str, Option<&[u8]>, &[u8])> {
             .split_at_checked(length as usize)
             .map(|(value, rest)| (Some(value), rest))?,
     };
-    Some((std::str::from_utf8(name).ok()?, value, rest))
+    Some(((std::str::from_utf8(name).ok()?, value), rest))
 }
 
 /// Appends one header to `out`.

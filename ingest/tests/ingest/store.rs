@@ -193,12 +193,8 @@ impl FeatureStore for FakeStore {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         let mut state = self.state.lock().unwrap();
-        let rows = 0..delivery.events.num_rows();
-        if state.poison.is_some()
-            && rows
-                .clone()
-                .any(|index| row(&delivery.events, index).1.n == state.poison)
-        {
+        let mut rows = 0..delivery.events.num_rows();
+        if state.poison.is_some() && rows.any(|index| row(&delivery.events, index).1.n == state.poison) {
             return Err(FeatureStoreError::Internal {
                 detail: "poison".to_owned(),
             });

@@ -48,7 +48,7 @@ pub(crate) async fn status(args: &IngestStatusArgs, output: Output) -> Result<()
         }
         bail!("{}", wrong.join("; "));
     }
-    print::result(output, &statuses, |statuses| text(statuses))
+    print::result(output, &statuses, |statuses| text(statuses.as_slice()))
 }
 
 async fn chosen(ingest: &dyn Ingest, sources: &[String]) -> Result<Vec<SourceStatus>> {
@@ -85,7 +85,7 @@ fn wrong(status: &SourceStatus, max_lag: Option<f64>) -> Vec<String> {
     wrong
 }
 
-fn text(statuses: &Vec<SourceStatus>) -> String {
+fn text(statuses: &[SourceStatus]) -> String {
     if statuses.is_empty() {
         return "no stream source is read: apply definitions with one".to_owned();
     }

@@ -76,10 +76,14 @@ async fn send_lines(reader: Box<dyn BufRead>, args: &PushArgs, ingest: &dyn Inge
         }
         if args.records {
             let record = serde_json::from_str(&line);
-            batch.records.push(record.with_context(|| format!("{} is no record", place()))?);
+            batch
+                .records
+                .push(record.with_context(|| format!("{} is no record", place()))?);
         } else {
             let event = RawValue::from_string(line);
-            batch.events.push(event.with_context(|| format!("{} is not JSON", place()))?);
+            batch
+                .events
+                .push(event.with_context(|| format!("{} is not JSON", place()))?);
         }
         if batch.events.len() + batch.records.len() == BATCH {
             sent.send(ingest, &args.source, std::mem::take(&mut batch)).await?;

@@ -37,7 +37,7 @@ pub(crate) enum Task {
     /// Build a training set.
     TrainingSet(Box<TrainingSet>),
     /// Bring a batch source online.
-    Materialize(Materialization),
+    Materialize(Box<Materialization>),
 }
 
 /// A job that waits for its turn.
@@ -99,7 +99,7 @@ impl Queue {
     /// Checks and submits a materialization of source `name`.
     pub(crate) async fn materialize(&self, snapshot: &Snapshot, name: &str) -> Result<Job, PipelinesError> {
         let task = Materialization::check(snapshot, name)?;
-        self.submit(MATERIALIZE, name, Task::Materialize(task)).await
+        self.submit(MATERIALIZE, name, Task::Materialize(Box::new(task))).await
     }
 
     /// Puts `task` in the queue.

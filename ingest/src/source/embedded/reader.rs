@@ -104,7 +104,7 @@ fn read(
     cursor.read(partition, i64::MAX, &mut |offset, frame| {
         let headers = frame.headers;
         records.push_with(offset, frame.timestamp, frame.key, frame.value, |sink| {
-            sink.add_encoded(headers)
+            sink.add_encoded(headers);
         });
     })?;
     Ok(Read { index, cursor, records })
