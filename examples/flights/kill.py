@@ -37,9 +37,10 @@ def arguments() -> argparse.Namespace:
 
 
 def online_rows(url: str, prefix: str) -> dict[bytes, bytes]:
-    """Every stored row of one platform, by its key without the platform's prefix."""
+    """Every stored row of one platform, by its key without the platform's prefix. Marks count syncs, so they differ."""
     store = redis.Redis.from_url(url)
-    keys = list(store.scan_iter(match=f"{prefix}:*", count=5000))
+    found = store.scan_iter(match=f"{prefix}:*", count=5000)
+    keys = [key for key in found if not key.startswith(f"{prefix}:mark:".encode())]
     values = [value for start in range(0, len(keys), 5000) for value in store.mget(keys[start : start + 5000])]
     return {key[len(prefix) :]: value for key, value in zip(keys, values)}
 
