@@ -8,18 +8,31 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use ondol_feature_store_api::wire::PartitionPosition;
 use ondol_vocabulary::{EventTime, SourcePosition};
-use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::error::KafkaError;
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Headers, Message};
-use rdkafka::{ClientConfig, Offset, TopicPartitionList};
+use rdkafka::{ClientConfig, ClientContext, Offset, TopicPartitionList};
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 pub(super) struct KafkaScan(Arc<Mutex<State>>);
 
+/// The end of a partition is what a scan looks for: the library would log each as an error.
+struct ScanContext;
+
+impl ClientContext for ScanContext {
+    fn error(&self, error: KafkaError, reason: &str) {
+        if error.rdkafka_error_code() != Some(RDKafkaErrorCode::PartitionEOF) {
+            tracing::warn!(%error, reason, "librdkafka");
+        }
+    }
+}
+
+impl ConsumerContext for ScanContext {}
+
 struct State {
-    consumer: BaseConsumer,
+    consumer: BaseConsumer<ScanContext>,
     /// Partitions that have not been read to their end.
     open: HashSet<i32>,
     partitions: HashSet<i32>,
@@ -28,7 +41,9 @@ struct State {
 impl KafkaScan {
     /// Blocks for a moment.
     pub(super) fn open(config: &ClientConfig, topic: &str, from: &[PartitionPosition]) -> Result<Self, StreamError> {
-        let consumer: BaseConsumer = config.create().map_err(|error| failed(&error))?;
+        let consumer: BaseConsumer<ScanContext> = config
+            .create_with_context(ScanContext)
+            .map_err(|error| failed(&error))?;
         let mut assignment = TopicPartitionList::new();
         for place in from {
             assignment
