@@ -5,13 +5,17 @@
 //! stands twice, the last one counts, as in the JSON parsers of other languages. Anything after the object is an error.
 
 use super::convert::convert;
+use super::json_tree::Tree;
 use super::place::Column;
 use super::value::Value;
+use super::wanted::Wanted;
 use super::{Cell, Reason, Rejection};
 use hashbrown::HashMap;
-use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
-use std::borrow::Cow;
+use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
 use std::fmt;
+
+/// A column's field: a tree of which nothing below is wanted.
+static SCALAR: Wanted = Wanted::nothing();
 
 /// Parses events of one source. Keeps its scratch row between events.
 #[derive(Debug)]
@@ -120,7 +124,7 @@ impl<'de> Visitor<'de> for Row<'_, '_, 'de> {
         })? {
             match place.and_then(|place| self.values.get_mut(place).map(|slot| (place, slot))) {
                 Some((place, slot)) => {
-                    *slot = map.next_value_seed(ScalarSeed)?;
+                    *slot = map.next_value_seed(Tree(&SCALAR))?;
                     expected = place + 1;
                 }
                 None => {
@@ -163,66 +167,6 @@ impl Visitor<'_> for Key<'_, '_> {
             return Ok(Some(self.expected));
         }
         Ok(self.places.get(name).copied())
-    }
-}
-
-struct ScalarSeed;
-
-impl<'de> DeserializeSeed<'de> for ScalarSeed {
-    type Value = Value<'de>;
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value<'de>, D::Error> {
-        deserializer.deserialize_any(self)
-    }
-}
-
-impl<'de> Visitor<'de> for ScalarSeed {
-    type Value = Value<'de>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a JSON value")
-    }
-
-    fn visit_unit<E>(self) -> Result<Value<'de>, E> {
-        Ok(Value::Null)
-    }
-
-    fn visit_bool<E>(self, truth: bool) -> Result<Value<'de>, E> {
-        Ok(Value::Bool(truth))
-    }
-
-    fn visit_i64<E>(self, number: i64) -> Result<Value<'de>, E> {
-        Ok(Value::I64(number))
-    }
-
-    fn visit_u64<E>(self, number: u64) -> Result<Value<'de>, E> {
-        Ok(i64::try_from(number).map_or(Value::U64(number), Value::I64))
-    }
-
-    fn visit_f64<E>(self, number: f64) -> Result<Value<'de>, E> {
-        Ok(Value::F64(number))
-    }
-
-    fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Value<'de>, E> {
-        Ok(Value::Text(Cow::Borrowed(text)))
-    }
-
-    fn visit_str<E>(self, text: &str) -> Result<Value<'de>, E> {
-        Ok(Value::Text(Cow::Owned(text.to_owned())))
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value<'de>, A::Error> {
-        while items.next_element::<IgnoredAny>()?.is_some() {}
-        Ok(Value::Array(Vec::new()))
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<Value<'de>, A::Error> {
-        while fields.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
-        Ok(Value::Object(Vec::new()))
-    }
-
-    fn visit_bytes<E: serde::de::Error>(self, _: &[u8]) -> Result<Value<'de>, E> {
-        Err(E::custom("JSON has no byte strings"))
     }
 }
 

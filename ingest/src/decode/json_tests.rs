@@ -5,6 +5,7 @@ use crate::decode::place::Reading;
 use ondol_vocabulary::{DataType, EventTime, Field, MessageShape, StreamFormat};
 use proptest::prelude::*;
 use serde_json::Value;
+use std::borrow::Cow;
 use std::sync::Arc;
 
 fn field(name: &str, data_type: DataType) -> Field {

@@ -42,7 +42,7 @@ pub(super) fn object<'a>(bytes: &'a [u8], wanted: &Wanted, what: &str) -> Result
 }
 
 /// Reads a value as far as it is wanted.
-struct Tree<'w>(&'w Wanted);
+pub(super) struct Tree<'w>(pub(super) &'w Wanted);
 
 impl<'de> DeserializeSeed<'de> for Tree<'_> {
     type Value = Value<'de>;

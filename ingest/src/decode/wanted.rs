@@ -8,6 +8,14 @@ pub struct Wanted {
 }
 
 impl Wanted {
+    /// Nothing below this place: of an object or an array, only its being one matters.
+    pub const fn nothing() -> Self {
+        Self {
+            fields: Vec::new(),
+            elements: false,
+        }
+    }
+
     /// Adds the value at `path`, below this place.
     pub fn add<'p>(&mut self, path: impl IntoIterator<Item = &'p str>) -> &mut Self {
         let mut place = self;
