@@ -1,10 +1,9 @@
 //! Dead letters listed, corrected, replayed and given up, on both streams.
 
-use crate::setup::{Boxed, event, kafka_config, keyed, snapshot, topic, until};
+use crate::setup::{Boxed, event, keyed, snapshot, topic, until};
 use crate::store::FakeStore;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use ondol_ingest::source::kafka::KafkaStream;
 use ondol_ingest::source::scan::tail;
 use ondol_ingest::source::{Header, NewRecord, Stream};
 use ondol_ingest_api::wire::{
@@ -12,7 +11,6 @@ use ondol_ingest_api::wire::{
     ReplayRequest,
 };
 use ondol_ingest_api::{Ingest, IngestError};
-use std::path::Path;
 use std::sync::Arc;
 
 type Open<'t> = &'t (dyn Fn() -> Arc<dyn Stream> + Sync);
@@ -207,36 +205,8 @@ async fn all_of_many_letters_are_listed_page_by_page(open: Open<'_>) {
     ingest.stop().await;
 }
 
-macro_rules! suite {
-    ($name:ident, $open:expr) => {
-        mod $name {
-            suite!(@each $open;
-                a_letter_is_corrected_and_replayed_once,
-                a_replay_that_is_bad_again_names_its_origin,
-                all_of_many_letters_are_listed_page_by_page,
-            );
-        }
-    };
-    (@each $open:expr; $($case:ident,)*) => {
-        $(
-            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn $case() {
-                let dir = tempfile::tempdir().unwrap();
-                let open = ($open)(dir.path());
-                super::$case(&open).await;
-            }
-        )*
-    };
-}
-
-fn on_disk(dir: &Path) -> impl Fn() -> Arc<dyn Stream> + Sync {
-    move || crate::setup::embedded(dir)
-}
-
-fn on_kafka(_: &Path) -> impl Fn() -> Arc<dyn Stream> + Sync {
-    let config = kafka_config();
-    move || Arc::new(KafkaStream::new(&config).unwrap())
-}
-
-suite!(embedded, super::on_disk);
-suite!(kafka, super::on_kafka);
+on_both_streams!(
+    a_letter_is_corrected_and_replayed_once,
+    a_replay_that_is_bad_again_names_its_origin,
+    all_of_many_letters_are_listed_page_by_page,
+);

@@ -9,6 +9,8 @@
 )]
 
 mod bad_events;
+#[macro_use]
+mod both_streams;
 mod dead_letters;
 mod durability;
 mod kafka;

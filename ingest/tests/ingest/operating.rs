@@ -10,7 +10,6 @@ use ondol_ingest_api::wire::{
 };
 use ondol_ingest_api::{Ingest, IngestError};
 use ondol_vocabulary::{EventTime, PartitionRange};
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -352,44 +351,16 @@ async fn a_store_that_does_not_answer_stops_the_fetching(open: Open<'_>) {
     ingest.stop().await;
 }
 
-macro_rules! suite {
-    ($name:ident, $open:expr) => {
-        mod $name {
-            suite!(@each $open;
-                a_pause_lasts_through_a_restart_until_it_is_ended,
-                a_seek_to_the_end_skips_the_backlog_on_record,
-                one_poison_event_is_left_out,
-                events_that_the_store_never_takes_can_be_skipped,
-                going_back_is_refused,
-                a_source_may_start_at_the_end_or_at_a_moment,
-                status_tells_throughput_watermark_and_who_reads,
-                a_store_that_does_not_answer_stops_the_fetching,
-            );
-        }
-    };
-    (@each $open:expr; $($case:ident,)*) => {
-        $(
-            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn $case() {
-                let dir = tempfile::tempdir().unwrap();
-                let open = ($open)(dir.path());
-                super::$case(&open).await;
-            }
-        )*
-    };
-}
-
-fn on_disk(dir: &Path) -> impl Fn() -> Arc<dyn Stream> + Sync {
-    move || crate::setup::embedded(dir)
-}
-
-fn on_kafka(_: &Path) -> impl Fn() -> Arc<dyn Stream> + Sync {
-    let config = kafka_config();
-    move || Arc::new(KafkaStream::new(&config).unwrap())
-}
-
-suite!(embedded, super::on_disk);
-suite!(kafka, super::on_kafka);
+on_both_streams!(
+    a_pause_lasts_through_a_restart_until_it_is_ended,
+    a_seek_to_the_end_skips_the_backlog_on_record,
+    one_poison_event_is_left_out,
+    events_that_the_store_never_takes_can_be_skipped,
+    going_back_is_refused,
+    a_source_may_start_at_the_end_or_at_a_moment,
+    status_tells_throughput_watermark_and_who_reads,
+    a_store_that_does_not_answer_stops_the_fetching,
+);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn any_worker_answers_for_all_and_a_pause_reaches_all() {
