@@ -6,7 +6,7 @@ use ondol_transform::expression::ExpressionError;
 
 /// Why a job did not succeed. What it says ends up in the job list.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum JobError {
+pub enum JobError {
     /// Somebody asked it to stop.
     #[error("cancelled")]
     Cancelled,
@@ -24,6 +24,9 @@ pub(crate) enum JobError {
     /// The feature store refused or did not answer.
     #[error("the feature store: {0}")]
     FeatureStore(#[from] FeatureStoreError),
+    /// A training set that was to be made again came out otherwise.
+    #[error("the training set can't be made again: {0}")]
+    NotReproduced(String),
     /// A definition's expression failed on the data.
     #[error(transparent)]
     Expression(#[from] ExpressionError),
@@ -49,6 +52,17 @@ impl JobError {
         Self::Table {
             location: location.to_owned(),
             detail: detail.to_string(),
+        }
+    }
+
+    /// The same fault, with the source that reads the table named.
+    pub(crate) fn of_source(self, source: &str) -> Self {
+        match self {
+            Self::Table { location, detail } => Self::Table {
+                location,
+                detail: format!("source `{source}`: {detail}"),
+            },
+            other => other,
         }
     }
 

@@ -12,6 +12,7 @@ mod error;
 mod ledger;
 mod materialize;
 mod nearest;
+pub mod point_in_time;
 mod pool;
 mod progress;
 mod queue;
@@ -21,4 +22,5 @@ mod table;
 mod training_set;
 
 pub use config::PipelinesConfig;
+pub use table::event_files;
 pub use service::PipelinesService;
