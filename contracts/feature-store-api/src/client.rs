@@ -1,6 +1,7 @@
 //! The [`FeatureStore`] that calls a [`router`](crate::server::router).
 
 use crate::error::FeatureStoreError;
+use crate::maintenance::{Compaction, Vacuum, VacuumOptions};
 use crate::server::MAX_WAIT;
 use crate::service::FeatureStore;
 use crate::wire::{
@@ -22,6 +23,9 @@ const POLL_MARGIN: Duration = Duration::from_secs(15);
 
 /// How long an apply, a delivery or a flush may take: each can wait for a commit to a slow object store.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// How long a compaction or a vacuum may take: it reads and writes a table.
+const UPKEEP_TIMEOUT: Duration = Duration::from_secs(6 * 3600);
 
 /// A feature store somewhere else. Cheap to clone; connections are pooled.
 #[derive(Clone, Debug)]
@@ -141,6 +145,19 @@ impl FeatureStore for FeatureStoreClient {
 
     async fn rebuilds(&self) -> Result<Vec<Rebuild>, FeatureStoreError> {
         self.caller.get("/v1/rebuilds").await
+    }
+
+    async fn compact(&self, source: &str) -> Result<Compaction, FeatureStoreError> {
+        let path = format!("/v1/offline/{}:compact", encode_segment(source));
+        self.caller
+            .json(self.caller.request(Method::POST, &path).timeout(UPKEEP_TIMEOUT))
+            .await
+    }
+
+    async fn vacuum(&self, source: &str, options: VacuumOptions) -> Result<Vacuum, FeatureStoreError> {
+        let path = format!("/v1/offline/{}:vacuum", encode_segment(source));
+        let request = self.caller.request(Method::POST, &path).timeout(UPKEEP_TIMEOUT);
+        self.caller.json(request.json(&options)).await
     }
 }
 

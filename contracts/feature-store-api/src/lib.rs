@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`service`] | [`FeatureStore`], the trait callers hold and the service implements |
 //! | [`wire`] | the types that travel |
+//! | [`maintenance`] | those of compaction and vacuum |
 //! | [`delivery`], [`feature_batch`] | the two of them that travel as Arrow |
 //! | [`error`] | [`FeatureStoreError`] |
 //! | [`server`] | the router that serves any [`FeatureStore`] over HTTP, and its OpenAPI document |
@@ -13,6 +14,7 @@ pub mod client;
 pub mod delivery;
 pub mod error;
 pub mod feature_batch;
+pub mod maintenance;
 pub mod server;
 pub mod service;
 pub mod wire;

@@ -2,6 +2,7 @@
 
 use crate::error::FeatureStoreError;
 use crate::feature_batch::FeatureBatchJson;
+use crate::maintenance::{Compaction, Vacuum, VacuumOptions};
 use crate::service::FeatureStore;
 use crate::wire::{
     Applied, DefinitionFiles, DefinitionHistory, Delivery, DeliveryHeader, OfflineTable, PartitionPosition, Plan,
@@ -9,6 +10,7 @@ use crate::wire::{
 };
 use arrow::compute::concat_batches;
 use arrow::error::ArrowError;
+use axum::body::Bytes;
 use axum::extract::{DefaultBodyLimit, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -48,6 +50,7 @@ pub fn router(store: Store) -> Router {
         )
         .route("/v1/features:read", post(read))
         .route("/v1/tables", get(tables))
+        .route("/v1/offline/{source}", post(offline_verb))
         .route("/v1/rebuilds", get(rebuilds).post(rebuild))
         .with_state(store)
 }
@@ -75,7 +78,8 @@ pub fn openapi() -> utoipa::openapi::OpenApi {
         (name = "repair", description = "Online rows built anew from the log."),
     ),
     paths(
-        plan, apply, history, snapshot, activate, positions, flush, deliver, read, tables, rebuild, rebuilds
+        plan, apply, history, snapshot, activate, positions, flush, deliver, read, tables, compact, vacuum,
+        rebuild, rebuilds
     ),
     components(schemas(Problem, DeliveryHeader))
 )]
@@ -323,6 +327,61 @@ fn internal(error: &ArrowError) -> FeatureStoreError {
 )]
 async fn tables(State(store): State<Store>) -> Response {
     answer(store.tables().await)
+}
+
+/// Operations on an offline table: its verbs share a route.
+async fn offline_verb(state: State<Store>, segment: Name, body: Bytes) -> Response {
+    match segment.verb(&["compact", "vacuum"]) {
+        Ok((source, "compact")) => compact(state, source).await,
+        Ok((source, _)) => match options(&body) {
+            Ok(options) => vacuum(state, source, options).await,
+            Err(refused) => problem::respond(&refused),
+        },
+        Err(unknown) => unknown,
+    }
+}
+
+/// No body means the options' defaults.
+fn options(body: &Bytes) -> Result<VacuumOptions, FeatureStoreError> {
+    if body.is_empty() {
+        return Ok(VacuumOptions::default());
+    }
+    serde_json::from_slice(body)
+        .map_err(|error| FeatureStoreError::invalid(format!("the body is no JSON of vacuum options: {error}")))
+}
+
+/// Merge small files
+///
+/// Merges every small file of the source's offline table, event date by event date, into large ones. Rows, positions
+/// and older versions stay what they are, and readers and writers go on meanwhile. The store does so by itself, too, once
+/// a date has many small files.
+#[utoipa::path(
+    post, path = "/v1/offline/{source}:compact", tag = "tables", operation_id = "compactTable",
+    params(("source" = String, Path, description = "The source's name.", example = "transactions")),
+    responses(
+        (status = 200, description = "What was merged.", body = Compaction, example = json!({"source": "transactions", "version": 3612, "commits": 1, "files_removed": 3600, "files_added": 2, "bytes_removed": 180000000, "bytes_added": 96000000, "rows": 7200000, "files_before": 3610, "files_after": 12})),
+        BadRequest, NotFound, Internal, Unavailable
+    )
+)]
+async fn compact(State(store): State<Store>, source: &str) -> Response {
+    answer(store.compact(source).await)
+}
+
+/// Delete what no version needs
+///
+/// Deletes data files that no version within the retention refers to, and the log entries of older versions. Event
+/// dates older than what is kept are dropped first, as a commit. With `dry_run` nothing changes.
+#[utoipa::path(
+    post, path = "/v1/offline/{source}:vacuum", tag = "tables", operation_id = "vacuumTable",
+    params(("source" = String, Path, description = "The source's name.", example = "transactions")),
+    request_body(content = Option<VacuumOptions>, example = json!({"retention_ms": 604800000, "dry_run": true})),
+    responses(
+        (status = 200, description = "What was deleted, or would be.", body = Vacuum, example = json!({"source": "transactions", "dry_run": true, "version": 3612, "oldest_version": 12, "dates_dropped": [], "rows_dropped": 0, "files_deleted": 3600, "bytes_deleted": 180000000, "log_entries_deleted": 3000, "files_kept": 12})),
+        BadRequest, NotFound, Internal, Unavailable
+    )
+)]
+async fn vacuum(State(store): State<Store>, source: &str, options: VacuumOptions) -> Response {
+    answer(store.vacuum(source, options).await)
 }
 
 /// Build online rows anew

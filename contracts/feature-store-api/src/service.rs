@@ -1,6 +1,7 @@
 //! What the feature store promises.
 
 use crate::error::FeatureStoreError;
+use crate::maintenance::{Compaction, Vacuum, VacuumOptions};
 use crate::wire::{
     Applied, DefinitionFiles, DefinitionHistory, Delivery, FeatureBatch, OfflineTable, PartitionPosition, Plan,
     ReadRequest, Rebuild, RebuildRequest, WriteReceipt,
@@ -67,5 +68,26 @@ pub trait FeatureStore: Send + Sync + 'static {
     /// The last rebuild of each view that serves, and the views that need one because the online store has lost rows.
     async fn rebuilds(&self) -> Result<Vec<Rebuild>, FeatureStoreError> {
         Ok(Vec::new())
+    }
+
+    /// Merges every small file of `source`'s offline table, date by date, into large ones; the store does so by itself
+    /// as well, once a date has many. Rows, positions and older versions stay what they are. Returns when it is done; a
+    /// dropped call leaves finished merges in place and nothing half done. A store without offline tables has nothing
+    /// to merge.
+    async fn compact(&self, source: &str) -> Result<Compaction, FeatureStoreError> {
+        Ok(Compaction {
+            source: source.to_owned(),
+            ..Compaction::default()
+        })
+    }
+
+    /// Deletes files of `source`'s offline table that no version within the retention needs, and the log entries of
+    /// older versions; event dates older than what is kept are dropped first. Repeating it deletes nothing more.
+    async fn vacuum(&self, source: &str, options: VacuumOptions) -> Result<Vacuum, FeatureStoreError> {
+        Ok(Vacuum {
+            source: source.to_owned(),
+            dry_run: options.dry_run,
+            ..Vacuum::default()
+        })
     }
 }
