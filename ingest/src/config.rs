@@ -1,8 +1,6 @@
 //! Ingest's configuration. Every key is documented where it is declared.
 
-mod secret;
-
-pub use secret::Secret;
+pub use ondol_runtime::Secret;
 
 use ondol_vocabulary::EventTime;
 use serde::{Deserialize, Serialize};

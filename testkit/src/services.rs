@@ -32,6 +32,11 @@ pub fn postgres() -> String {
     address("ONDOL_TEST_POSTGRES")
 }
 
+/// The URL of a server that speaks S3's protocol; see [`crate::s3`].
+pub fn s3() -> String {
+    address("ONDOL_TEST_S3")
+}
+
 /// A Python interpreter that has the packages of `scripts/requirements-test.txt`.
 pub fn python() -> String {
     address("ONDOL_TEST_PYTHON")
