@@ -141,6 +141,15 @@ impl RowLayout {
         })
     }
 
+    /// Whether anything kept depends on where events of one time stand in their source.
+    pub(crate) fn has_positions(&self) -> bool {
+        let picks = |measure: &Measure| matches!(measure.kind, Kind::First | Kind::Last);
+        let lists = |trail: &TrailLayout| !matches!(trail.kind, TrailKind::Cardinality);
+        !self.latest.is_empty()
+            || self.sets.iter().flat_map(|set| &set.measures).any(picks)
+            || self.trails.iter().any(lists)
+    }
+
     /// Fixes the fingerprint. `texts` are those of the inputs and filters: expressions are part of the meaning.
     ///
     /// Stored rows depend on this text: a change of it makes every row unreadable.
@@ -199,6 +208,14 @@ impl Span {
         match window {
             Some(Window { width_us, hop_us }) => Self::Tiles { hop_us, width_us },
             None => Self::Ever,
+        }
+    }
+
+    /// The same division of time, whatever reads it.
+    pub(crate) const fn of_any_width(self) -> Self {
+        match self {
+            Self::Ever => Self::Ever,
+            Self::Tiles { hop_us, .. } => Self::Tiles { hop_us, width_us: 0 },
         }
     }
 

@@ -42,6 +42,19 @@ impl Column {
         })
     }
 
+    /// The array itself.
+    pub(super) fn array(&self) -> ArrayRef {
+        match self {
+            Self::Bool(array) => Arc::new(array.clone()),
+            Self::I32(array) => Arc::new(array.clone()),
+            Self::I64(array) => Arc::new(array.clone()),
+            Self::F32(array) => Arc::new(array.clone()),
+            Self::F64(array) => Arc::new(array.clone()),
+            Self::Timestamp(array) => Arc::new(array.clone()),
+            Self::String(array) => Arc::new(array.clone()),
+        }
+    }
+
     /// The value of row `row`, unless null.
     pub(super) fn get(&self, row: usize) -> Option<ScalarRef<'_>> {
         fn valid(array: &impl Array, row: usize) -> Option<()> {

@@ -150,6 +150,7 @@ pub(super) fn compile(view: &ViewDefinition, source: &SourceDefinition) -> Resul
         .iter()
         .map(|field| place(&fields, view, source, &field.name, DataType::is_key));
     Ok(ViewEngine {
+        ordered: source.is_stream(),
         definition: view.clone(),
         time,
         key: key.collect::<Result<_, _>>()?,

@@ -6,8 +6,9 @@
 //!
 //! Who calls what:
 //! - the write path, which may see an event twice, calls [`ViewEngine::deliver`]: the row's fences decide;
-//! - training, which reads each event of the log once, calls [`ViewEngine::absorb`] by ascending
-//!   [`Projection::visible_from`], and [`ViewEngine::finish`] in between.
+//! - training, which reads each event of the log once, asks a [`History`] for many moments at once: it reads what it can
+//!   off sorted columns, and else calls [`ViewEngine::absorb`] in the order in which events were seen, and
+//!   [`ViewEngine::finish`] in between.
 //!
 //! Cost: projecting allocates per batch and expression; absorbing allocates per new tile and kept text; finishing
 //! allocates per feature, not per row.
@@ -15,9 +16,11 @@
 mod column;
 mod compile;
 mod finish;
+mod history;
 mod projection;
 
 pub use finish::Finisher;
+pub use history::{History, Moments};
 pub use projection::{Projection, columns};
 
 use crate::expression::{Expression, ExpressionError};
@@ -38,6 +41,8 @@ pub struct ViewEngine {
     /// Places among `fields`.
     time: usize,
     key: Vec<usize>,
+    /// Whether positions say which of two events of one time is later: rows of a table have no order.
+    ordered: bool,
     /// The view's filter.
     filter: Option<Expression>,
     /// The latest row's slot that says whether the row was deleted, where rows can be.

@@ -8,7 +8,7 @@ use crate::row::scalar::ScalarRef;
 use arrow::array::{
     Array, ArrayRef, AsArray, BooleanArray, Int32Array, Int64Array, RecordBatch, TimestampMicrosecondArray,
 };
-use arrow::buffer::NullBuffer;
+use arrow::buffer::{NullBuffer, ScalarBuffer};
 use arrow::compute::{cast, filter_record_batch, prep_null_mask_filter};
 use arrow::datatypes::{
     DataType as ArrowType, Field as ArrowField, Int32Type, Int64Type, Schema, TimestampMicrosecondType,
@@ -31,9 +31,18 @@ pub struct Projection {
     partitions: Int32Array,
     offsets: Int64Array,
     ingested_at: TimestampMicrosecondArray,
+    /// Whether positions say which of two events is later. Rows of a table have no order: they are numbered by whoever
+    /// reads them, and otherwise once the table has been compacted.
+    ordered: bool,
     inputs: Vec<Column>,
     filters: Vec<BooleanArray>,
 }
+
+/// Where every row of a table stands among those of its time.
+const UNORDERED: SourcePosition = SourcePosition {
+    partition: 0,
+    offset: 0,
+};
 
 /// One event of a projection.
 pub(super) struct ProjectedEvent<'a> {
@@ -67,6 +76,7 @@ pub(super) fn project(engine: &ViewEngine, events: &RecordBatch) -> Result<Proje
             .column(source_columns + 2)
             .as_primitive::<TimestampMicrosecondType>()
             .clone(),
+        ordered: engine.ordered,
     })
 }
 
@@ -110,7 +120,7 @@ fn gather(engine: &ViewEngine, events: &RecordBatch) -> Result<RecordBatch, Expr
 }
 
 /// Which events are not late; none when no event can be.
-fn in_time(events: &RecordBatch) -> Result<Option<BooleanArray>, ExpressionError> {
+pub(super) fn in_time(events: &RecordBatch) -> Result<Option<BooleanArray>, ExpressionError> {
     let Some(late) = events.column_by_name(columns::LATE) else {
         return Ok(None);
     };
@@ -150,7 +160,7 @@ fn kept(engine: &ViewEngine, events: RecordBatch) -> Result<RecordBatch, Express
 }
 
 /// A condition's values; null is no.
-fn condition(expression: &Expression, events: &RecordBatch) -> Result<BooleanArray, ExpressionError> {
+pub(super) fn condition(expression: &Expression, events: &RecordBatch) -> Result<BooleanArray, ExpressionError> {
     let values = expression.evaluate(events)?;
     let values = values
         .as_boolean_opt()
@@ -162,7 +172,7 @@ fn condition(expression: &Expression, events: &RecordBatch) -> Result<BooleanArr
     })
 }
 
-fn failure(what: &str, error: &impl ToString) -> ExpressionError {
+pub(super) fn failure(what: &str, error: &impl ToString) -> ExpressionError {
     ExpressionError::Evaluate {
         expression: what.to_owned(),
         message: error.to_string(),
@@ -170,6 +180,44 @@ fn failure(what: &str, error: &impl ToString) -> ExpressionError {
 }
 
 impl Projection {
+    /// Of events in order of history, which the view takes and whose keys are known: `events` holds what arguments and
+    /// filters read and, where that matters, positions. Each counts as known from the moment it is seen.
+    pub(super) fn carried(
+        engine: &ViewEngine,
+        events: &RecordBatch,
+        times: ScalarBuffer<i64>,
+        visible: ScalarBuffer<i64>,
+    ) -> Result<Self, ExpressionError> {
+        let inputs = engine.inputs.iter().map(|expression| {
+            let values = expression.evaluate(events)?;
+            Column::new(&values)
+                .ok_or_else(|| failure("an argument", &format!("no feature has type {}", values.data_type())))
+        });
+        let filters = engine.filters.iter().map(|filter| condition(filter, events));
+        let partitions = events.column_by_name(columns::PARTITION).and_then(|array| array.as_primitive_opt::<Int32Type>());
+        let offsets = events.column_by_name(columns::OFFSET).and_then(|array| array.as_primitive_opt::<Int64Type>());
+        Ok(Self {
+            inputs: inputs.collect::<Result<_, _>>()?,
+            filters: filters.collect::<Result<_, _>>()?,
+            keys: Vec::new(),
+            ordered: engine.ordered,
+            partitions: partitions.cloned().unwrap_or_else(|| Int32Array::from_value(0, times.len())),
+            offsets: offsets.cloned().unwrap_or_else(|| Int64Array::from_value(0, times.len())),
+            times: TimestampMicrosecondArray::new(times, None),
+            ingested_at: TimestampMicrosecondArray::new(visible, None),
+        })
+    }
+
+    /// The values of input `input`.
+    pub(super) fn column(&self, input: usize) -> Option<&Column> {
+        self.inputs.get(input)
+    }
+
+    /// Which events pass filter `filter`.
+    pub(super) fn filter(&self, filter: usize) -> Option<&BooleanArray> {
+        self.filters.get(filter)
+    }
+
     /// Number of events.
     pub fn len(&self) -> usize {
         self.times.len()
@@ -226,7 +274,7 @@ impl Projection {
         self.event_time(index).plus_micros(1).max(self.ingested_at(index))
     }
 
-    /// Where event `index` stands in its source.
+    /// Where event `index` stands in its source, as it was read.
     pub fn position(&self, index: usize) -> SourcePosition {
         SourcePosition {
             partition: self.partitions.value(index),
@@ -246,7 +294,11 @@ impl Event for ProjectedEvent<'_> {
     fn position(&self) -> Position {
         Position {
             time: self.projection.times.value(self.index),
-            source: self.projection.position(self.index),
+            source: if self.projection.ordered {
+                self.projection.position(self.index)
+            } else {
+                UNORDERED
+            },
         }
     }
 

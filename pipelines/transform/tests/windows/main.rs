@@ -13,6 +13,7 @@ mod aggregations;
 mod crowds;
 mod events;
 mod exact;
+mod history;
 mod known;
 mod oracle;
 mod properties;

@@ -90,7 +90,7 @@ pub(crate) fn read(engine: &ViewEngine, row: Option<&Row>, moment: i64) -> Vec<A
     (0..features.len()).map(answer).collect()
 }
 
-fn value(array: &ArrayRef, at: usize) -> Value {
+pub(crate) fn value(array: &ArrayRef, at: usize) -> Value {
     if array.is_null(at) {
         return Value::Null;
     }
