@@ -96,6 +96,7 @@ fn each(delivery: &Delivery) -> Result<Vec<Delivery>> {
         let header = DeliveryHeader {
             ranges: vec![PartitionRange { partition, from, to }],
             ..delivery.header.clone()
+            table: None,
         };
         // Copied: a slice would keep the memory of all of them.
         let row = UInt32Array::from_value(u32::try_from(row)?, 1);

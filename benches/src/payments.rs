@@ -265,6 +265,7 @@ pub(crate) fn delivery(source: &SourceDefinition, payments: &[Payment]) -> Resul
         source_version: 1,
         generation: "bench".to_owned(),
         ranges: vec![range],
+        table: None,
     };
     Ok(Delivery {
         header,

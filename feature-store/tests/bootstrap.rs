@@ -167,6 +167,7 @@ async fn deliver(log: &EventLog, generation: &str, partition: i32, from: i64, to
         source_version: 1,
         generation: generation.to_owned(),
         ranges: vec![PartitionRange { partition, from, to }],
+        table: None,
     };
     log.append(&definitions.sources[0], &header, &events).await.unwrap();
 }

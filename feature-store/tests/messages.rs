@@ -61,6 +61,7 @@ fn delivery(version: u32, mark: Option<&str>, events: &[Event]) -> Delivery {
             source_version: version,
             generation: "g".to_owned(),
             ranges: vec![PartitionRange { partition: 0, from, to }],
+            table: None,
         },
         events: RecordBatch::try_from_iter_with_nullable(columns.into_iter().map(|(name, array)| (name, array, true)))
             .unwrap(),

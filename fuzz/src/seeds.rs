@@ -224,6 +224,7 @@ fn delivery() -> Vec<u8> {
             from: 10,
             to: 12,
         }],
+        table: None,
     };
     let events = RecordBatch::try_from_iter(columns).unwrap();
     let sent = Delivery { header, events }.to_arrow().unwrap();

@@ -76,6 +76,7 @@ pub fn decode(
         source_version: plan.version,
         generation: generation.to_owned(),
         ranges: ranges(runs),
+        table: None,
     };
     let (newest, late) = (builder.newest, builder.late_events);
     let delivery = Delivery {

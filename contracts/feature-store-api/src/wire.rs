@@ -134,6 +134,20 @@ pub struct DeliveryHeader {
     pub generation: String,
     /// What is covered, at most one range a partition.
     pub ranges: Vec<PartitionRange>,
+    /// Of a batch source's rows: what they are to the rows that are online. Absent: every view takes them, and an
+    /// entity's row starts over with a generation that it has not seen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub table: Option<TableRows>,
+}
+
+/// What delivered rows of a batch source are to those that are online.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct TableRows {
+    /// Ids of the view versions that take them. One that nobody reads any more is passed over.
+    pub views: Vec<u32>,
+    /// Whether they are the whole table: an entity's row starts over with a generation that it has not seen. Otherwise
+    /// they are added to what the row has absorbed.
+    pub whole: bool,
 }
 
 impl DeliveryHeader {

@@ -10,6 +10,7 @@
 use arrow::array::{ArrayRef, Float32Array, Float64Array, Int32Array, Int64Array, ListArray, RecordBatch, StringArray};
 use arrow::datatypes::{Field, Float32Type, Schema};
 use async_trait::async_trait;
+use ondol_feature_store_api::maintenance::{Compaction, Vacuum, VacuumOptions};
 use ondol_feature_store_api::wire::*;
 use ondol_feature_store_api::{FeatureStore, FeatureStoreClient, FeatureStoreError, server};
 use ondol_vocabulary::*;
@@ -71,6 +72,42 @@ impl FeatureStore for Stub {
     }
     async fn rebuilds(&self) -> Result<Vec<Rebuild>, FeatureStoreError> {
         self.take("rebuilds".to_owned(), rebuilds())
+    }
+    async fn compact(&self, source: &str) -> Result<Compaction, FeatureStoreError> {
+        self.take(format!("compact {source:?}"), compaction())
+    }
+    async fn vacuum(&self, source: &str, options: VacuumOptions) -> Result<Vacuum, FeatureStoreError> {
+        self.take(format!("vacuum {source:?} {options:?}"), vacuumed())
+    }
+}
+
+fn compaction() -> Compaction {
+    Compaction {
+        source: "transactions".to_owned(),
+        version: Some(7),
+        commits: 2,
+        files_removed: 40,
+        files_added: 3,
+        bytes_removed: 1 << 40,
+        bytes_added: 5,
+        rows: 6,
+        files_before: 50,
+        files_after: 13,
+    }
+}
+
+fn vacuumed() -> Vacuum {
+    Vacuum {
+        source: "transactions".to_owned(),
+        dry_run: true,
+        version: Some(7),
+        oldest_version: Some(3),
+        dates_dropped: vec!["2013-01-31".to_owned()],
+        rows_dropped: 8,
+        files_deleted: 9,
+        bytes_deleted: 1 << 41,
+        log_entries_deleted: 10,
+        files_kept: 11,
     }
 }
 
@@ -240,6 +277,10 @@ fn delivery() -> Delivery {
             from: 10,
             to: 12,
         }],
+        table: Some(TableRows {
+            views: vec![3, 4],
+            whole: true,
+        }),
     };
     Delivery {
         header,
@@ -299,6 +340,13 @@ async fn every_call_and_answer_arrives_as_it_was_sent() {
     };
     assert_eq!(client.rebuild(request.clone()).await.unwrap(), rebuilds());
     assert_eq!(client.rebuilds().await.unwrap(), rebuilds());
+    assert_eq!(client.compact("s:x").await.unwrap(), compaction());
+    let options = VacuumOptions {
+        retention_ms: Some(1),
+        keep_ms: Some(2),
+        dry_run: true,
+    };
+    assert_eq!(client.vacuum("s:x", options.clone()).await.unwrap(), vacuumed());
     let expected = [
         format!("plan {:?}", files()),
         format!("apply {:?}", files()),
@@ -313,6 +361,8 @@ async fn every_call_and_answer_arrives_as_it_was_sent() {
         "tables".to_owned(),
         format!("rebuild {request:?}"),
         "rebuilds".to_owned(),
+        "compact \"s:x\"".to_owned(),
+        format!("vacuum \"s:x\" {options:?}"),
     ];
     assert_eq!(*stub.calls.lock().unwrap(), expected);
 }

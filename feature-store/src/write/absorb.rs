@@ -34,8 +34,8 @@ pub(crate) struct Absorption {
     /// Generations that came after this one, where old events are read again. A row that is in one of them has
     /// absorbed everything of this one: generations are absorbed one after the other.
     pub(crate) later: Vec<u64>,
-    /// Whether a row of another generation starts over: a table that is read again holds all of its rows again, while
-    /// a stream whose topic was created again goes on.
+    /// Whether a row of another generation starts over: a table that is read whole again holds all of its rows again,
+    /// while what is new in one, and a stream whose topic was created again, go on.
     pub(crate) starts_over: bool,
     /// The views that absorb.
     pub(crate) views: Vec<Arc<CompiledView>>,

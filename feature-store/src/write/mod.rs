@@ -153,7 +153,14 @@ impl Writer {
             self.life_of_table(snapshot, header, turn).await?
         };
         // A stream's new view is built from the log and then handed over; a table's is built by these very deliveries.
-        let takes = |view: &&ViewVersion| view.state == ViewState::Active || !stream;
+        let named = |view: &ViewVersion| header.table.as_ref().is_none_or(|rows| rows.views.contains(&view.id));
+        let takes = |view: &&ViewVersion| {
+            if stream {
+                view.state == ViewState::Active
+            } else {
+                named(view)
+            }
+        };
         let views: Vec<&ViewVersion> = snapshot.views_of(&source.definition.name).filter(takes).collect();
         if stream {
             let cloned = views.iter().map(|view| (*view).clone()).collect();
@@ -167,7 +174,7 @@ impl Writer {
             life: life.clone(),
             generation: delivery::generation(header),
             later: Vec::new(),
-            starts_over: !stream,
+            starts_over: !stream && header.table.as_ref().is_none_or(|rows| rows.whole),
             views,
             events: events.clone(),
         };
@@ -197,8 +204,11 @@ impl Writer {
         if header.ranges.iter().any(|range| range.from == 0) {
             turn.gate().forget_life();
             let life = turn.gate().lives_since(&self.continuity).await?;
-            let waiting = snapshot.views_of(&header.source);
-            for view in waiting.filter(|view| view.state == ViewState::Provisioning) {
+            let waiting = snapshot.views_of(&header.source).filter(|view| {
+                let named = header.table.as_ref().is_none_or(|rows| rows.views.contains(&view.id));
+                named && view.state == ViewState::Provisioning
+            });
+            for view in waiting {
                 self.registry.begin_rows(view.id, &life.0).await?;
             }
             return Ok(life);

@@ -257,6 +257,7 @@ fn delivery(source: &str, generation: &str, ranges: &[(i32, i64, i64)], columns:
             source_version: 1,
             generation: generation.to_owned(),
             ranges: ranges.collect(),
+            table: None,
         },
         events: RecordBatch::try_from_iter_with_nullable(columns.into_iter().map(|(name, array)| (name, array, true)))
             .unwrap(),

@@ -5,15 +5,17 @@
 //! 2. [`expression`] plans and evaluates SQL expressions over Arrow batches;
 //! 3. [`view`] compiles a view definition into a [`ViewEngine`]: events in, an entity's [`Row`] out, features from it;
 //! 4. [`row`] is that row: its fences, latest values and window tiles, and its one stored form;
-//! 5. [`vector`] compiles a model definition into a [`VectorEngine`]: features and inputs in, the feature vector out.
+//! 5. [`profile`] keeps what many values of a column come to, in parts that add up;
+//! 6. [`vector`] compiles a model definition into a [`VectorEngine`]: features and inputs in, the feature vector out.
 
 pub mod definition;
 pub mod expression;
 mod nearest;
+pub mod profile;
 pub mod row;
 pub mod vector;
 pub mod view;
 
 pub use row::Row;
 pub use vector::VectorEngine;
-pub use view::{Absorbed, Projection, ViewEngine};
+pub use view::{Absorbed, History, Moments, Projection, ViewEngine};

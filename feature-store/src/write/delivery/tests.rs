@@ -52,6 +52,7 @@ fn delivery(positions: &[(i32, i64)], ranges: &[(i32, i64, i64)]) -> Delivery {
             source_version: 1,
             generation: "topic-1".to_owned(),
             ranges: ranges.collect(),
+            table: None,
         },
         events: RecordBatch::try_from_iter_with_nullable(columns.map(|(name, array)| (name, array, true))).unwrap(),
     }

@@ -15,8 +15,8 @@
 //! **Eviction** follows the row's own newest folded event, never the wall clock: a tile is retained while a read
 //! later than that event can still reach it. So replaying a log ends in the same row as living through it.
 
-mod bytes;
-mod codec;
+pub(crate) mod bytes;
+pub(crate) mod codec;
 pub(crate) mod event;
 pub mod exact_sum;
 mod fences;
@@ -26,12 +26,12 @@ mod rounding;
 pub(crate) mod scalar;
 pub(crate) mod sight;
 mod size;
-mod sketch;
+pub(crate) mod sketch;
 pub(crate) mod state;
 mod tiles;
 pub(crate) mod trail;
 pub(crate) mod variance;
-mod wide;
+pub(crate) mod wide;
 
 pub(crate) use codec::{decode, encode};
 pub use exact_sum::ExactSum;
@@ -65,8 +65,8 @@ pub struct Row {
     ahead: Vec<AheadEvent>,
 }
 
-/// The values of the event of the greatest position.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+/// The values of the event of the greatest position; of several, the greatest of each value.
+#[derive(Clone, Debug, PartialEq, Eq)]
 struct Latest {
     position: Position,
     /// By slot of the layout.
@@ -170,15 +170,26 @@ impl Row {
         let values = layout
             .latest
             .iter()
-            .map(|input| event.input(*input).map(ScalarRef::to_owned))
-            .collect();
-        let candidate = Latest { position, values };
-        // Should two events share a position (a topic was recreated), the values decide, never the order of arrival.
-        let newer = self.latest.as_ref().is_none_or(|latest| *latest < candidate);
-        if newer {
-            self.latest = Some(candidate);
+            .map(|input| event.input(*input).map(ScalarRef::to_owned));
+        match &mut self.latest {
+            // Events of one message share a position, and rows of a table have none (or a topic was recreated). Then each
+            // value decides for itself: neither the order of arrival nor what else the view keeps may matter.
+            Some(latest) if latest.position == position => {
+                let mut newer = false;
+                for (held, value) in latest.values.iter_mut().zip(values) {
+                    if *held < value {
+                        *held = value;
+                        newer = true;
+                    }
+                }
+                newer
+            }
+            _ => {
+                let values = values.collect();
+                self.latest = Some(Latest { position, values });
+                true
+            }
         }
-        newer
     }
 }
 

@@ -72,7 +72,13 @@ impl<'a> Sight<'a> {
     /// The latest row's value in `slot`.
     pub(crate) fn latest(&self, layout: &RowLayout, slot: usize) -> Option<ScalarRef<'a>> {
         match (self.ahead.last(), &self.row.latest) {
-            (Some(ahead), _) => ahead.input(*layout.latest.get(slot)?),
+            (Some(last), _) => {
+                let input = *layout.latest.get(slot)?;
+                let latest = self.ahead.iter().rev();
+                let latest = latest.take_while(|ahead| ahead.position == last.position);
+                // As if they were folded: the greatest of each value, where several share a position.
+                latest.filter_map(|ahead| ahead.input(input)).max()
+            }
             (None, Some(latest)) => latest.values.get(slot)?.as_ref().map(Scalar::borrow),
             (None, None) => None,
         }

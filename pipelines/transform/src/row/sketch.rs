@@ -97,6 +97,11 @@ impl Sketch {
         &self.counts
     }
 
+    /// The number that stands for each bucket, ascending (NaN last), and how often it was hit.
+    pub(crate) fn middles(&self) -> impl Iterator<Item = (f64, u64)> + '_ {
+        self.counts.iter().map(|(bucket, count)| (middle(*bucket), *count))
+    }
+
     /// The sketch with these [`Self::counts`]; `None` if no sketch has them.
     pub(crate) fn from_counts(counts: Vec<(i32, u64)>) -> Option<Self> {
         let are_buckets = counts

@@ -35,10 +35,10 @@
 //! Equal rows have equal bytes, and bytes that are read are the bytes that would be written: what could be written in
 //! two ways is refused. Hostile bytes cost at most a constant times their length.
 
-mod states;
+pub(crate) mod states;
 mod tiles;
 mod trails;
-mod values;
+pub(crate) mod values;
 
 use super::bytes::{Reader, malformed, push_bits, push_signed, push_varint};
 use super::event::{AheadEvent, Position};

@@ -91,7 +91,7 @@ pub(super) fn decode_state(
     Ok(())
 }
 
-fn encode_sum(sum: &ExactSum, bytes: &mut Vec<u8>) {
+pub(crate) fn encode_sum(sum: &ExactSum, bytes: &mut Vec<u8>) {
     let (place, run) = sum.bytes();
     let special = sum.special();
     let has_special = special != Special::default();
@@ -108,7 +108,7 @@ fn encode_sum(sum: &ExactSum, bytes: &mut Vec<u8>) {
 }
 
 #[inline]
-fn decode_sum(reader: &mut Reader<'_>) -> Result<ExactSum, RowError> {
+pub(crate) fn decode_sum(reader: &mut Reader<'_>) -> Result<ExactSum, RowError> {
     let head = reader.varint()?;
     let length = usize::try_from(head >> 1).unwrap_or(usize::MAX);
     let place = if length > 0 {
@@ -134,7 +134,7 @@ fn decode_sum(reader: &mut Reader<'_>) -> Result<ExactSum, RowError> {
     ExactSum::from_bytes(place, run, special).ok_or_else(|| malformed("a sum is not in its shortest form"))
 }
 
-fn encode_squares(sum: &Wide, bytes: &mut Vec<u8>) {
+pub(crate) fn encode_squares(sum: &Wide, bytes: &mut Vec<u8>) {
     let (place, run) = sum.bytes();
     push_varint(bytes, run.len() as u64);
     if !run.is_empty() {
@@ -143,7 +143,7 @@ fn encode_squares(sum: &Wide, bytes: &mut Vec<u8>) {
     }
 }
 
-fn decode_squares(reader: &mut Reader<'_>) -> Result<Wide, RowError> {
+pub(crate) fn decode_squares(reader: &mut Reader<'_>) -> Result<Wide, RowError> {
     let length = reader.length()?;
     let place = if length > 0 {
         usize::try_from(reader.varint()?).unwrap_or(usize::MAX)
@@ -176,7 +176,7 @@ fn decode_top(reader: &mut Reader<'_>, most: u32, data_type: DataType) -> Result
     }
 }
 
-fn encode_sketch(sketch: &Sketch, bytes: &mut Vec<u8>) {
+pub(crate) fn encode_sketch(sketch: &Sketch, bytes: &mut Vec<u8>) {
     push_varint(bytes, sketch.counts().len() as u64);
     let mut previous = None;
     for (bucket, count) in sketch.counts() {
@@ -189,7 +189,7 @@ fn encode_sketch(sketch: &Sketch, bytes: &mut Vec<u8>) {
     }
 }
 
-fn decode_sketch(reader: &mut Reader<'_>) -> Result<Sketch, RowError> {
+pub(crate) fn decode_sketch(reader: &mut Reader<'_>) -> Result<Sketch, RowError> {
     let length = reader.length()?;
     if length == 0 {
         return Err(malformed("a sketch of nothing is stored"));

@@ -30,7 +30,7 @@ pub(super) fn decode_values(
     types.enumerate().map(value).collect()
 }
 
-pub(super) fn encode_value(value: ScalarRef<'_>, data_type: DataType, bytes: &mut Vec<u8>) {
+pub(crate) fn encode_value(value: ScalarRef<'_>, data_type: DataType, bytes: &mut Vec<u8>) {
     match value {
         ScalarRef::Bool(value) => bytes.push(u8::from(value)),
         ScalarRef::Int(value) => push_signed(bytes, value),
@@ -46,7 +46,7 @@ pub(super) fn encode_value(value: ScalarRef<'_>, data_type: DataType, bytes: &mu
 }
 
 #[inline]
-pub(super) fn decode_value(reader: &mut Reader<'_>, data_type: DataType) -> Result<Scalar, RowError> {
+pub(crate) fn decode_value(reader: &mut Reader<'_>, data_type: DataType) -> Result<Scalar, RowError> {
     match data_type {
         DataType::Bool => match reader.byte()? {
             0 => Ok(Scalar::Bool(false)),

@@ -49,23 +49,25 @@ pub(crate) struct Mark {
 
 impl Mark {
     fn of((tile, hash): (i64, u64)) -> Self {
-        let rest = hash << PRECISION;
-        let rank = if rest == 0 {
-            MAX_RANK
-        } else {
-            rest.leading_zeros() as u8 + 1
-        };
-        Self {
-            register: (hash >> (u64::BITS - PRECISION)) as u16,
-            tile,
-            rank,
-        }
+        let (register, rank) = register_and_rank(hash);
+        Self { register, tile, rank }
     }
 
     /// Whether no window that sees this mark needs `other`.
     fn makes_needless(self, other: Self) -> bool {
         self.register == other.register && self.tile >= other.tile && self.rank >= other.rank
     }
+}
+
+/// The register that a hash names, and the rank it brings.
+pub(crate) fn register_and_rank(hash: u64) -> (u16, u8) {
+    let rest = hash << PRECISION;
+    let rank = if rest == 0 {
+        MAX_RANK
+    } else {
+        rest.leading_zeros() as u8 + 1
+    };
+    ((hash >> (u64::BITS - PRECISION)) as u16, rank)
 }
 
 /// A value's hash, stable for ever: that of its canonical bytes. Stored rows depend on it.
@@ -201,7 +203,7 @@ impl Cardinality {
 }
 
 /// Ertl's improved raw estimate, rounded to a whole number.
-fn estimate(registers: &[u8; REGISTERS]) -> u64 {
+pub(crate) fn estimate(registers: &[u8; REGISTERS]) -> u64 {
     let mut ranks = [0u32; MAX_RANK as usize + 1];
     for rank in registers {
         ranks[usize::from(*rank)] += 1;
