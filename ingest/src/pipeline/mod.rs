@@ -150,8 +150,7 @@ impl Pipeline {
     async fn step(&mut self, intake: bool) -> Result<Option<ReaderEvent>, StreamError> {
         self.advance(intake && !self.held);
         let limits = &self.around.limits;
-        let room =
-            intake && self.pending.rows < limits.max_batch_rows && self.pending.size_bytes < limits.max_batch_bytes;
+        let room = self.pending.rows < limits.max_batch_rows && self.pending.size_bytes < limits.max_batch_bytes;
         let deadline = self.deadline().unwrap_or_else(Instant::now);
         let waiting = self.deadline().is_some_and(|deadline| deadline > Instant::now());
         let unflushed = self.is_idle() && self.around.progress.is_undurable();
@@ -168,7 +167,7 @@ impl Pipeline {
                 // Whoever sends directives outlives the pipeline, or the process ends.
                 self.directed = changed.is_ok();
             }
-            event = self.reader.next(), if room => return event.map(Some),
+            event = next(self.reader.as_mut(), room), if intake => return event.map(Some),
             () = tokio::time::sleep_until(deadline), if waiting && self.decoding.is_none() => {}
             () = tokio::time::sleep(limits.flush_idle()), if unflushed => {
                 self.writing = Some(Box::pin(deliver::flush(Arc::clone(&self.around))));
@@ -433,6 +432,15 @@ impl Pipeline {
             self.committed = durable;
             self.commit_due = Instant::now() + COMMIT_EVERY;
         }
+    }
+}
+
+/// What the reader reports next; no records unless there is room for them.
+async fn next(reader: &mut dyn Reader, room: bool) -> Result<ReaderEvent, StreamError> {
+    if room {
+        reader.next().await
+    } else {
+        reader.notice().await
     }
 }
 

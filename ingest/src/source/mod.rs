@@ -69,8 +69,12 @@ pub trait Reader: Send {
     /// What happens next. Cancel safe. An error is final: the topic can't be read on.
     async fn next(&mut self) -> Result<ReaderEvent, StreamError>;
 
-    /// Starts the partitions of the last [`ReaderEvent::Assigned`]. One that `positions` does not list starts at its
-    /// beginning; its first range starts at offset 0, whatever the topic still holds.
+    /// What happens next besides records: for a caller that has no room for them, and yet must hear when partitions go.
+    /// Cancel safe.
+    async fn notice(&mut self) -> Result<ReaderEvent, StreamError>;
+
+    /// Starts the partitions of the last [`ReaderEvent::Assigned`], all of which `positions` lists. A partition's first
+    /// range starts at the position listed, whatever the topic still holds.
     async fn begin(&mut self, positions: Vec<PartitionPosition>) -> Result<(), StreamError>;
 
     /// While held, no records come and none are fetched; everything else that happens is reported as ever.

@@ -2,14 +2,16 @@
 
 use crate::setup::{Boxed, events, kafka, kafka_config, push, snapshot, topic, until};
 use crate::store::FakeStore;
-use ondol_ingest::source::Stream;
-use ondol_ingest::source::StreamError;
+use ondol_feature_store_api::wire::PartitionPosition;
+use ondol_ingest::config::IngestConfig;
 use ondol_ingest::source::kafka::KafkaStream;
+use ondol_ingest::source::{ReaderEvent, Stream, StreamError};
 use ondol_ingest_api::Ingest;
 use ondol_vocabulary::Snapshot;
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::{Offset, TopicPartitionList};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -204,6 +206,94 @@ async fn a_store_that_lost_events_gets_them_again_from_kafka() {
     stream.append(&topic, events(2500, 2600)).await.unwrap();
     delivered(&store, 2600).await;
     ingest.stop().await;
+}
+
+/// The next thing that is not trouble.
+async fn heard(event: impl Future<Output = Result<ReaderEvent, StreamError>>) -> ReaderEvent {
+    let event = tokio::time::timeout(Duration::from_secs(90), event).await;
+    event.expect("something happens within 90 s").unwrap()
+}
+
+fn from_the_beginning(partitions: &[i32]) -> Vec<PartitionPosition> {
+    let begin = |&partition: &i32| PartitionPosition {
+        partition,
+        next_offset: 0,
+    };
+    partitions.iter().map(begin).collect()
+}
+
+/// librdkafka remembers a pause beyond the assignment, so the reader must not forget it either.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn partitions_that_come_and_go_while_reading_is_paused_are_all_read_on() {
+    let (topic, config) = (topic(), kafka_config());
+    let open = || -> Arc<dyn Stream> { Arc::new(KafkaStream::new(&config).unwrap()) };
+    open().append(&topic, events(0, 40_000)).await.unwrap();
+    let mut first = open().reader(&topic, "r").await.unwrap();
+    let ReaderEvent::Assigned { partitions, .. } = heard(first.notice()).await else {
+        panic!("the first reader gets partitions");
+    };
+    assert_eq!(partitions.len(), 4);
+    first.begin(from_the_beginning(&partitions)).await.unwrap();
+    until("nobody takes records, so none are fetched", async || {
+        first.fetching().is_stopped()
+    })
+    .await;
+    let mut second = open().reader(&topic, "r").await.unwrap();
+    let ReaderEvent::Revoking { partitions } = heard(first.notice()).await else {
+        panic!("the first reader gives partitions up");
+    };
+    first.release(partitions, Vec::new()).await.unwrap();
+    let ReaderEvent::Assigned { partitions, .. } = heard(second.notice()).await else {
+        panic!("the second reader gets them");
+    };
+    second.begin(from_the_beginning(&partitions)).await.unwrap();
+    second.close(Vec::new()).await;
+    let ReaderEvent::Assigned { partitions, .. } = heard(first.notice()).await else {
+        panic!("the first reader gets them back");
+    };
+    first.begin(from_the_beginning(&partitions)).await.unwrap();
+    let mut seen = BTreeSet::new();
+    while seen.len() < 40_000 {
+        if let ReaderEvent::Records(run) = heard(first.next()).await {
+            seen.extend(run.iter().map(|record| (run.partition, record.offset)));
+        }
+    }
+    first.close(Vec::new()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn partitions_go_while_the_store_does_not_answer() {
+    let (topic, config) = (topic(), kafka_config());
+    let open = || -> Arc<dyn Stream> { Arc::new(KafkaStream::new(&config).unwrap()) };
+    let mut limits = IngestConfig::default();
+    // Small batches, so that few events leave no room for more.
+    limits.limits.max_batch_rows = 100;
+    limits.limits.drain_timeout_ms = 200;
+    let stream = open();
+    let store = FakeStore::new(snapshot(&topic));
+    stream.append(&topic, events(0, 100)).await.unwrap();
+    let first = Boxed::start_with(open(), &store, limits.clone());
+    delivered(&store, 100).await;
+    store.stuck.store(true, Ordering::SeqCst);
+    stream.append(&topic, events(100, 40_000)).await.unwrap();
+    until("the first worker fetches no more", async || {
+        let status = first.service.status().await.unwrap();
+        status.iter().any(|status| status.fetch.stopped)
+    })
+    .await;
+    let second = Boxed::start_with(open(), &store, limits);
+    until("the second worker has partitions", async || {
+        partitions_of(&second).await > 0
+    })
+    .await;
+    second.stop().await;
+    until("the first worker has them back", async || {
+        partitions_of(&first).await == 4
+    })
+    .await;
+    store.stuck.store(false, Ordering::SeqCst);
+    delivered(&store, 40_000).await;
+    first.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

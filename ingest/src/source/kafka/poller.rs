@@ -15,7 +15,7 @@ use ondol_feature_store_api::wire::PartitionPosition;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::error::KafkaError;
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, mpsc as blocking};
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
@@ -135,8 +135,8 @@ struct Poller {
     outbox: VecDeque<Records>,
     assigning: bool,
     revoking: Option<(Vec<i32>, Instant)>,
-    /// Whether Kafka was told not to send.
-    paused: bool,
+    /// The partitions that Kafka was told not to send.
+    paused: BTreeSet<i32>,
     /// Whether the reader wants nothing.
     held: bool,
 }
@@ -164,7 +164,7 @@ impl Poller {
             outbox: VecDeque::new(),
             assigning: false,
             revoking: None,
-            paused: false,
+            paused: BTreeSet::new(),
             held: false,
         })
     }
@@ -251,18 +251,18 @@ impl Poller {
             }
         }
         if self.held {
-            if !self.paused {
-                self.pause(true);
-            }
+            self.pause();
             return;
         }
         if self.outbox.is_empty() {
-            if self.paused {
-                self.pause(false);
-            }
+            self.resume(self.paused.iter().copied().collect());
             return;
         }
-        let wait = if self.paused { IDLE_POLL } else { BEFORE_PAUSE };
+        let wait = if self.paused.is_empty() {
+            BEFORE_PAUSE
+        } else {
+            IDLE_POLL
+        };
         let runs = &self.channels.runs;
         // A timeout needs the runtime around it when it is made, hence the block.
         let room = self
@@ -270,26 +270,40 @@ impl Poller {
             .runtime
             .block_on(async { tokio::time::timeout(wait, runs.reserve()).await.is_ok() });
         // With room, or without a reader (which its orders' channel tells), the next turn goes on.
-        if !room && !self.paused {
-            self.pause(true);
+        if !room {
+            self.pause();
         }
     }
 
-    fn pause(&mut self, pause: bool) {
-        let list = self.list(self.lanes.keys().copied());
-        let done = if pause {
-            self.consumer.pause(&list)
-        } else {
-            self.consumer.resume(&list)
-        };
-        match done {
-            Ok(()) => {
-                self.paused = pause;
-                self.channels.fetching.set_stopped(pause);
-            }
-            // Tried again in the next turn.
-            Err(error) => tracing::debug!(%error, pause, "partitions can't be paused or resumed"),
+    /// Holds every partition that is not held yet.
+    fn pause(&mut self) {
+        let partitions: Vec<i32> = self.lanes.keys().copied().collect();
+        let partitions: Vec<i32> = partitions
+            .into_iter()
+            .filter(|held| !self.paused.contains(held))
+            .collect();
+        if partitions.is_empty() {
+            return;
         }
+        match self.consumer.pause(&self.list(partitions.iter().copied())) {
+            Ok(()) => self.paused.extend(partitions),
+            // Tried again in the next turn.
+            Err(error) => tracing::debug!(%error, ?partitions, "partitions can't be paused"),
+        }
+        self.channels.fetching.set_stopped(!self.paused.is_empty());
+    }
+
+    /// Lets go of those of `partitions` that are held.
+    fn resume(&mut self, mut partitions: Vec<i32>) {
+        partitions.retain(|held| self.paused.contains(held));
+        if partitions.is_empty() {
+            return;
+        }
+        match self.consumer.resume(&self.list(partitions.iter().copied())) {
+            Ok(()) => self.paused.retain(|held| !partitions.contains(held)),
+            Err(error) => tracing::debug!(%error, ?partitions, "partitions can't be resumed"),
+        }
+        self.channels.fetching.set_stopped(!self.paused.is_empty());
     }
 
     fn heed_rebalances(&mut self) -> Result<(), StreamError> {
@@ -364,12 +378,7 @@ impl Poller {
                 .map_err(|error| failed(&error))?;
             self.lanes.insert(start.partition, Lane::starting(start));
         }
-        self.consumer
-            .incremental_assign(&list)
-            .map_err(|error| failed(&error))?;
-        // The new ones are not paused: if there is still no room, all are paused anew.
-        self.paused = false;
-        Ok(())
+        self.consumer.incremental_assign(&list).map_err(|error| failed(&error))
     }
 
     fn seek(&mut self, start: Start) -> Result<(), StreamError> {
@@ -416,7 +425,10 @@ impl Poller {
         Ok(())
     }
 
-    fn unassign(&self, partitions: &[i32]) {
+    fn unassign(&mut self, partitions: &[i32]) {
+        // librdkafka remembers a pause beyond the assignment: a partition that came back would stay silent for ever.
+        self.resume(partitions.to_vec());
+        self.paused.retain(|held| !partitions.contains(held));
         let list = self.list(partitions.iter().copied());
         if let Err(error) = self.consumer.incremental_unassign(&list) {
             tracing::warn!(%error, ?partitions, "partitions can't be given back one by one: giving back all");

@@ -67,8 +67,9 @@ impl KafkaReader {
         self.epoch
     }
 
-    fn heed(&mut self, notice: Notice) -> Result<ReaderEvent, StreamError> {
-        Ok(match notice {
+    fn heed(&mut self, notice: Option<Notice>) -> Result<ReaderEvent, StreamError> {
+        let stopped = || StreamError::Unavailable("the Kafka thread has stopped".to_owned());
+        Ok(match notice.ok_or_else(stopped)? {
             Notice::Assigned { partitions, generation } => ReaderEvent::Assigned { partitions, generation },
             Notice::Revoking { partitions } => {
                 self.epochs.retain(|partition, _| !partitions.contains(partition));
@@ -90,10 +91,7 @@ impl Reader for KafkaReader {
         loop {
             tokio::select! {
                 biased;
-                notice = self.notices.recv() => match notice {
-                    Some(notice) => return self.heed(notice),
-                    None => return Err(StreamError::Unavailable("the Kafka thread has stopped".to_owned())),
-                },
+                notice = self.notices.recv() => return self.heed(notice),
                 Some(run) = self.runs.recv(), if !self.held => {
                     if self.epochs.get(&run.partition) == Some(&run.epoch) {
                         return Ok(ReaderEvent::Records(run));
@@ -101,6 +99,11 @@ impl Reader for KafkaReader {
                 }
             }
         }
+    }
+
+    async fn notice(&mut self) -> Result<ReaderEvent, StreamError> {
+        let notice = self.notices.recv().await;
+        self.heed(notice)
     }
 
     async fn begin(&mut self, positions: Vec<PartitionPosition>) -> Result<(), StreamError> {
