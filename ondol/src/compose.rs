@@ -36,6 +36,7 @@ impl Process {
         })?;
         let address = listener.local_addr().context("the listener has no address")?;
         ondol_runtime::metrics::install().context("metrics can't be set up")?;
+        ondol_runtime::objects::configure(config.s3.clone()).context("S3 can't be set up")?;
 
         let mut builder = Builder::new(service, config);
         builder.feature_store().await?;

@@ -6,7 +6,7 @@ use ondol_feature_store::FeatureStoreConfig;
 use ondol_ingest::config::{EmbeddedConfig, IngestConfig, StreamConfig};
 use ondol_jobs::PipelinesConfig;
 use ondol_model_gateway::ModelGatewayConfig;
-use ondol_runtime::{ConfigLayers, LogFormat};
+use ondol_runtime::{ConfigLayers, LogFormat, S3Config};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
@@ -30,6 +30,8 @@ pub(crate) struct OndolConfig {
     pub(crate) feature_store_url: Url,
     /// Where ingest answers, for the services that run without it.
     pub(crate) ingest_url: Url,
+    /// How to reach S3, for offline tables and batch sources that are there.
+    pub(crate) s3: S3Config,
     /// The feature store.
     pub(crate) feature_store: FeatureStoreConfig,
     /// Ingest.
@@ -50,6 +52,7 @@ impl Default for OndolConfig {
             drain_ms: 20_000,
             feature_store_url: local(8081),
             ingest_url: local(8082),
+            s3: S3Config::default(),
             feature_store: FeatureStoreConfig::default(),
             ingest: IngestConfig::default(),
             pipelines: PipelinesConfig::default(),

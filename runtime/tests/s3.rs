@@ -1,0 +1,103 @@
+//! Places on S3: what is found out about a store before anything relies on it.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    missing_docs,
+    reason = "tests"
+)]
+
+use axum::Router;
+use axum::http::{Method, StatusCode};
+use futures::future::join_all;
+use object_store::{Error, ObjectStoreExt, PutMode, PutOptions};
+use ondol_runtime::{ObjectStores, S3Config};
+use ondol_testkit::s3;
+
+fn reached_at(endpoint: String) -> ObjectStores {
+    ObjectStores::new(S3Config {
+        endpoint: Some(endpoint),
+        region: Some(s3::REGION.to_owned()),
+        access_key_id: Some(s3::ACCESS_KEY_ID.to_owned()),
+        secret_access_key: Some(s3::SECRET_ACCESS_KEY.into()),
+        allow_http: Some(true),
+        ..S3Config::default()
+    })
+}
+
+/// A server that answers every write with `status`.
+async fn answering(status: StatusCode) -> String {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let endpoint = format!("http://{}", listener.local_addr().unwrap());
+    let answer = move |method: Method| async move {
+        if method == Method::PUT {
+            (status, [("etag", "\"e\"")], "<Error><Code>AccessDenied</Code></Error>")
+        } else {
+            (StatusCode::NOT_FOUND, [("etag", "\"e\"")], "")
+        }
+    };
+    tokio::spawn(async move { axum::serve(listener, Router::new().fallback(answer)).await });
+    endpoint
+}
+
+#[tokio::test]
+async fn a_bucket_that_can_be_written_to_passes_again_and_again() {
+    let place = reached_at(s3::endpoint())
+        .at(&format!("s3://{}/a/b", s3::bucket()))
+        .unwrap();
+    place.check_writable().await.unwrap();
+    place.check_writable().await.unwrap();
+}
+
+#[tokio::test]
+async fn of_many_writers_one_creates_the_object() {
+    let place = reached_at(s3::endpoint())
+        .at(&format!("s3://{}/a", s3::bucket()))
+        .unwrap();
+    let store = place.store();
+    for round in 0..5 {
+        let writers = (0..16).map(|writer| {
+            let (store, path) = (store.clone(), format!("{round}.json").into());
+            tokio::spawn(async move {
+                let options = PutOptions {
+                    mode: PutMode::Create,
+                    ..PutOptions::default()
+                };
+                match store.put_opts(&path, format!("{writer}").into(), options).await {
+                    Ok(_) => Some(writer),
+                    Err(Error::AlreadyExists { .. }) => None,
+                    Err(error) => panic!("{error}"),
+                }
+            })
+        });
+        let winners: Vec<i32> = join_all(writers).await.into_iter().filter_map(Result::unwrap).collect();
+        assert_eq!(winners.len(), 1, "{winners:?}");
+        let held = store
+            .get(&format!("{round}.json").into())
+            .await
+            .unwrap()
+            .bytes()
+            .await
+            .unwrap();
+        assert_eq!(held, winners[0].to_string().as_bytes());
+    }
+}
+
+#[tokio::test]
+async fn a_missing_bucket_a_refusal_and_a_store_that_replaces_objects_are_told_apart() {
+    let refusing = answering(StatusCode::FORBIDDEN).await;
+    let replacing = answering(StatusCode::OK).await;
+    for (endpoint, expected) in [
+        (s3::endpoint(), "check the bucket's name"),
+        (refusing, "check the credentials"),
+        (replacing, "the store ignores `If-None-Match: *`"),
+    ] {
+        let place = reached_at(endpoint).at("s3://ondol-no-such-bucket/a").unwrap();
+        let error = place.check_writable().await.unwrap_err().to_string();
+        assert!(
+            error.contains(expected) && error.contains("s3://ondol-no-such-bucket/a"),
+            "{error}"
+        );
+        assert!(!error.contains(s3::SECRET_ACCESS_KEY), "{error}");
+    }
+}
