@@ -1,0 +1,156 @@
+//! Training sets' joins as a plan: in this process, or on a cluster.
+
+use crate::config::EngineConfig;
+use crate::fault::EngineError;
+use crate::point_in_time::{Join, JoinSpec, PlannerWithJoins, PointInTimeNode};
+use crate::spine;
+use crate::stores::Stores;
+use arrow::array::{ArrayRef, AsArray, RecordBatch};
+use arrow::datatypes::UInt32Type;
+use async_trait::async_trait;
+use datafusion::datasource::provider_as_source;
+use datafusion::execution::runtime_env::RuntimeEnvBuilder;
+use datafusion::execution::session_state::SessionStateBuilder;
+use datafusion::logical_expr::{LogicalPlan, LogicalPlanBuilder};
+use datafusion::physical_plan::ExecutionPlan;
+use datafusion::prelude::{SessionConfig, SessionContext};
+use futures::TryStreamExt;
+use ondol_jobs::engine::{JoinEngine, JoinRequest, JoinedRows};
+use ondol_jobs::point_in_time::JobError;
+use ondol_runtime::objects::ObjectStores;
+use std::sync::Arc;
+
+/// What decoded events take of memory, against their files' size: they come out of compression, and are joined.
+const MEMORY_PER_FILE_BYTE: u64 = 12;
+
+/// Where a plan runs.
+enum Target {
+    Here,
+    #[cfg(feature = "client")]
+    Cluster(crate::cluster::Cluster),
+}
+
+/// Joins views to spines as plans of DataFusion.
+pub struct PlanEngine {
+    objects: ObjectStores,
+    config: EngineConfig,
+    target: Target,
+}
+
+impl PlanEngine {
+    /// In this process: for comparison, and for tests.
+    pub fn here(config: EngineConfig, objects: ObjectStores) -> Self {
+        Self {
+            objects,
+            config,
+            target: Target::Here,
+        }
+    }
+
+    /// On the cluster whose scheduler is at `config.engine`.
+    ///
+    /// # Errors
+    /// When the configuration names no cluster.
+    #[cfg(feature = "client")]
+    pub fn cluster(config: EngineConfig, objects: ObjectStores) -> Result<Self, EngineError> {
+        let target = Target::Cluster(crate::cluster::Cluster::new(&config, &objects)?);
+        Ok(Self {
+            objects,
+            config,
+            target,
+        })
+    }
+
+    async fn run(&self, request: JoinRequest) -> Result<Vec<JoinedRows>, EngineError> {
+        let widths: Vec<usize> = request.views.iter().map(|join| join.view.features.len()).collect();
+        let partitions = self.partitions(&request);
+        let batches = match &self.target {
+            Target::Here => {
+                let context = self.context(SessionConfig::new(), partitions)?;
+                let spine = provider_as_source(spine::in_memory(&request, partitions)?);
+                let plan = plan(&context, spine, request).await?;
+                let stream = datafusion::physical_plan::execute_stream(plan, context.task_ctx())?;
+                stream.try_collect::<Vec<_>>().await?
+            }
+            #[cfg(feature = "client")]
+            Target::Cluster(cluster) => {
+                let context = self.context(crate::cluster::session_config(), partitions)?;
+                let spine = cluster.send_spine(&request, partitions).await?;
+                let plan = plan(&context, provider_as_source(spine.table()), request).await?;
+                let rows = cluster.run(plan, &context).await;
+                spine.remove().await;
+                rows?
+            }
+        };
+        batches.iter().map(|batch| joined(batch, &widths)).collect()
+    }
+
+    /// Partitions of the joins: enough that one's events fit its share of memory.
+    fn partitions(&self, request: &JoinRequest) -> usize {
+        let largest = request.views.iter().map(|join| join.events.bytes()).max().unwrap_or(0);
+        let memory = self.config.partition_memory_mib.max(1).saturating_mul(1 << 20);
+        let needed = largest.saturating_mul(MEMORY_PER_FILE_BYTE).div_ceil(memory);
+        usize::try_from(needed).unwrap_or(usize::MAX).clamp(self.config.partitions.max(1), 4_096)
+    }
+
+    fn context(&self, config: SessionConfig, partitions: usize) -> Result<SessionContext, EngineError> {
+        let environment = RuntimeEnvBuilder::new()
+            .with_object_store_registry(Arc::new(Stores(self.objects.clone())))
+            .build_arc()?;
+        let state = SessionStateBuilder::new()
+            .with_default_features()
+            .with_config(
+                config
+                    .with_target_partitions(partitions)
+                    .with_round_robin_repartition(false),
+            )
+            .with_query_planner(Arc::new(PlannerWithJoins))
+            .with_runtime_env(environment)
+            .build();
+        Ok(SessionContext::new_with_state(state))
+    }
+}
+
+#[async_trait]
+impl JoinEngine for PlanEngine {
+    async fn join(&self, request: JoinRequest) -> Result<Vec<JoinedRows>, JobError> {
+        self.run(request).await.map_err(|error| JobError::Engine(error.to_string()))
+    }
+}
+
+/// The plan of `request`: the spine through a join for each view.
+async fn plan(
+    context: &SessionContext,
+    spine: Arc<dyn datafusion::logical_expr::TableSource>,
+    request: JoinRequest,
+) -> Result<Arc<dyn ExecutionPlan>, EngineError> {
+    let mut plan: LogicalPlan = LogicalPlanBuilder::scan("spine", spine, None)?.build()?;
+    for join in request.views {
+        let spec = JoinSpec {
+            view: join.view,
+            source: join.source,
+            range: join.range,
+            time: spine::TIME.to_owned(),
+        };
+        plan = PointInTimeNode::new(Join::compile(spec)?, Arc::new(join.events), plan)?.plan();
+    }
+    Ok(context.state().create_physical_plan(&plan).await?)
+}
+
+/// A batch of the plan's rows: the row's number first, each view's features last.
+fn joined(batch: &RecordBatch, widths: &[usize]) -> Result<JoinedRows, EngineError> {
+    let odd = || EngineError::Internal(format!("a plan answered {}", batch.schema()));
+    let rows = batch.column_by_name(spine::ROW).ok_or_else(odd)?;
+    let rows = rows.as_primitive_opt::<UInt32Type>().ok_or_else(odd)?.clone();
+    let features: usize = widths.iter().sum();
+    let mut next = batch.num_columns().checked_sub(features).ok_or_else(odd)?;
+    let views = widths.iter().map(|width| {
+        let columns: Vec<ArrayRef> = batch.columns().iter().skip(next).take(*width).cloned().collect();
+        next += width;
+        columns
+    });
+    Ok(JoinedRows {
+        rows,
+        views: views.collect(),
+    })
+}

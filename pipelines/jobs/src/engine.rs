@@ -1,0 +1,50 @@
+//! Where the joins of a training set run when they do not run here: the seam to an engine of many machines.
+//!
+//! The job still checks the request, pins the tables, puts rows in order, derives and writes down what went in; an engine
+//! only computes views' features for spine rows, by [`crate::point_in_time::join`] over the very same events.
+
+use crate::error::JobError;
+use crate::table::event_files::{EventFiles, EventRange};
+use arrow::array::{ArrayRef, TimestampMicrosecondArray, UInt32Array};
+use async_trait::async_trait;
+use ondol_vocabulary::{SourceDefinition, ViewDefinition};
+
+/// An engine that joins views to a spine elsewhere.
+#[async_trait]
+pub trait JoinEngine: Send + Sync + 'static {
+    /// The features of every view for every row. Dropping the future stops waiting for it.
+    async fn join(&self, request: JoinRequest) -> Result<Vec<JoinedRows>, JobError>;
+}
+
+/// What to join.
+#[derive(Clone, Debug)]
+pub struct JoinRequest {
+    /// Each row's moment, in UTC.
+    pub times: TimestampMicrosecondArray,
+    /// The columns that views' keys are made of, by name, each once.
+    pub keys: Vec<(String, ArrayRef)>,
+    /// The views.
+    pub views: Vec<ViewJoin>,
+}
+
+/// One view to join.
+#[derive(Clone, Debug)]
+pub struct ViewJoin {
+    /// The view, with the features that are wanted.
+    pub view: ViewDefinition,
+    /// What it reads.
+    pub source: SourceDefinition,
+    /// The files of that, at the version which the job pinned.
+    pub events: EventFiles,
+    /// Which of their events can matter.
+    pub range: EventRange,
+}
+
+/// Values of some rows of the spine, each row in one of them.
+#[derive(Clone, Debug)]
+pub struct JoinedRows {
+    /// Which rows, counted from 0.
+    pub rows: UInt32Array,
+    /// For each view a column per feature.
+    pub views: Vec<Vec<ArrayRef>>,
+}
