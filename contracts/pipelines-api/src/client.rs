@@ -1,9 +1,10 @@
 //! The [`Pipelines`] that calls a [`router`](crate::server::router).
 
 use crate::error::PipelinesError;
+use crate::rows::{self, Rows};
 use crate::server::MAX_WAIT;
 use crate::service::Pipelines;
-use crate::wire::{Job, JobResult, MaterializeRequest, TrainingSetRequest};
+use crate::wire::{IdempotencyKey, Job, JobPage, JobQuery, JobRequest, Schedule, ScheduleRequest, TrainingSetRequest};
 use async_trait::async_trait;
 use http::{Method, header};
 use ondol_vocabulary::batch;
@@ -34,11 +35,25 @@ impl PipelinesClient {
             caller: Caller::new(base)?,
         })
     }
+
+    pub(crate) fn caller(&self) -> &Caller {
+        &self.caller
+    }
+
+    /// A call of `verb` on one of a collection.
+    fn verb(&self, collection: &str, name: &str, verb: &str) -> reqwest::RequestBuilder {
+        let path = format!("/v1/{collection}/{}:{verb}", encode_segment(name));
+        self.caller.request(Method::POST, &path)
+    }
 }
 
 #[async_trait]
 impl Pipelines for PipelinesClient {
-    async fn training_set(&self, request: TrainingSetRequest) -> Result<Job, PipelinesError> {
+    async fn submit_training_set(
+        &self,
+        request: TrainingSetRequest,
+        key: Option<IdempotencyKey>,
+    ) -> Result<Job, PipelinesError> {
         let spine = batch::encode(&request.spine_schema, &request.spine)
             .map_err(|error| PipelinesError::invalid(format!("the spine can't be sent: {error}")))?;
         let call = self
@@ -48,15 +63,17 @@ impl Pipelines for PipelinesClient {
             .query(&request.options)
             .header(header::CONTENT_TYPE, batch::MEDIA_TYPE)
             .body(spine);
+        self.caller.json(keyed(call, key)).await
+    }
+
+    async fn submit(&self, request: JobRequest, key: Option<IdempotencyKey>) -> Result<Job, PipelinesError> {
+        let call = self.caller.request(Method::POST, "/v1/jobs").json(&request);
+        self.caller.json(keyed(call, key)).await
+    }
+
+    async fn jobs(&self, query: JobQuery) -> Result<JobPage, PipelinesError> {
+        let call = self.caller.request(Method::GET, "/v1/jobs").query(&query);
         self.caller.json(call).await
-    }
-
-    async fn materialize(&self, request: MaterializeRequest) -> Result<Job, PipelinesError> {
-        self.caller.post("/v1/materializations", &request).await
-    }
-
-    async fn jobs(&self) -> Result<Vec<Job>, PipelinesError> {
-        self.caller.get("/v1/jobs").await
     }
 
     async fn job(&self, id: &str, seen_revision: Option<u64>, wait: Duration) -> Result<Job, PipelinesError> {
@@ -70,24 +87,50 @@ impl Pipelines for PipelinesClient {
         self.caller.json(call.timeout(wait.saturating_add(POLL_MARGIN))).await
     }
 
-    async fn result(&self, id: &str) -> Result<JobResult, PipelinesError> {
+    async fn rows(&self, id: &str) -> Result<Rows, PipelinesError> {
         let path = format!("/v1/jobs/{}/result", encode_segment(id));
-        let bytes = self
-            .caller
-            .bytes(self.caller.request(Method::GET, &path).timeout(BULK_TIMEOUT))
-            .await?;
-        let (schema, batches) = batch::decode(&bytes).map_err(|error| {
-            PipelinesError::unavailable(format!("{} answered outside its contract: {error}", self.caller.base()))
-        })?;
-        Ok(JobResult { schema, batches })
+        let call = self.caller.request(Method::GET, &path).timeout(BULK_TIMEOUT);
+        let response = self.caller.response::<PipelinesError>(call).await?;
+        rows::receive(response, self.caller.base().to_string()).await
     }
 
     async fn cancel(&self, id: &str) -> Result<Job, PipelinesError> {
+        self.caller.json(self.verb("jobs", id, "cancel")).await
+    }
+
+    async fn retry(&self, id: &str, key: Option<IdempotencyKey>) -> Result<Job, PipelinesError> {
+        self.caller.json(keyed(self.verb("jobs", id, "retry"), key)).await
+    }
+
+    async fn create_schedule(&self, request: ScheduleRequest) -> Result<Schedule, PipelinesError> {
+        self.caller.post("/v1/schedules", &request).await
+    }
+
+    async fn schedules(&self) -> Result<Vec<Schedule>, PipelinesError> {
+        self.caller.get("/v1/schedules").await
+    }
+
+    async fn schedule(&self, name: &str) -> Result<Schedule, PipelinesError> {
         self.caller
-            .json(
-                self.caller
-                    .request(Method::POST, &format!("/v1/jobs/{}:cancel", encode_segment(id))),
-            )
+            .get(&format!("/v1/schedules/{}", encode_segment(name)))
             .await
+    }
+
+    async fn pause_schedule(&self, name: &str, paused: bool) -> Result<Schedule, PipelinesError> {
+        let verb = if paused { "pause" } else { "resume" };
+        self.caller.json(self.verb("schedules", name, verb)).await
+    }
+
+    async fn remove_schedule(&self, name: &str) -> Result<Schedule, PipelinesError> {
+        let path = format!("/v1/schedules/{}", encode_segment(name));
+        self.caller.json(self.caller.request(Method::DELETE, &path)).await
+    }
+}
+
+/// `call` under `key`, if there is one.
+fn keyed(call: reqwest::RequestBuilder, key: Option<IdempotencyKey>) -> reqwest::RequestBuilder {
+    match key {
+        Some(key) => call.header(IdempotencyKey::HEADER, key.as_str()),
+        None => call,
     }
 }

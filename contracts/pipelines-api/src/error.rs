@@ -25,7 +25,7 @@ pub enum PipelinesError {
     /// A name in the request is not in the registry, or no such job.
     #[error("unknown {kind} `{name}`{}", suggestion.as_ref().map(|s| format!(": did you mean `{s}`?")).unwrap_or_default())]
     Unknown {
-        /// `model`, `source` or `job`.
+        /// `model`, `source`, `job` or `schedule`.
         kind: String,
         /// The name as given.
         name: String,
@@ -39,6 +39,43 @@ pub enum PipelinesError {
         id: String,
         /// Its state.
         state: String,
+    },
+    /// The job can't be repeated, or not yet.
+    #[error("job `{id}` can't be repeated: {reason}")]
+    NotRepeatable {
+        /// The job.
+        id: String,
+        /// Why, and what to do.
+        reason: String,
+    },
+    /// The idempotency key belongs to another request.
+    #[error(
+        "idempotency key `{key}` belongs to job `{job}`, whose request was another one: \
+         send that request again as it was, or choose a new key"
+    )]
+    KeyReused {
+        /// The key.
+        key: String,
+        /// The job it named first.
+        job: String,
+    },
+    /// The name of the schedule is taken.
+    #[error("schedule `{name}` exists already: remove it first, or choose another name")]
+    ScheduleExists {
+        /// The name.
+        name: String,
+    },
+    /// The query can't be understood, names what is not there, or does more than read.
+    #[error("{detail}")]
+    InvalidQuery {
+        /// What is wrong with it and what to do.
+        detail: String,
+    },
+    /// The query reached a bound: of time, memory or rows.
+    #[error("{detail}")]
+    QueryLimit {
+        /// Which bound, and what to do.
+        detail: String,
     },
     /// More jobs are waiting than the configured bound.
     #[error("the pipelines are overloaded: {detail}")]
@@ -64,9 +101,10 @@ impl ContractError for PipelinesError {
     fn status(&self) -> StatusCode {
         match self {
             Self::InvalidRequest { .. } => StatusCode::BAD_REQUEST,
-            Self::InvalidSpine { .. } => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::InvalidSpine { .. } | Self::KeyReused { .. } => StatusCode::UNPROCESSABLE_ENTITY,
             Self::Unknown { .. } => StatusCode::NOT_FOUND,
-            Self::NoResult { .. } => StatusCode::CONFLICT,
+            Self::NoResult { .. } | Self::NotRepeatable { .. } | Self::ScheduleExists { .. } => StatusCode::CONFLICT,
+            Self::InvalidQuery { .. } | Self::QueryLimit { .. } => StatusCode::UNPROCESSABLE_ENTITY,
             Self::Overloaded { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::Unavailable { .. } => StatusCode::SERVICE_UNAVAILABLE,
             Self::Internal { .. } => StatusCode::INTERNAL_SERVER_ERROR,
@@ -79,6 +117,11 @@ impl ContractError for PipelinesError {
             Self::InvalidSpine { .. } => "invalid-spine",
             Self::Unknown { .. } => "unknown",
             Self::NoResult { .. } => "no-result",
+            Self::NotRepeatable { .. } => "not-repeatable",
+            Self::KeyReused { .. } => "key-reused",
+            Self::ScheduleExists { .. } => "schedule-exists",
+            Self::InvalidQuery { .. } => "invalid-query",
+            Self::QueryLimit { .. } => "query-limit",
             Self::Overloaded { .. } => "overloaded",
             Self::Unavailable { .. } => "unavailable",
             Self::Internal { .. } => "internal",
@@ -87,6 +130,15 @@ impl ContractError for PipelinesError {
 
     fn retryable(&self) -> bool {
         matches!(self, Self::Overloaded { .. } | Self::Unavailable { .. })
+    }
+
+    fn retry_after_seconds(&self) -> Option<u64> {
+        // A place in the queue comes free when a job ends.
+        match self {
+            Self::Overloaded { .. } => Some(5),
+            Self::Unavailable { .. } => Some(1),
+            _ => None,
+        }
     }
 
     fn unavailable(detail: String) -> Self {

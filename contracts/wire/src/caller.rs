@@ -81,18 +81,27 @@ impl Caller {
 
     /// Sends `request` and reads the answer's body; a problem becomes the contract's error.
     pub async fn bytes<E: ContractError>(&self, request: reqwest::RequestBuilder) -> Result<Bytes, E> {
-        let unreachable =
-            |error: reqwest::Error| E::unavailable(format!("{} can't be reached: {}", self.base, chain(&error)));
-        let response = request.send().await.map_err(unreachable)?;
+        let response = self.response::<E>(request).await?;
+        response.bytes().await.map_err(|error| self.unreachable(&error))
+    }
+
+    /// Sends `request` and returns when the answer begins, its body still on the way; a problem becomes the contract's
+    /// error.
+    pub async fn response<E: ContractError>(&self, request: reqwest::RequestBuilder) -> Result<reqwest::Response, E> {
+        let response = request.send().await.map_err(|error| self.unreachable::<E>(&error))?;
         let status = response.status();
-        let bytes = response.bytes().await.map_err(unreachable)?;
         if status.is_success() {
-            return Ok(bytes);
+            return Ok(response);
         }
+        let bytes = response.bytes().await.map_err(|error| self.unreachable::<E>(&error))?;
         Err(match serde_json::from_slice::<Problem>(&bytes) {
             Ok(problem) => problem.into_error(),
             Err(_) => E::unavailable(format!("{} answered {status}", self.base)),
         })
+    }
+
+    fn unreachable<E: ContractError>(&self, error: &reqwest::Error) -> E {
+        E::unavailable(format!("{} can't be reached: {}", self.base, chain(error)))
     }
 }
 

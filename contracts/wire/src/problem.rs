@@ -17,6 +17,10 @@ pub trait ContractError: std::error::Error + Serialize + DeserializeOwned + Send
     fn code(&self) -> &'static str;
     /// Whether the same call may succeed later.
     fn retryable(&self) -> bool;
+    /// How long a caller should wait before it tries again: the answer's `Retry-After`. None says nothing of it.
+    fn retry_after_seconds(&self) -> Option<u64> {
+        None
+    }
     /// The error a client reports when the service can't be reached or answers with something else than the contract.
     fn unavailable(detail: String) -> Self;
     /// The error for a request that is not of the contract's form.
@@ -116,7 +120,13 @@ pub fn respond<E: ContractError>(error: &E) -> Response {
             "request failed"
         );
     }
-    problem.into_response()
+    let mut response = problem.into_response();
+    if let Some(seconds) = error.retry_after_seconds() {
+        response
+            .headers_mut()
+            .insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+    }
+    response
 }
 
 /// The response for what a service returned: its value as JSON, or its error as a problem.

@@ -2,6 +2,7 @@
 
 use crate::training_set::Limits;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -11,17 +12,29 @@ use std::time::Duration;
 pub struct PipelinesConfig {
     /// The folder of results, and of the ledger when that is embedded.
     pub data_dir: PathBuf,
-    /// The job ledger's database: `sqlite://path` or `postgres://user:password@host/database`. One service at a time
-    /// may use it. Absent: `pipelines.db` in the data folder.
+    /// The job ledger's database: `sqlite://path`, which one process has to itself, or
+    /// `postgres://user:password@host/database`, which several share. Absent: `pipelines.db` in the data folder.
     pub ledger: Option<String>,
+    /// Where the spines of jobs are kept: a folder or `s3://bucket/prefix`. Instances with one ledger share it. Absent:
+    /// `spines` in the data folder.
+    pub spines: Option<String>,
     /// Jobs that run at the same time; each uses all of [`Self::threads`].
     pub concurrent_jobs: usize,
-    /// Jobs that may wait for their turn; more are refused. Each holds its spine in memory.
+    /// Of these kinds of jobs, fewer may run at the same time.
+    pub concurrent_of_kind: BTreeMap<String, usize>,
+    /// Jobs that may wait for their turn; more are refused.
     pub queued_jobs: usize,
+    /// Memory that running jobs share, in MiB; a job waits until there is room for it. One that would not fit at all
+    /// gets all of it.
+    pub memory_mib: u64,
+    /// Times that a job is started before it is given up, when each attempt ends with the process at work on it.
+    pub attempts: u32,
+    /// How long a job stays its instance's without a sign of life, in milliseconds. Then another takes it over.
+    pub lease_ms: u64,
     /// Compute threads of a job. 0: one per core.
     pub threads: usize,
-    /// Events that a training set holds at a time, in MiB. When there are more, files are read in several passes, each
-    /// for a part of the entities.
+    /// Memory for the events of one training set's join, in MiB. Events beyond it go to a file in the data folder and are
+    /// read again in their turn.
     pub event_memory_mib: u64,
     /// Rows decoded from a file at a time.
     pub batch_rows: usize,
@@ -29,10 +42,16 @@ pub struct PipelinesConfig {
     pub delivery_rows: usize,
     /// How long a finished training set can be fetched, in minutes.
     pub result_minutes: u64,
+    /// How long the spine of a job that has ended is kept, so that it can be submitted again, in hours.
+    pub spine_hours: u64,
+    /// How long idempotency keys are kept, in hours.
+    pub key_hours: u64,
     /// How long a finished job stays in the list, in days.
     pub ledger_days: u64,
     /// Whether batch sources are brought online by themselves when a view over them is new.
     pub reconcile: bool,
+    /// Whether finished training sets can be fetched over Arrow Flight, on the same port.
+    pub flight: bool,
 }
 
 impl Default for PipelinesConfig {
@@ -40,15 +59,23 @@ impl Default for PipelinesConfig {
         Self {
             data_dir: PathBuf::from("ondol-data"),
             ledger: None,
+            spines: None,
             concurrent_jobs: 1,
+            concurrent_of_kind: BTreeMap::new(),
             queued_jobs: 32,
+            memory_mib: 4_096,
+            attempts: 3,
+            lease_ms: 15_000,
             threads: 0,
             event_memory_mib: 1_024,
             batch_rows: 16_384,
             delivery_rows: 8_192,
             result_minutes: 60,
+            spine_hours: 24,
+            key_hours: 24,
             ledger_days: 30,
             reconcile: true,
+            flight: true,
         }
     }
 }
@@ -73,6 +100,25 @@ impl PipelinesConfig {
         self.data_dir.join("training-sets")
     }
 
+    /// Where spines are kept.
+    pub(crate) fn spines_place(&self) -> String {
+        let embedded = || Path::new(&self.data_dir).join("spines").display().to_string();
+        self.spines.clone().unwrap_or_else(embedded)
+    }
+
+    /// How long a lease on a job is. Long enough to be renewed in time by a busy machine.
+    pub(crate) fn lease(&self) -> Duration {
+        Duration::from_millis(self.lease_ms.max(200))
+    }
+
+    pub(crate) fn spine_age(&self) -> Duration {
+        Duration::from_secs(self.spine_hours.saturating_mul(3_600))
+    }
+
+    pub(crate) fn key_age(&self) -> Duration {
+        Duration::from_secs(self.key_hours.saturating_mul(3_600))
+    }
+
     /// What one training set may take of the machine.
     pub(crate) fn limits(&self) -> Limits {
         let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
@@ -80,6 +126,7 @@ impl PipelinesConfig {
             threads: if self.threads == 0 { cores() } else { self.threads },
             memory_bytes: self.event_memory_mib.saturating_mul(1 << 20),
             batch_rows: self.batch_rows.max(1),
+            spill: self.data_dir.join("spill"),
         }
     }
 

@@ -13,6 +13,12 @@ pub enum JobError {
     /// The service is going down.
     #[error("interrupted by a shutdown of the pipelines: start it again")]
     Shutdown,
+    /// The lease on it ran out, and another instance may be at work on it.
+    #[error("another instance of the pipelines has taken it over")]
+    Lost,
+    /// What was asked for no longer fits the definitions in force.
+    #[error("{0}")]
+    Refused(String),
     /// A source table can't be read.
     #[error("table {location}: {detail}")]
     Table {
@@ -41,6 +47,9 @@ pub enum JobError {
         /// Why it failed.
         cause: String,
     },
+    /// The engine that joins elsewhere failed.
+    #[error("{0}")]
+    Engine(String),
     /// A fault of the pipelines' own.
     #[error("internal fault: {0}")]
     Internal(String),

@@ -8,19 +8,26 @@
 //! What a feature *is* lives in `ondol-transform`; nothing here computes one.
 
 mod config;
+pub mod engine;
 mod error;
+pub mod flight;
+mod kind;
 mod ledger;
 mod materialize;
+mod memory;
 mod nearest;
 pub mod point_in_time;
 mod pool;
 mod progress;
 mod queue;
 mod results;
+mod schedule;
 mod service;
+mod speed;
+mod spines;
 mod table;
 mod training_set;
 
 pub use config::PipelinesConfig;
-pub use table::event_files;
 pub use service::PipelinesService;
+pub use table::event_files;

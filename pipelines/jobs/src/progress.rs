@@ -15,6 +15,8 @@ pub(crate) struct Progress {
     total: AtomicU64,
     cancel: CancellationToken,
     shutdown: CancellationToken,
+    /// Cancelled once the job is another instance's.
+    lost: CancellationToken,
 }
 
 /// One look at a [`Progress`].
@@ -37,7 +39,13 @@ impl Progress {
             total: AtomicU64::new(UNKNOWN),
             cancel,
             shutdown,
+            lost: CancellationToken::new(),
         }
+    }
+
+    /// The job may be another instance's by now: whatever is under way must stop, and nothing more be published.
+    pub(crate) fn lose(&self) {
+        self.lost.cancel();
     }
 
     /// Begins a stage of `total` rows.
@@ -56,7 +64,9 @@ impl Progress {
 
     /// An error once the job should stop. Called between batches.
     pub(crate) fn checkpoint(&self) -> Result<(), JobError> {
-        if self.cancel.is_cancelled() {
+        if self.lost.is_cancelled() {
+            Err(JobError::Lost)
+        } else if self.cancel.is_cancelled() {
             Err(JobError::Cancelled)
         } else if self.shutdown.is_cancelled() {
             Err(JobError::Shutdown)
@@ -68,6 +78,7 @@ impl Progress {
     /// Returns once the job should stop, with the reason.
     pub(crate) async fn stopped(&self) -> JobError {
         tokio::select! {
+            () = self.lost.cancelled() => JobError::Lost,
             () = self.cancel.cancelled() => JobError::Cancelled,
             () = self.shutdown.cancelled() => JobError::Shutdown,
         }

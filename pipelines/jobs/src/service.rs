@@ -1,17 +1,23 @@
 //! The service: what the contract promises, on top of the queue.
 
 use crate::config::PipelinesConfig;
+use crate::error::JobError;
 use crate::ledger::Ledger;
-use crate::materialize::reconcile;
-use crate::queue::{Queue, TRAINING_SET, Task, dispatch};
+use crate::materialize::{Reaches, reconcile};
+use crate::queue::dispatch::dispatch;
+use crate::queue::{Parts, Queue};
 use crate::results::Results;
-use crate::training_set::TrainingSet;
+use crate::schedule;
+use crate::spines::Spines;
 use async_trait::async_trait;
 use ondol_feature_store_api::{FeatureStore, FeatureStoreError};
-use ondol_pipelines_api::wire::{Job, JobResult, MaterializeRequest, TrainingSetRequest};
-use ondol_pipelines_api::{Pipelines, PipelinesError};
+use ondol_pipelines_api::wire::{
+    IdempotencyKey, Job, JobPage, JobQuery, JobRequest, Schedule, ScheduleRequest, TrainingSetRequest,
+};
+use ondol_pipelines_api::{Pipelines, PipelinesError, Rows};
+use ondol_runtime::objects::ObjectStores;
 use ondol_runtime::{Clock, Health, Shutdown};
-use ondol_vocabulary::{EventTime, Snapshot};
+use ondol_vocabulary::Snapshot;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,10 +31,11 @@ const LONGEST_WAIT: Duration = Duration::from_secs(60);
 pub struct PipelinesService {
     store: Arc<dyn FeatureStore>,
     queue: Arc<Queue>,
+    ledger: Ledger,
 }
 
 impl PipelinesService {
-    /// Opens the ledger, fails what a crash interrupted, and starts the tasks, which `shutdown` owns.
+    /// Opens the ledger and starts the tasks, which `shutdown` owns. Jobs that a crash interrupted start again.
     ///
     /// # Errors
     /// When the data folder or the ledger can't be opened.
@@ -40,31 +47,48 @@ impl PipelinesService {
         health: &Health,
     ) -> Result<Self, PipelinesError> {
         let ready = health.register("job-ledger");
-        let fault = |cause: String| PipelinesError::Unavailable { detail: cause };
-        let (folder, results) = (config.data_dir.clone(), config.results_dir());
-        let results = tokio::task::spawn_blocking(move || {
-            std::fs::create_dir_all(&folder).map_err(|cause| format!("can't create {}: {cause}", folder.display()))?;
-            Results::open(results).map_err(|cause| cause.to_string())
+        let fault = |cause: JobError| PipelinesError::Unavailable {
+            detail: cause.to_string(),
+        };
+        let folder = config.data_dir.clone();
+        let (results_dir, spines_place) = (config.results_dir(), config.spines_place());
+        let created = tokio::task::spawn_blocking(move || {
+            std::fs::create_dir_all(&folder)
+                .map_err(|cause| JobError::storage(format!("can't create {}", folder.display()), cause))
         });
-        let results = results
+        created
             .await
-            .map_err(|cause| fault(cause.to_string()))?
+            .map_err(|cause| fault(JobError::internal(cause)))?
             .map_err(fault)?;
-        let now = EventTime::from_micros(clock.now_micros());
-        let ledger = Ledger::open(&config.ledger_url(), now)
-            .await
-            .map_err(|cause| fault(cause.to_string()))?;
+        let ledger = Ledger::open(&config.ledger_url()).await.map_err(fault)?;
+        let opened = tokio::task::spawn_blocking(move || {
+            let spines = Spines::open(&ObjectStores::default(), &spines_place)?;
+            Ok((Results::open(results_dir)?, spines))
+        });
+        let opened = opened.await.map_err(|cause| fault(JobError::internal(cause)))?;
+        let (results, spines) = opened.map_err(fault)?;
+        let reaches = Reaches::open(ledger.pool()).await.map_err(fault)?;
         let reconciles = config.reconcile;
-        let (queue, waiting) = Queue::new(
-            Arc::clone(&feature_store),
+        let queue = Queue::new(Parts {
+            store: Arc::clone(&feature_store),
             config,
             clock,
-            ledger,
+            ledger: ledger.clone(),
+            reaches,
             results,
-            shutdown.token(),
-        );
-        shutdown.spawn("jobs", dispatch(Arc::clone(&queue), waiting, shutdown.clone()));
+            spines,
+            shutdown: shutdown.token(),
+        });
+        queue.sweep_leftovers().await.map_err(fault)?;
+        shutdown.spawn("jobs", dispatch(Arc::clone(&queue), shutdown.clone()));
         shutdown.spawn("job-sweep", sweep(Arc::clone(&queue), shutdown.clone()));
+        let schedules = schedule::keep(
+            Arc::clone(&queue),
+            ledger.clone(),
+            Arc::clone(&feature_store),
+            shutdown.clone(),
+        );
+        shutdown.spawn("schedules", schedules);
         if reconciles {
             let reconcile = reconcile(Arc::clone(&feature_store), Arc::clone(&queue), shutdown.token());
             shutdown.spawn("reconcile", reconcile);
@@ -73,6 +97,7 @@ impl PipelinesService {
         Ok(Self {
             store: feature_store,
             queue,
+            ledger,
         })
     }
 
@@ -88,38 +113,59 @@ impl PipelinesService {
 
 #[async_trait]
 impl Pipelines for PipelinesService {
-    async fn training_set(&self, request: TrainingSetRequest) -> Result<Job, PipelinesError> {
+    async fn submit_training_set(
+        &self,
+        request: TrainingSetRequest,
+        key: Option<IdempotencyKey>,
+    ) -> Result<Job, PipelinesError> {
         let snapshot = self.snapshot().await?;
-        let model = request.options.model.clone();
-        // Casting a spine is CPU work in proportion to its rows.
-        let check = tokio::task::spawn_blocking(move || TrainingSet::check(&snapshot, request)).await;
-        let checked = check.map_err(|cause| PipelinesError::Internal {
-            detail: cause.to_string(),
-        })??;
-        self.queue
-            .submit(TRAINING_SET, &model, Task::TrainingSet(Box::new(checked)))
-            .await
+        self.queue.submit_training_set(snapshot, request, key).await
     }
 
-    async fn materialize(&self, request: MaterializeRequest) -> Result<Job, PipelinesError> {
+    async fn submit(&self, request: JobRequest, key: Option<IdempotencyKey>) -> Result<Job, PipelinesError> {
         let snapshot = self.snapshot().await?;
-        self.queue.materialize(&snapshot, &request.source).await
+        self.queue.submit(&snapshot, &request, key).await
     }
 
-    async fn jobs(&self) -> Result<Vec<Job>, PipelinesError> {
-        self.queue.jobs().await
+    async fn jobs(&self, query: JobQuery) -> Result<JobPage, PipelinesError> {
+        self.queue.jobs(&query).await
     }
 
     async fn job(&self, id: &str, seen_revision: Option<u64>, wait: Duration) -> Result<Job, PipelinesError> {
         self.queue.job(id, seen_revision, wait.min(LONGEST_WAIT)).await
     }
 
-    async fn result(&self, id: &str) -> Result<JobResult, PipelinesError> {
-        self.queue.result(id).await
+    async fn rows(&self, id: &str) -> Result<Rows, PipelinesError> {
+        self.queue.rows(id).await
     }
 
     async fn cancel(&self, id: &str) -> Result<Job, PipelinesError> {
         self.queue.cancel(id).await
+    }
+
+    async fn retry(&self, id: &str, key: Option<IdempotencyKey>) -> Result<Job, PipelinesError> {
+        self.queue.retry(id, key).await
+    }
+
+    async fn create_schedule(&self, request: ScheduleRequest) -> Result<Schedule, PipelinesError> {
+        let snapshot = self.snapshot().await?;
+        schedule::create(&self.ledger, &snapshot, request, self.queue.now()).await
+    }
+
+    async fn schedules(&self) -> Result<Vec<Schedule>, PipelinesError> {
+        schedule::list(&self.ledger).await
+    }
+
+    async fn schedule(&self, name: &str) -> Result<Schedule, PipelinesError> {
+        schedule::find(&self.ledger, name).await
+    }
+
+    async fn pause_schedule(&self, name: &str, paused: bool) -> Result<Schedule, PipelinesError> {
+        schedule::pause(&self.ledger, name, paused, self.queue.now()).await
+    }
+
+    async fn remove_schedule(&self, name: &str) -> Result<Schedule, PipelinesError> {
+        schedule::remove(&self.ledger, name).await
     }
 }
 

@@ -117,7 +117,11 @@ fn respond(form: Form, rows: Rows) -> Response {
         let goes_on = piece.is_ok().then_some((begun, batches));
         Some((piece.map(Bytes::from), goes_on))
     });
-    ([(header::CONTENT_TYPE, HeaderValue::from_static(media_type))], Body::from_stream(body)).into_response()
+    (
+        [(header::CONTENT_TYPE, HeaderValue::from_static(media_type))],
+        Body::from_stream(body),
+    )
+        .into_response()
 }
 
 /// `lines` as part of an array that may have begun.

@@ -1,7 +1,11 @@
 //! What a training set was made of.
 
 use super::AsOf;
-use ondol_vocabulary::{DataType, EventTime, VersionedName};
+use arrow::datatypes::SchemaRef;
+use arrow::error::ArrowError;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use ondol_vocabulary::{DataType, EventTime, Snapshot, VersionedName, batch};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use utoipa::ToSchema;
@@ -9,7 +13,7 @@ use utoipa::ToSchema;
 /// What a training set was made of: written beside it, checked when a model is registered, enough to make it again.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Manifest {
-    /// Version of this form: 1.
+    /// Version of this form: 2. Form 1 had no `snapshot`.
     pub format: u32,
     /// The model definition.
     pub model: VersionedName,
@@ -31,6 +35,101 @@ pub struct Manifest {
     pub rows: u64,
     /// When it was built.
     pub built_at: EventTime,
+    /// What it takes to make the same bytes again. Absent in form 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snapshot: Option<TrainingSetSnapshot>,
+}
+
+impl Manifest {
+    /// The form of manifests written by this version.
+    pub const FORMAT: u32 = 2;
+}
+
+/// Everything a training set depends on, pinned: from it, and the spine, the same rows can be made again.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct TrainingSetSnapshot {
+    /// The model, its views and their sources as they were: whatever is applied later changes nothing.
+    pub definitions: Snapshot,
+    /// What was read of each source.
+    pub tables: BTreeMap<String, TablePin>,
+    /// The spine.
+    pub spine: RowsPin,
+    /// The rows that came out.
+    pub result: RowsPin,
+    /// What built it: name and version.
+    pub built_by: String,
+}
+
+/// Rows that can be recognized again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct RowsPin {
+    /// SHA-256 over names and values, column by column; see the manifest's reference.
+    pub digest: String,
+    /// The Arrow schema as a base64 IPC stream without rows: types, nullability and metadata.
+    pub schema: String,
+    /// The file they came from, when whoever wrote the manifest knew one. Only a hint where to look.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file: Option<String>,
+}
+
+impl RowsPin {
+    /// Of rows with that schema and digest.
+    ///
+    /// # Errors
+    /// When the schema can't be written as Arrow IPC.
+    pub fn new(schema: &SchemaRef, digest: String) -> Result<Self, ArrowError> {
+        Ok(Self {
+            digest,
+            schema: BASE64.encode(batch::encode(schema, &[])?),
+            file: None,
+        })
+    }
+
+    /// The schema of the rows.
+    ///
+    /// # Errors
+    /// When what stands there is none.
+    pub fn arrow_schema(&self) -> Result<SchemaRef, ArrowError> {
+        let bytes = BASE64
+            .decode(&self.schema)
+            .map_err(|cause| ArrowError::IpcError(cause.to_string()))?;
+        batch::decode(&bytes).map(|(schema, _)| schema)
+    }
+}
+
+/// One version of a table.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum TablePin {
+    /// The log of a stream of which nothing had been committed.
+    Empty,
+    /// A version of a Delta table: the log of a stream, or a batch source.
+    Delta {
+        /// Where it was.
+        location: String,
+        /// The table's id, the same through all its versions.
+        table_id: String,
+        /// The version.
+        version: u64,
+    },
+    /// Parquet files without a log of their own.
+    Parquet {
+        /// The file or folder.
+        location: String,
+        /// The files, in the order they were read in.
+        files: Vec<FilePin>,
+    },
+}
+
+/// A file as it was.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct FilePin {
+    /// Its path within its store.
+    pub path: String,
+    /// Bytes in it.
+    pub size: u64,
+    /// When it was last written.
+    pub modified: EventTime,
 }
 
 /// One column of a training set's feature vector.

@@ -2,8 +2,12 @@
 
 mod job;
 mod manifest;
+mod materialize;
+mod schedule;
 mod training_set;
 
 pub use job::*;
 pub use manifest::*;
+pub use materialize::*;
+pub use schedule::*;
 pub use training_set::*;

@@ -1,9 +1,16 @@
 //! Training sets: what is built, and the rows that come out.
 
+use super::Manifest;
+use crate::error::PipelinesError;
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use serde::{Deserialize, Serialize};
+use std::collections::HashMap;
+use std::sync::Arc;
 use utoipa::ToSchema;
+
+/// The key of a spine's schema metadata under which a manifest travels: the training set it describes is made again.
+pub const MANIFEST_KEY: &str = "ondol.manifest";
 
 /// A training set to build. On the wire: the spine as an Arrow IPC stream, the options as query parameters.
 #[derive(Clone, Debug, PartialEq)]
@@ -14,6 +21,62 @@ pub struct TrainingSetRequest {
     pub spine_schema: SchemaRef,
     /// The spine: a row per training row, with the model's inputs, the time column and any extra columns.
     pub spine: Vec<RecordBatch>,
+}
+
+impl TrainingSetRequest {
+    /// The training set that `manifest` describes, once more, from the same spine. The manifest travels in the metadata
+    /// of the spine's schema, so that any Arrow client can send it and whoever keeps the request keeps it too.
+    ///
+    /// # Errors
+    /// When the manifest doesn't go into the request.
+    pub fn from_manifest(
+        manifest: &Manifest,
+        spine_schema: &SchemaRef,
+        spine: Vec<RecordBatch>,
+    ) -> Result<Self, PipelinesError> {
+        let json = serde_json::to_string(manifest).map_err(|cause| PipelinesError::InvalidRequest {
+            detail: format!("the manifest can't be sent: {cause}"),
+        })?;
+        let mut request = Self {
+            options: TrainingSetOptions {
+                model: manifest.model.name.clone(),
+                time_column: Some(manifest.time_column.clone()),
+                as_of: manifest.as_of,
+            },
+            spine_schema: Arc::clone(spine_schema),
+            spine,
+        };
+        request.change_metadata(|metadata| {
+            metadata.insert(MANIFEST_KEY.to_owned(), json.clone());
+        });
+        Ok(request)
+    }
+
+    /// Takes the manifest out of the request, if it holds one.
+    ///
+    /// # Errors
+    /// When what stands there is no manifest.
+    pub fn take_manifest(&mut self) -> Result<Option<Manifest>, PipelinesError> {
+        let Some(json) = self.spine_schema.metadata().get(MANIFEST_KEY) else {
+            return Ok(None);
+        };
+        let manifest = serde_json::from_str(json).map_err(|cause| PipelinesError::InvalidRequest {
+            detail: format!(
+                "the manifest is not one of a training set: {cause}: pass the file written beside its output"
+            ),
+        })?;
+        self.change_metadata(|metadata| {
+            metadata.remove(MANIFEST_KEY);
+        });
+        Ok(Some(manifest))
+    }
+
+    fn change_metadata(&mut self, change: impl Fn(&mut HashMap<String, String>)) {
+        change(&mut Arc::make_mut(&mut self.spine_schema).metadata);
+        for batch in &mut self.spine {
+            change(batch.schema_metadata_mut());
+        }
+    }
 }
 
 /// What training set to build.

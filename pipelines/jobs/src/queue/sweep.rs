@@ -1,0 +1,84 @@
+//! Removes what has had its time, and what attempts that never ended have left.
+
+use super::Queue;
+use crate::error::JobError;
+use ondol_pipelines_api::wire::Job;
+use ondol_vocabulary::EventTime;
+use std::time::Duration;
+
+/// How old a spine without a job must be before it is nobody's: submissions write the spine first.
+const SUBMISSION: Duration = Duration::from_secs(3_600);
+
+impl Queue {
+    /// Removes results, spines, keys and ledger entries whose time has passed.
+    pub(crate) async fn sweep(&self) -> Result<(), JobError> {
+        let before = |age: Duration| {
+            self.now()
+                .plus_micros(-i64::try_from(age.as_micros()).unwrap_or(i64::MAX))
+        };
+        let config = &self.parts.config;
+        self.sweep_results(before(config.result_age())).await?;
+        self.sweep_spines(before(config.spine_age()), before(SUBMISSION))
+            .await?;
+        self.parts.ledger.forget(before(config.ledger_age()), self.now()).await
+    }
+
+    async fn sweep_results(&self, before: EventTime) -> Result<(), JobError> {
+        let results = self.parts.results.clone();
+        let names = tokio::task::spawn_blocking(move || results.ids());
+        for name in names.await.map_err(JobError::internal)?? {
+            let (id, attempt) = match name.split_once('-') {
+                Some((id, attempt)) => (id, attempt.parse().ok()),
+                None => (name.as_str(), Some(0)),
+            };
+            let job = self.parts.ledger.job(id).await?;
+            // A result without a job has no reader; one of another attempt has none either.
+            let kept = job.is_some_and(|job| Some(job.attempt) == attempt && is_wanted(&job, before));
+            if !kept {
+                let results = self.parts.results.clone();
+                let removed = tokio::task::spawn_blocking(move || results.remove(&name));
+                removed.await.map_err(JobError::internal)??;
+            }
+        }
+        Ok(())
+    }
+
+    async fn sweep_spines(&self, before: EventTime, submitted_before: EventTime) -> Result<(), JobError> {
+        for id in self.parts.spines.ids().await? {
+            let kept = match self.parts.ledger.job(&id).await? {
+                Some(job) => is_wanted(&job, before),
+                None => self.may_be_submitted(&id, submitted_before),
+            };
+            if !kept {
+                self.parts.spines.remove(&id).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a submission may be under way that has written its spine, and not its job yet.
+    fn may_be_submitted(&self, id: &str, before: EventTime) -> bool {
+        let made = ulid::Ulid::from_string(id).map(|id| id.timestamp_ms());
+        let made = made.ok().and_then(|ms| i64::try_from(ms).ok());
+        made.is_some_and(|ms| EventTime::from_micros(ms.saturating_mul(1_000)) >= before)
+    }
+
+    /// Removes what a former process of an exclusive ledger was about to submit, or to write. Called before the first
+    /// submission.
+    pub(crate) async fn sweep_leftovers(&self) -> Result<(), JobError> {
+        if !self.parts.ledger.is_exclusive() {
+            return Ok(());
+        }
+        for id in self.parts.spines.ids().await? {
+            if self.parts.ledger.job(&id).await?.is_none() {
+                self.parts.spines.remove(&id).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether what belongs to a job is kept: it has not ended, or not before that moment.
+fn is_wanted(job: &Job, before: EventTime) -> bool {
+    job.ended_at.is_none_or(|ended| ended >= before)
+}

@@ -1,0 +1,129 @@
+//! The spines of jobs, an Arrow IPC stream each: written before a job is accepted, read when it starts, kept for a while
+//! after its end so that it can be submitted again.
+//!
+//! They lie in a folder or an object store, so that every instance with the same ledger can start any job. An object
+//! appears whole or not at all.
+
+use crate::error::JobError;
+use futures::TryStreamExt;
+use object_store::path::Path;
+use object_store::{Error, ObjectStore, ObjectStoreExt};
+use ondol_pipelines_api::RowsDigest;
+use ondol_pipelines_api::wire::{TrainingSetOptions, TrainingSetRequest};
+use ondol_runtime::objects::{Location, ObjectStores};
+use ondol_vocabulary::batch;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+const ENDING: &str = ".arrows";
+
+/// Where spines are kept. Clones share the place.
+#[derive(Clone)]
+pub(crate) struct Spines {
+    place: Location,
+    store: Arc<dyn ObjectStore>,
+}
+
+/// A spine as it is kept.
+pub(crate) struct Encoded {
+    bytes: Vec<u8>,
+    digest: String,
+}
+
+impl Encoded {
+    /// The spine of `request`. CPU work in proportion to it.
+    pub(crate) fn of(request: &TrainingSetRequest) -> Result<Self, JobError> {
+        Ok(Self {
+            bytes: batch::encode(&request.spine_schema, &request.spine)?,
+            digest: digest(request)?,
+        })
+    }
+
+    /// Equal for equal spines.
+    pub(crate) fn digest(&self) -> &str {
+        &self.digest
+    }
+
+    /// Its size.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes.len() as u64
+    }
+}
+
+/// Not of the bytes: a schema's metadata has no order, and comes in another one every time.
+fn digest(request: &TrainingSetRequest) -> Result<String, JobError> {
+    let schema = &request.spine_schema;
+    let fields = schema.fields().iter();
+    let types: Vec<String> = fields.map(|field| field.data_type().to_string()).collect();
+    let metadata: BTreeMap<_, _> = schema.metadata().iter().collect();
+    let rows = RowsDigest::of(schema, &request.spine)?;
+    Ok(format!("{rows} {types:?} {metadata:?}"))
+}
+
+impl Spines {
+    /// At `place`; a folder is created. Blocks.
+    pub(crate) fn open(objects: &ObjectStores, place: &str) -> Result<Self, JobError> {
+        let opened = objects.at(place).and_then(Location::created);
+        let place = opened.map_err(|cause| JobError::storage("can't keep spines", cause))?;
+        Ok(Self {
+            store: place.store(),
+            place,
+        })
+    }
+
+    /// Keeps the spine of job `id`. When this returns it survives a crash.
+    pub(crate) async fn put(&self, id: &str, spine: Encoded) -> Result<(), JobError> {
+        let written = self.store.put(&path(id), spine.bytes.into()).await;
+        written
+            .map(drop)
+            .map_err(|cause| self.failed("writing a spine", &cause))
+    }
+
+    /// Keeps the spine of job `from` for job `to` as well. `false` when it is no longer there.
+    pub(crate) async fn copy(&self, from: &str, to: &str) -> Result<bool, JobError> {
+        match self.store.copy(&path(from), &path(to)).await {
+            Ok(()) => Ok(true),
+            Err(Error::NotFound { .. }) => Ok(false),
+            Err(cause) => Err(self.failed("copying a spine", &cause)),
+        }
+    }
+
+    /// The request of job `id`.
+    pub(crate) async fn request(&self, id: &str, options: TrainingSetOptions) -> Result<TrainingSetRequest, JobError> {
+        let read = async { self.store.get(&path(id)).await?.bytes().await };
+        let bytes = read.await.map_err(|cause| self.failed("reading a spine", &cause))?;
+        let decode = move || batch::decode(&bytes);
+        let (spine_schema, spine) = tokio::task::spawn_blocking(decode)
+            .await
+            .map_err(JobError::internal)??;
+        Ok(TrainingSetRequest {
+            options,
+            spine_schema,
+            spine,
+        })
+    }
+
+    /// The jobs whose spines are here.
+    pub(crate) async fn ids(&self) -> Result<Vec<String>, JobError> {
+        let found: Vec<_> =
+            (self.store.list(None).try_collect().await).map_err(|cause| self.failed("listing spines", &cause))?;
+        let id = |path: &Path| path.filename()?.strip_suffix(ENDING).map(str::to_owned);
+        Ok(found.iter().filter_map(|object| id(&object.location)).collect())
+    }
+
+    /// Removes the spine of job `id`, if it is there.
+    pub(crate) async fn remove(&self, id: &str) -> Result<(), JobError> {
+        match self.store.delete(&path(id)).await {
+            Ok(()) | Err(Error::NotFound { .. }) => Ok(()),
+            Err(cause) => Err(self.failed("removing a spine", &cause)),
+        }
+    }
+
+    fn failed(&self, doing: &str, cause: &Error) -> JobError {
+        JobError::storage("can't keep spines", self.place.explain(doing, cause))
+    }
+}
+
+fn path(id: &str) -> Path {
+    Path::from(format!("{id}{ENDING}"))
+}
