@@ -77,14 +77,30 @@ impl JobError {
 
     /// A failure of `action` on a disk or database.
     pub(crate) fn storage(action: impl Into<String>, cause: impl std::fmt::Display) -> Self {
+        let cause = cause.to_string();
         Self::Storage {
             action: action.into(),
-            cause: cause.to_string(),
+            cause: match remedy(&cause) {
+                Some(remedy) => format!("{cause}: {remedy}"),
+                None => cause,
+            },
         }
     }
 
     /// A broken invariant.
     pub(crate) fn internal(detail: impl std::fmt::Display) -> Self {
         Self::Internal(detail.to_string())
+    }
+}
+
+/// What helps against a failure of the system, which the libraries between here and there pass on as text.
+fn remedy(cause: &str) -> Option<&'static str> {
+    let (_, code) = cause.split_once("(os error ")?;
+    match code.split(')').next()? {
+        // EPERM, EACCES, EROFS
+        "1" | "13" | "30" => Some("let the user that the pipelines run as write there, or set another `data_dir`"),
+        // EFBIG, ENOSPC, EDQUOT
+        "27" | "28" | "122" => Some("free space on its disk, or set another `data_dir`"),
+        _ => None,
     }
 }

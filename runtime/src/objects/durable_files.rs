@@ -177,10 +177,21 @@ fn named(object: &str, source: io::Error) -> Error {
             path,
             source: Box::new(source),
         },
-        _ => Error::Generic {
-            store: "DurableFiles",
+        ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => Error::PermissionDenied {
+            path,
             source: Box::new(source),
         },
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => {
+            generic(format!("/{path} can't be written: {source}: free space on its disk"))
+        }
+        _ => generic(format!("/{path} can't be written: {source}")),
+    }
+}
+
+fn generic(detail: String) -> Error {
+    Error::Generic {
+        store: "DurableFiles",
+        source: detail.into(),
     }
 }
 

@@ -12,26 +12,33 @@ const STRICT: CastOptions<'static> = CastOptions {
     format_options: arrow::util::display::FormatOptions::new(),
 };
 
+/// Whether a column of type `found` can be read as `field`. The error says what to change.
+pub(super) fn check(found: &ArrowType, field: &Field) -> Result<(), String> {
+    let declared = field.data_type.arrow();
+    if *found == declared || sensible(found, &declared) {
+        return Ok(());
+    }
+    if let (ArrowType::Timestamp(_, None), ArrowType::Timestamp(..)) = (found, &declared) {
+        return Err(format!(
+            "column `{}` is a timestamp without a time zone: write it with zone UTC (Parquet `isAdjustedToUTC`)",
+            field.name
+        ));
+    }
+    Err(mismatch(field, found))
+}
+
 /// `array` as the declared type of `field`. The error says what to change.
 pub(super) fn to_declared(array: &ArrayRef, field: &Field) -> Result<ArrayRef, String> {
     let declared = field.data_type.arrow();
     if *array.data_type() == declared {
         return Ok(Arc::clone(array));
     }
-    if let (ArrowType::Timestamp(_, None), ArrowType::Timestamp(..)) = (array.data_type(), &declared) {
-        return Err(format!(
-            "column `{}` is a timestamp without a time zone: write it with zone UTC (Parquet `isAdjustedToUTC`)",
-            field.name
-        ));
-    }
-    if !sensible(array.data_type(), &declared) {
-        return Err(mismatch(field, array.data_type()));
-    }
+    check(array.data_type(), field)?;
     cast_with_options(array, &declared, &STRICT)
         .map_err(|cause| format!("{}: {cause}", mismatch(field, array.data_type())))
 }
 
-/// A Delta partition column: `text` repeated `rows` times, as the declared type of `field`.
+/// A partition column: `text` repeated `rows` times, as the declared type of `field`.
 pub(super) fn constant(text: Option<&str>, field: &Field, rows: usize) -> Result<ArrayRef, String> {
     let declared = field.data_type.arrow();
     let Some(text) = text else {

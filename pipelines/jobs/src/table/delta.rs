@@ -2,22 +2,59 @@
 
 use super::{Positions, Table, TableFile, file, location, number_rows};
 use crate::error::JobError;
-use deltalake_core::DeltaTable;
 use deltalake_core::kernel::LogicalFileView;
+use deltalake_core::logstore::{LogStoreRef, StorageConfig, default_logstore};
+use deltalake_core::{DeltaTable, DeltaTableError};
+use ondol_runtime::Location;
+use ondol_vocabulary::Field;
 
-/// Opens the newest version of the Delta table at `place`.
-pub(super) async fn open(place: &str, positions: Positions) -> Result<Table, JobError> {
-    let error = |detail: String| JobError::table(place, detail);
-    let mut url = location::parse(place)?;
-    if !url.path().ends_with('/') {
-        url.set_path(&format!("{}/", url.path()));
+/// Opens the newest version of the Delta table at `place`, which must have the columns `declared`.
+pub(super) async fn open(place: &str, positions: Positions, declared: &[Field]) -> Result<Table, JobError> {
+    let table = load(place).await?;
+    let schema = table
+        .snapshot()
+        .map_err(|cause| JobError::table(place, cause))?
+        .schema();
+    // A file that lacks a column was written before the table had it; the table itself must have it. Of a log that is
+    // not so: its source may have gained columns since the last event.
+    if let Some(field) = declared.iter().find(|field| schema.field(&field.name).is_none()) {
+        return Err(JobError::table(
+            place,
+            format!(
+                "there is no column `{}` (any more): change the schema in the definition, or the table",
+                field.name
+            ),
+        ));
     }
+    opened(place, positions, &table).await
+}
+
+/// Reads the log of the Delta table at `place`.
+pub(super) async fn load(place: &str) -> Result<DeltaTable, JobError> {
+    let mut table = DeltaTable::new(log_store(place)?);
     // Boxed: the loader's future is tens of kilobytes.
-    let table = Box::pin(deltalake_core::open_table(url))
-        .await
-        .map_err(|cause| error(cause.to_string()))?;
+    match Box::pin(table.load()).await {
+        Ok(()) => Ok(table),
+        Err(cause) => Err(JobError::table(place, unloaded(&location::existing(place)?, &cause))),
+    }
+}
+
+/// The log of the Delta table at `place`, unread.
+pub(super) fn log_store(place: &str) -> Result<LogStoreRef, JobError> {
+    let at = location::existing(place)?;
+    Ok(default_logstore(
+        at.store(),
+        at.root(),
+        &at.folder_url(),
+        &StorageConfig::default(),
+    ))
+}
+
+/// What the table is at the version that was loaded.
+pub(super) async fn opened(place: &str, positions: Positions, table: &DeltaTable) -> Result<Table, JobError> {
+    let error = |detail: String| JobError::table(place, detail);
     let state = table.snapshot().map_err(|cause| error(cause.to_string()))?;
-    refuse_unreadable(&table, place)?;
+    refuse_unreadable(table, place)?;
     let mut files = state
         .log_data()
         .iter()
@@ -26,7 +63,9 @@ pub(super) async fn open(place: &str, positions: Positions) -> Result<Table, Job
     files.sort_by(|left, right| left.path.cmp(&right.path));
     let mut opened = Table {
         location: place.to_owned(),
+        root: location::existing(place)?.folder_url(),
         identity: state.version().to_string(),
+        lineage: Some(state.metadata().id().to_owned()),
         files,
         positions,
         absent_is_null: true,
@@ -34,10 +73,22 @@ pub(super) async fn open(place: &str, positions: Positions) -> Result<Table, Job
     };
     // Only row numbers need the counts; the log's files carry their own positions.
     if positions != Positions::Log {
-        file::fill_row_counts(&mut opened).await?;
+        file::fill_from_footers(&mut opened).await?;
         number_rows(&mut opened.files);
     }
     Ok(opened)
+}
+
+/// Why a table can't be loaded, and what to do.
+fn unloaded(at: &Location, cause: &DeltaTableError) -> String {
+    match cause {
+        DeltaTableError::ObjectStore { source } => at.explain("reading its log", source).detail,
+        DeltaTableError::NotATable(_) => {
+            "there is no Delta table: check the location, or declare it as `parquet = …` if it has no `_delta_log`"
+                .to_owned()
+        }
+        cause => cause.to_string(),
+    }
 }
 
 /// Features of the format that a plain reading of the files would get wrong.
@@ -66,6 +117,7 @@ fn table_file(place: &str, view: &LogicalFileView) -> Result<TableFile, JobError
     Ok(TableFile {
         path: view.object_store_path(),
         size: u64::try_from(view.size()).map_err(|_| JobError::table(place, "a file of negative size"))?,
+        modified_us: view.modification_time().saturating_mul(1_000),
         rows: view
             .num_records()
             .and_then(|rows| u64::try_from(rows).ok())

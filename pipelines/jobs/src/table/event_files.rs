@@ -102,7 +102,8 @@ impl EventFiles {
     /// Leaves out files that hold none of the events in `range`, as far as their places and statistics tell.
     pub fn narrow(&mut self, time: &str, range: EventRange) {
         let range = range.times();
-        self.files.retain(|file| range.overlaps(file.table_file().time_bounds(time)));
+        self.files
+            .retain(|file| range.overlaps(file.table_file().time_bounds(time)));
     }
 
     /// In `parts` parts of about the same size, fewer where there are fewer files.

@@ -1,22 +1,24 @@
 //! A table's location as its definition gives it: a path or a URL.
 
 use crate::error::JobError;
+use ondol_runtime::{Location, ObjectStores};
 use url::Url;
 
-/// The location as a URL. A relative path is relative to the service's working folder.
-pub(crate) fn parse(location: &str) -> Result<Url, JobError> {
-    // A scheme of one letter is a drive, not a scheme.
-    if let Ok(url) = Url::parse(location)
-        && url.scheme().len() > 1
-    {
-        return Ok(url);
-    }
-    let path = std::path::absolute(location).map_err(|error| JobError::table(location, error))?;
-    let path = path.canonicalize().map_err(|error| {
-        JobError::table(
-            location,
-            format!("there is nothing at {}: {error}; check the path", path.display()),
-        )
+/// The root of the local file system.
+#[allow(clippy::expect_used, reason = "the text is fixed")]
+pub(super) fn here() -> Url {
+    Url::parse("file:///").expect("a literal URL parses")
+}
+
+/// The place in its store; of this machine, with links resolved.
+pub(crate) fn existing(location: &str) -> Result<Location, JobError> {
+    let at = ObjectStores::of_process().at(location);
+    let at = at.map_err(|error| JobError::table(location, error.detail))?;
+    let Some(path) = at.local_path() else { return Ok(at) };
+    let whole = path.canonicalize().map_err(|error| {
+        let detail = format!("there is nothing at {}: {error}; check the path", path.display());
+        JobError::table(location, detail)
     })?;
-    Url::from_file_path(&path).map_err(|()| JobError::table(location, format!("{} is no path", path.display())))
+    let at = ObjectStores::of_process().at(&whole.display().to_string());
+    at.map_err(|error| JobError::table(location, error.detail))
 }

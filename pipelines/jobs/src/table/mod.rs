@@ -6,10 +6,13 @@
 //! behind it sees a log and a table alike.
 
 mod cast;
+pub(crate) mod commits;
 mod delta;
+pub mod event_files;
 mod file;
 mod folder;
 mod location;
+mod pin;
 pub(crate) mod scan;
 
 use crate::error::JobError;
@@ -18,16 +21,21 @@ use object_store::path::Path;
 use ondol_vocabulary::{Arrival, SourceDefinition, SourceOrigin, TableFormat};
 use std::collections::HashMap;
 use std::sync::Arc;
+use url::Url;
 
-pub(crate) use scan::{Scan, TimeRange, Unit};
+pub(crate) use scan::{Marks, Scan, TimeRange, Unit};
 
 /// A table at one version.
 #[derive(Clone)]
 pub(crate) struct Table {
     /// Where it is, for messages.
     pub location: String,
+    /// The URL that the files' paths start from.
+    pub root: Url,
     /// Its Delta version, or a fingerprint of its files: equal only while the table is.
     pub identity: String,
+    /// What makes it the table it is, through all its versions: a Delta table's id; nothing for files without a log.
+    pub lineage: Option<String>,
     /// Its files in an order that depends on the version alone, so that row numbers do too.
     pub files: Vec<TableFile>,
     /// Where events' positions and arrival come from.
@@ -54,6 +62,8 @@ pub(crate) enum Positions {
 pub(crate) struct TableFile {
     path: Path,
     size: u64,
+    /// When it was written, in microseconds since 1970, as its store or log says.
+    modified_us: i64,
     /// Rows in it.
     pub rows: u64,
     /// Number of its first row within the table.
@@ -69,13 +79,13 @@ impl Table {
     pub(crate) async fn open(source: &SourceDefinition, log_url: Option<&str>) -> Result<Self, JobError> {
         match &source.origin {
             SourceOrigin::Stream { .. } => match log_url {
-                Some(url) => delta::open(url, Positions::Log).await,
+                Some(url) => delta::open(url, Positions::Log, &[]).await,
                 None => Ok(Self::empty(format!("the log of `{}`", source.name), Positions::Log)),
             },
             SourceOrigin::Table { location, format } => {
                 let positions = Positions::of(source.arrival);
                 match format {
-                    TableFormat::Delta => delta::open(location, positions).await,
+                    TableFormat::Delta => delta::open(location, positions, &source.schema).await,
                     TableFormat::Parquet => folder::open(location, positions).await,
                 }
             }
@@ -86,7 +96,9 @@ impl Table {
     fn empty(location: String, positions: Positions) -> Self {
         Self {
             location,
+            root: location::here(),
             identity: "empty".to_owned(),
+            lineage: None,
             files: Vec::new(),
             positions,
             absent_is_null: true,
@@ -99,8 +111,32 @@ impl Table {
         self.files.iter().filter_map(TableFile::known_rows).sum()
     }
 
+    /// Its Delta version; none without a log.
+    pub(crate) fn version(&self) -> Option<i64> {
+        self.lineage.as_ref().and_then(|_| self.identity.parse().ok())
+    }
+
+    /// The same table with only the files that `keeps`, their rows numbered from 0.
+    pub(crate) fn only(mut self, keeps: impl Fn(&TableFile) -> bool) -> Self {
+        self.files.retain(keeps);
+        number_rows(&mut self.files);
+        self
+    }
+
     fn error(&self, detail: impl std::fmt::Display) -> JobError {
         JobError::table(&self.location, detail)
+    }
+}
+
+impl TableFile {
+    /// Where it is, below the table's store.
+    pub(crate) fn path(&self) -> &str {
+        self.path.as_ref()
+    }
+
+    /// Changes when the file is written again.
+    pub(crate) fn fingerprint(&self) -> String {
+        format!("{}-{}", self.size, self.modified_us)
     }
 }
 

@@ -21,6 +21,7 @@ use ondol_vocabulary::{DataType, EventTime, Field};
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ParquetRecordBatchReader};
 use parquet::arrow::async_reader::ParquetRecordBatchStreamBuilder;
+use parquet::errors::ParquetError;
 use parquet::file::metadata::RowGroupMetaData;
 use parquet::file::statistics::Statistics;
 use std::sync::Arc;
@@ -34,9 +35,27 @@ pub(crate) struct Scan {
     columns: Vec<Field>,
     time: String,
     ignore_arrival: bool,
+    marks: Marks,
     batch_rows: usize,
     schema: SchemaRef,
     without_time: AtomicU64,
+}
+
+/// Which of the marks of events are wanted behind the columns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Marks {
+    /// Partition and offset.
+    pub positions: bool,
+    /// When events count as known.
+    pub arrival: bool,
+}
+
+impl Marks {
+    /// All of them.
+    pub(crate) const ALL: Self = Self {
+        positions: true,
+        arrival: true,
+    };
 }
 
 /// Event times of interest: `[from, before)`, in microseconds.
@@ -65,7 +84,7 @@ impl TimeRange {
         before: i64::MAX,
     };
 
-    fn overlaps(&self, bounds: Option<(i64, i64)>) -> bool {
+    pub(super) fn overlaps(&self, bounds: Option<(i64, i64)>) -> bool {
         bounds.is_none_or(|(least, greatest)| greatest >= self.from && least < self.before)
     }
 }
@@ -79,27 +98,23 @@ impl Scan {
         ignore_arrival: bool,
         batch_rows: usize,
     ) -> Self {
-        let mut fields: Vec<ArrowField> = columns
-            .iter()
-            .map(|field| ArrowField::new(&field.name, field.data_type.arrow(), true))
-            .collect();
-        fields.push(ArrowField::new(columns::PARTITION, ArrowType::Int32, false));
-        fields.push(ArrowField::new(columns::OFFSET, ArrowType::Int64, false));
-        fields.push(ArrowField::new(
-            columns::INGESTED_AT,
-            DataType::Timestamp.arrow(),
-            false,
-        ));
-        let schema = Arc::new(Schema::new(fields));
         Self {
+            schema: schema(&columns, Marks::ALL),
             table,
             columns,
             time,
             ignore_arrival,
+            marks: Marks::ALL,
             batch_rows,
-            schema,
             without_time: AtomicU64::new(0),
         }
+    }
+
+    /// The same with only these marks.
+    pub(crate) fn with_marks(mut self, marks: Marks) -> Self {
+        self.schema = schema(&self.columns, marks);
+        self.marks = marks;
+        self
     }
 
     /// The schema of the batches: the columns, then partition, offset and arrival.
@@ -120,6 +135,9 @@ impl Scan {
             .collect();
         let footers = self.table.footers(&indexes).await?;
         let mut units = Vec::new();
+        for (&index, footer) in indexes.iter().zip(&footers) {
+            self.check(index, footer.schema())?;
+        }
         for (file, footer) in indexes.into_iter().zip(footers) {
             let mut first_row = self.table.files.get(file).map_or(0, |file| file.first_row);
             for (row_group, metadata) in footer.metadata().row_groups().iter().enumerate() {
@@ -139,6 +157,31 @@ impl Scan {
         Ok(units)
     }
 
+    /// Whether file `index`, of that schema, has the columns that are wanted: told before any row is read.
+    fn check(&self, index: usize, schema: &Schema) -> Result<(), JobError> {
+        let Some(file) = self.table.files.get(index) else {
+            return Ok(());
+        };
+        for field in &self.columns {
+            let checked = if let Some(text) = file.partition_values.get(&field.name) {
+                cast::constant(text.as_deref(), field, 1).map(drop)
+            } else {
+                match schema.field_with_name(&field.name) {
+                    Ok(found) => cast::check(found.data_type(), field),
+                    Err(_) if self.reads_as_null(field) => Ok(()),
+                    Err(_) => Err(absent(field)),
+                }
+            };
+            checked.map_err(|detail| self.table.error(format!("{}: {detail}", file.path)))?;
+        }
+        Ok(())
+    }
+
+    /// Whether a file may lack `field`.
+    fn reads_as_null(&self, field: &Field) -> bool {
+        self.table.absent_is_null && field.name != self.time
+    }
+
     /// The batches of one unit. Call it on a thread that may block.
     pub(crate) fn read<'a>(&'a self, unit: &'a Unit, io: &tokio::runtime::Handle) -> Result<Batches<'a>, JobError> {
         let file = self
@@ -154,10 +197,9 @@ impl Scan {
             .with_projection(ProjectionMask::roots(parquet, wanted))
             .with_row_groups(vec![unit.row_group])
             .with_batch_size(self.batch_rows);
-        let mut stream = builder.build().map_err(|cause| self.table.error(cause))?;
-        let reader = io
-            .block_on(stream.next_row_group())
-            .map_err(|cause| self.table.error(cause))?;
+        let unreadable = |cause: ParquetError| self.table.unreadable(unit.file, &cause);
+        let mut stream = builder.build().map_err(unreadable)?;
+        let reader = io.block_on(stream.next_row_group()).map_err(unreadable)?;
         Ok(Batches {
             scan: self,
             unit,
@@ -169,9 +211,8 @@ impl Scan {
     fn wants(&self, name: &str) -> bool {
         self.columns.iter().any(|field| field.name == name)
             || (self.table.positions == Positions::Log
-                && (name == columns::PARTITION
-                    || name == columns::OFFSET
-                    || (name == columns::INGESTED_AT && !self.ignore_arrival)))
+                && ((self.marks.positions && (name == columns::PARTITION || name == columns::OFFSET))
+                    || (self.marks.arrival && name == columns::INGESTED_AT && !self.ignore_arrival)))
     }
 
     /// The declared columns and the positions of a decoded batch, rows without a time left out.
@@ -185,7 +226,7 @@ impl Scan {
         for field in &self.columns {
             arrays.push(
                 self.column(batch, file, field)
-                    .map_err(|detail| self.table.error(detail))?,
+                    .map_err(|detail| self.table.error(format!("{}: {detail}", file.path)))?,
             );
         }
         let time = self.columns.iter().position(|field| field.name == self.time);
@@ -221,17 +262,13 @@ impl Scan {
         }
         match batch.column_by_name(&field.name) {
             Some(array) => cast::to_declared(array, field),
-            None if self.table.absent_is_null && field.name != self.time => {
-                Ok(new_null_array(&field.data_type.arrow(), batch.num_rows()))
-            }
-            None => Err(format!(
-                "{} has no column `{}`: change the schema in the definition",
-                file.path, field.name
-            )),
+            None if self.reads_as_null(field) => Ok(new_null_array(&field.data_type.arrow(), batch.num_rows())),
+            None => Err(absent(field)),
         }
     }
 
-    fn positions(&self, batch: &RecordBatch, time: &ArrayRef, first_row: i64) -> Result<[ArrayRef; 3], String> {
+    /// The marks that are wanted.
+    fn positions(&self, batch: &RecordBatch, time: &ArrayRef, first_row: i64) -> Result<Vec<ArrayRef>, String> {
         let rows = batch.num_rows();
         let from_log = |name: &str| {
             batch
@@ -244,30 +281,56 @@ impl Scan {
             let known: TimestampMicrosecondArray = time.unary(|micros| micros.saturating_add(delay_us));
             Arc::new(known.with_timezone("UTC"))
         };
-        match self.table.positions {
-            Positions::Log => {
-                let arrival = Field {
-                    name: columns::INGESTED_AT.to_owned(),
-                    data_type: DataType::Timestamp,
-                };
-                let known = if self.ignore_arrival {
-                    Arc::clone(time)
-                } else {
-                    cast::to_declared(&from_log(columns::INGESTED_AT)?, &arrival)?
-                };
-                Ok([from_log(columns::PARTITION)?, from_log(columns::OFFSET)?, known])
+        let mut marks = Vec::with_capacity(3);
+        if self.marks.positions {
+            match self.table.positions {
+                Positions::Log => marks.extend([from_log(columns::PARTITION)?, from_log(columns::OFFSET)?]),
+                Positions::RowNumber { .. } => marks.extend([
+                    Arc::new(Int32Array::from(vec![0; rows])) as ArrayRef,
+                    Arc::new(Int64Array::from_iter_values((first_row..).take(rows))),
+                ]),
             }
-            Positions::RowNumber { delay_us } => Ok([
-                Arc::new(Int32Array::from(vec![0; rows])),
-                Arc::new(Int64Array::from_iter_values((first_row..).take(rows))),
-                if self.ignore_arrival {
-                    Arc::clone(time)
-                } else {
-                    delayed(delay_us)
-                },
-            ]),
         }
+        if self.marks.arrival {
+            let arrival = Field {
+                name: columns::INGESTED_AT.to_owned(),
+                data_type: DataType::Timestamp,
+            };
+            marks.push(match self.table.positions {
+                _ if self.ignore_arrival => Arc::clone(time),
+                Positions::Log => cast::to_declared(&from_log(columns::INGESTED_AT)?, &arrival)?,
+                Positions::RowNumber { delay_us } => delayed(delay_us),
+            });
+        }
+        Ok(marks)
     }
+}
+
+/// The schema of batches of `columns` and `marks`.
+fn schema(declared: &[Field], marks: Marks) -> SchemaRef {
+    let mut fields: Vec<ArrowField> = declared
+        .iter()
+        .map(|field| ArrowField::new(&field.name, field.data_type.arrow(), true))
+        .collect();
+    if marks.positions {
+        fields.push(ArrowField::new(columns::PARTITION, ArrowType::Int32, false));
+        fields.push(ArrowField::new(columns::OFFSET, ArrowType::Int64, false));
+    }
+    if marks.arrival {
+        fields.push(ArrowField::new(
+            columns::INGESTED_AT,
+            DataType::Timestamp.arrow(),
+            false,
+        ));
+    }
+    Arc::new(Schema::new(fields))
+}
+
+fn absent(field: &Field) -> String {
+    format!(
+        "there is no column `{}`: change the schema in the definition, or write the table with it",
+        field.name
+    )
 }
 
 /// Decodes one unit as it is pulled.
@@ -284,7 +347,7 @@ impl Iterator for Batches<'_> {
     fn next(&mut self) -> Option<Self::Item> {
         let batch = match self.reader.as_mut()?.next()? {
             Ok(batch) => batch,
-            Err(cause) => return Some(Err(self.scan.table.error(cause))),
+            Err(cause) => return Some(Err(self.scan.table.unreadable(self.unit.file, &cause.into()))),
         };
         let first_row = self.next_row;
         self.next_row = first_row.saturating_add_unsigned(batch.num_rows() as u64);
@@ -294,7 +357,7 @@ impl Iterator for Batches<'_> {
 
 impl TableFile {
     /// The least and greatest event time the file may hold, where its place or statistics tell.
-    fn time_bounds(&self, time: &str) -> Option<(i64, i64)> {
+    pub(super) fn time_bounds(&self, time: &str) -> Option<(i64, i64)> {
         let by_date = self
             .partition_values
             .get(columns::EVENT_DATE)
@@ -340,7 +403,11 @@ fn statistics_bounds(json: &str, time: &str) -> Option<(i64, i64)> {
     Some((moment(&bounds.least)?, moment(&bounds.greatest)?.saturating_add(999)))
 }
 
-fn row_group_bounds(footer: &ArrowReaderMetadata, metadata: &RowGroupMetaData, time: &str) -> Option<(i64, i64)> {
+pub(super) fn row_group_bounds(
+    footer: &ArrowReaderMetadata,
+    metadata: &RowGroupMetaData,
+    time: &str,
+) -> Option<(i64, i64)> {
     let ArrowType::Timestamp(unit, _) = footer.schema().field_with_name(time).ok()?.data_type() else {
         return None;
     };
