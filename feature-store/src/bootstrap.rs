@@ -1,7 +1,7 @@
 //! Bootstrap: builds a view's online rows from the event log, then hands them to the stream. A new view version's, and
 //! those of a version that serves, built anew under another id (see `registry::rows`): a rebuild is no other thing.
 //!
-//! A stream view in state `provisioning` takes no deliveries. Its log is absorbed commit by commit, while deliveries
+//! A stream view in state `provisioning` takes no deliveries. Its log is absorbed from its beginning, while deliveries
 //! go on to the views that serve. Then the view *joins* the log's table, in a commit of its own: no replica's commit
 //! stands any more that does not reckon with it. What was committed up to there is absorbed, the view is activated, and
 //! from there on it takes deliveries like any other: a replica that holds events which are not committed absorbs them
@@ -19,6 +19,7 @@ use crate::registry::{Registry, RowsProgress};
 use arrow::array::{ArrayRef, AsArray, Int32Array, Int64Array, RecordBatch, new_null_array};
 use arrow::datatypes::{DataType as ArrowType, Field as ArrowField, Int32Type, Int64Type, Schema, SchemaRef};
 use async_trait::async_trait;
+use futures::TryStreamExt;
 use ondol_feature_store_api::FeatureStoreError;
 use ondol_feature_store_api::wire::{DeliveryHeader, columns};
 use ondol_transform::ViewEngine;
@@ -29,8 +30,8 @@ use std::time::{Duration, Instant};
 
 /// Events absorbed at a time: what one delivery of a busy topic holds.
 const CHUNK_ROWS: usize = 16_384;
-/// A source is held back only once what is left to absorb is at most this many commits…
-const FEW_COMMITS: usize = 1;
+/// A source is held back only once what is left to absorb is at most this many messages…
+const FEW_MESSAGES: u64 = 50_000;
 /// …or after so many attempts to catch up with a stream that is faster.
 const CATCH_UPS: usize = 5;
 /// How often progress is noted.
@@ -161,7 +162,7 @@ pub async fn provision(
     for _ in 0..CATCH_UPS {
         let now = log.scan(name).await?;
         let left = now.clone().since(&scan);
-        if left.commits(None).len() <= FEW_COMMITS {
+        if left.offsets() <= FEW_MESSAGES {
             break;
         }
         bootstrap.total = now.rows();
@@ -246,12 +247,22 @@ impl<'a> Bootstrap<'a> {
         })
     }
 
-    /// Absorbs every commit of `scan`; false when the view has been retired meanwhile.
+    /// Absorbs every event of `scan`; false when the view has been retired meanwhile.
     async fn absorb(&mut self, scan: &LogScan) -> Result<bool, FeatureStoreError> {
         let done = self.registry.provisioned(self.view.id).await?;
-        let generations: Vec<&String> = scan.generations().iter().filter(|name| !done.contains(name)).collect();
+        let all = scan.generations();
+        let generations: Vec<&String> = all.iter().filter(|name| !done.contains(name)).collect();
+        let names = self.schema.fields().iter().map(|field| field.name());
+        let present: Vec<String> = names.filter(|name| scan.has(name)).cloned().collect();
         for (index, generation) in generations.iter().enumerate() {
-            for commit in scan.commits(Some(generation)) {
+            let later: Vec<String> = all
+                .iter()
+                .skip_while(|name| name != generation)
+                .skip(1)
+                .cloned()
+                .collect();
+            let mut batches = scan.read(Some(generation), &present)?;
+            while let Some(rows) = batches.try_next().await? {
                 if !self.wanted() {
                     tracing::info!(
                         feature_view = self.view.definition.name,
@@ -259,11 +270,6 @@ impl<'a> Bootstrap<'a> {
                     );
                     return Ok(false);
                 }
-                let names = self.schema.fields().iter().map(|field| field.name());
-                let present: Vec<String> = names.filter(|name| scan.has(name)).cloned().collect();
-                let rows = scan.read(&commit, Some(generation), &present).await?;
-                let later = scan.generations().iter().skip_while(|name| name != generation).skip(1);
-                let later: Vec<String> = later.cloned().collect();
                 self.deliver(generation, &later, &self.as_delivery(&rows)?).await?;
             }
             if index + 1 < generations.len() {
@@ -307,6 +313,7 @@ impl<'a> Bootstrap<'a> {
                 source_version: self.source.version,
                 generation: generation.to_owned(),
                 ranges: ranges(&chunk)?,
+                table: None,
             };
             self.sink
                 .absorb_into(&self.life, self.view, &header, later, &chunk)

@@ -1,6 +1,6 @@
 //! Where the feature store keeps things, and its bounds.
 
-use crate::offline::EventLogConfig;
+use crate::offline::{CompactionConfig, EventLogConfig};
 use crate::online::OnlineConfig;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
@@ -19,7 +19,7 @@ pub struct FeatureStoreConfig {
     /// The online store: a file path, `redis://host:port` or `redis-cluster://host:port,host:port`.
     /// Absent: `online.redb` in the data folder.
     pub online: Option<String>,
-    /// The offline tables: a folder, or a URL. Absent: `offline` in the data folder.
+    /// The offline tables: a folder, or `s3://bucket/prefix`. Absent: `offline` in the data folder.
     pub offline: Option<String>,
     /// Starts every key in Redis, so that several installations can share a server. No braces.
     pub online_prefix: String,
@@ -37,6 +37,12 @@ pub struct FeatureStoreConfig {
     pub commit_rows: usize,
     /// Age of the oldest uncommitted event that makes a commit due, in milliseconds.
     pub commit_interval_ms: u64,
+    /// Merge small files of the offline tables by itself.
+    pub compact: bool,
+    /// Files of about one size and of one event date that make a merge due.
+    pub compact_files: usize,
+    /// Size up to which files are merged, in MiB; a merge holds one such file in memory.
+    pub compact_target_mib: u64,
     /// Uncommitted events of one source beyond which a write commits first: bounds memory when commits are slow.
     pub max_uncommitted_rows: usize,
     /// Deliveries of one source that may wait for their turn; more are refused as unavailable.
@@ -62,6 +68,9 @@ impl Default for FeatureStoreConfig {
             online_cache_mib: 256,
             commit_rows: 50_000,
             commit_interval_ms: 1_000,
+            compact: true,
+            compact_files: 32,
+            compact_target_mib: 64,
             max_uncommitted_rows: 250_000,
             max_pending_deliveries: 64,
             max_read_rows: 10_000,
@@ -108,6 +117,14 @@ impl FeatureStoreConfig {
             commit_rows: self.commit_rows,
             commit_interval: Duration::from_millis(self.commit_interval_ms),
             max_buffered_rows: usize::MAX,
+        }
+    }
+
+    /// When small files of the offline tables are merged, and how large they may become.
+    pub fn compaction_config(&self) -> CompactionConfig {
+        CompactionConfig {
+            files: self.compact_files.max(2),
+            target_bytes: self.compact_target_mib.max(1).saturating_mul(1 << 20),
         }
     }
 

@@ -2,14 +2,15 @@
 
 use crate::bootstrap;
 use crate::config::FeatureStoreConfig;
-use crate::offline::EventLog;
+use crate::offline::{CompactionConfig, EventLog, Extent};
 use crate::online::{self, Continuity, OnlineStore};
 use crate::read::Reader;
-use crate::registry::Registry;
-use crate::upkeep::Upkeep;
+use crate::registry::{Registry, WorkLock};
+use crate::upkeep::{TableUpkeep, Upkeep, tidying};
 use crate::views::CompiledViews;
 use crate::write::{Writer, WriterLimits, known_source};
 use async_trait::async_trait;
+use ondol_feature_store_api::maintenance::Compaction;
 use ondol_feature_store_api::wire::{
     Applied, DefinitionFiles, DefinitionHistory, Delivery, FeatureBatch, OfflineTable, PartitionPosition, Plan,
     ReadRequest, Rebuild, RebuildRequest, WriteReceipt,
@@ -41,6 +42,7 @@ pub struct FeatureStoreService {
     log: EventLog,
     writer: Arc<Writer>,
     reader: Reader,
+    compaction: CompactionConfig,
     stopping: CancellationToken,
 }
 
@@ -60,6 +62,7 @@ impl FeatureStoreService {
         let registry = Registry::open(&config.registry_url()).await?;
         let online = online::open(&config.online_config()).await?;
         let log = EventLog::open(&config.offline_root(), config.log_config())?;
+        log.check_writable().await?;
         let rows = log.clone();
         registry.count_rows_with(Arc::new(move |source| rows.rows(source)));
         let continuity = Arc::new(Continuity::new(registry.clone(), Arc::clone(&online)));
@@ -91,6 +94,7 @@ impl FeatureStoreService {
             log,
             writer,
             reader,
+            compaction: config.compaction_config(),
             stopping: shutdown.token(),
         });
         service.start(config, shutdown);
@@ -167,6 +171,13 @@ impl FeatureStoreService {
         shutdown.spawn("feature-store-upkeep", async move {
             stopping.run_until_cancelled(upkeep.run()).await;
         });
+
+        if let Some(upkeep) = TableUpkeep::new(self, config) {
+            let stopping = self.stopping.clone();
+            shutdown.spawn("feature-store-tables", async move {
+                stopping.run_until_cancelled(upkeep.run()).await;
+            });
+        }
     }
 
     /// A version that another replica has handed over lacks the events that this one holds: until it has them, reads
@@ -207,6 +218,24 @@ impl FeatureStoreService {
                 return;
             }
         }
+    }
+
+    /// Refuses what has no offline table.
+    fn known_stream(&self, source: &str) -> Result<(), FeatureStoreError> {
+        if known_source(&self.registry.snapshot(), source)?.definition.is_stream() {
+            return Ok(());
+        }
+        Err(FeatureStoreError::InvalidRequest {
+            detail: format!("source `{source}` is a table of somebody else's: the store keeps no offline table of it"),
+        })
+    }
+
+    /// The right to rewrite and delete files of a table, among replicas.
+    async fn tidying(&self, source: &str) -> Result<WorkLock, FeatureStoreError> {
+        let lock = self.registry.lock(&tidying(source)).await?;
+        lock.ok_or_else(|| FeatureStoreError::Unavailable {
+            detail: format!("another replica is at work on the files of `{source}`: try again shortly"),
+        })
     }
 
     fn streams(&self) -> Vec<String> {
@@ -288,5 +317,11 @@ impl FeatureStore for FeatureStoreService {
 
     async fn rebuilds(&self) -> Result<Vec<Rebuild>, FeatureStoreError> {
         self.registry.rebuilds().await
+    }
+
+    async fn compact(&self, source: &str) -> Result<Compaction, FeatureStoreError> {
+        self.known_stream(source)?;
+        let _lock = self.tidying(source).await?;
+        self.log.compact(source, self.compaction, Extent::Everything).await
     }
 }

@@ -1,8 +1,10 @@
-//! What the store does for itself in the background: repairs after a loss, and the deletion of rows that nobody reads.
+//! What the store does for itself in the background: repairs after a loss, the deletion of rows that nobody reads, and
+//! the merging of small files of the offline tables.
 //!
-//! Both are the work of one replica at a time, and harmless if two do it.
+//! Each is the work of one replica at a time, and harmless if two do it.
 
 use crate::config::FeatureStoreConfig;
+use crate::offline::{CompactionConfig, EventLog, Extent};
 use crate::online::OnlineStore;
 use crate::registry::Registry;
 use crate::service::FeatureStoreService;
@@ -14,6 +16,9 @@ use std::time::Duration;
 
 /// How often there is a look at what is to be done.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// How long to wait after a merge failed.
+const AFTER_FAILURE: Duration = Duration::from_secs(10);
 
 /// Between two batches of deletions.
 const PAUSE: Duration = Duration::from_millis(20);
@@ -81,4 +86,53 @@ impl Upkeep {
         }
         Ok(())
     }
+}
+
+/// The background work on the offline tables of one replica.
+pub struct TableUpkeep {
+    registry: Registry,
+    log: EventLog,
+    compaction: CompactionConfig,
+}
+
+impl TableUpkeep {
+    /// For `service`, as configured; none if it is to be left to others.
+    pub fn new(service: &FeatureStoreService, config: &FeatureStoreConfig) -> Option<Self> {
+        config.compact.then(|| Self {
+            registry: service.registry().clone(),
+            log: service.log().clone(),
+            compaction: config.compaction_config(),
+        })
+    }
+
+    /// Works for ever: the service drops the future to stop it.
+    pub async fn run(self) {
+        loop {
+            tokio::time::sleep(LOOK_EVERY).await;
+            let snapshot = self.registry.snapshot();
+            for source in snapshot.sources.iter().filter(|source| source.definition.is_stream()) {
+                let source = &source.definition.name;
+                if let Err(error) = self.compact(source).await {
+                    metrics::counter!("ondol_log_merge_failures_total", "source" => source.clone()).increment(1);
+                    tracing::warn!(source, %error, "small files could not be merged: it is tried again");
+                    tokio::time::sleep(AFTER_FAILURE).await;
+                }
+            }
+        }
+    }
+
+    async fn compact(&self, source: &str) -> Result<(), FeatureStoreError> {
+        if !self.log.compaction_due(source, self.compaction).await {
+            return Ok(());
+        }
+        let Some(_lock) = self.registry.lock(&tidying(source)).await? else {
+            return Ok(());
+        };
+        self.log.compact(source, self.compaction, Extent::Due).await.map(drop)
+    }
+}
+
+/// The name of the right to rewrite and delete files of `source`'s table.
+pub(crate) fn tidying(source: &str) -> String {
+    format!("offline/{source}")
 }

@@ -4,10 +4,12 @@
 //! three integer columns and one gather per commit.
 
 use super::buffer::Pending;
-use super::layout::{CommitFiles, GENERATION};
+use super::layout::{FileNames, GENERATION};
 use arrow::array::{Array, ArrayRef, AsArray, Date32Array, PrimitiveArray, RecordBatch, StringArray, new_null_array};
 use arrow::compute::{SortColumn, concat_batches, lexsort_to_indices, take_record_batch};
-use arrow::datatypes::{Date32Type, Int32Type, Int64Type, SchemaRef, TimestampMicrosecondType};
+use arrow::datatypes::{
+    ArrowNativeType, ArrowPrimitiveType, Date32Type, Int32Type, Int64Type, SchemaRef, TimestampMicrosecondType,
+};
 use deltalake_core::kernel::Add;
 use ondol_feature_store_api::wire::columns;
 use ondol_vocabulary::EventTime;
@@ -15,11 +17,13 @@ use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::WriterProperties;
 use serde_json::{Map, Value, json};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::sync::Arc;
 
 const DAY_US: i64 = 86_400_000_000;
+/// Rows of a row group: what a reader of a large file holds of it at a time, and what it can skip.
+const ROW_GROUP_ROWS: usize = 131_072;
 
 /// A data file ready to be put.
 #[derive(Debug)]
@@ -37,7 +41,7 @@ pub(super) fn encode(
     pending: &[Pending],
     schema: &SchemaRef,
     time: &str,
-    files: &mut CommitFiles,
+    files: &mut FileNames,
 ) -> Result<Vec<DataFile>, String> {
     let mut generations: Vec<&str> = Vec::new();
     for entry in pending {
@@ -155,26 +159,52 @@ fn runs(values: &[i32]) -> Vec<Range<usize>> {
         .collect()
 }
 
-fn encode_day(rows: &RecordBatch, date: &str, time: &str, files: &mut CommitFiles) -> Result<DataFile, String> {
-    let level = ZstdLevel::try_new(1).map_err(text)?;
-    let properties = WriterProperties::builder()
-        .set_compression(Compression::ZSTD(level))
-        .build();
-    let mut bytes = Vec::new();
-    let mut writer = ArrowWriter::try_new(&mut bytes, rows.schema(), Some(properties)).map_err(text)?;
-    writer.write(rows).map_err(text)?;
-    writer.close().map_err(text)?;
-    let path = files.next(date);
-    let add = Add {
-        path: path.clone(),
-        partition_values: HashMap::from([(columns::EVENT_DATE.to_owned(), Some(date.to_owned()))]),
-        size: i64::try_from(bytes.len()).map_err(text)?,
-        modification_time: chrono::Utc::now().timestamp_millis(),
-        data_change: true,
-        stats: Some(statistics(rows, time)?.to_string()),
-        ..empty_add()
-    };
-    Ok(DataFile { path, bytes, add })
+fn encode_day(rows: &RecordBatch, date: &str, time: &str, files: &mut FileNames) -> Result<DataFile, String> {
+    let mut file = FileWriter::new(rows.schema(), &[time, columns::INGESTED_AT])?;
+    file.write(rows)?;
+    file.finish(files.next(date), date, true)
+}
+
+/// Writes one data file.
+pub(super) struct FileWriter {
+    writer: ArrowWriter<Vec<u8>>,
+    statistics: Statistics,
+}
+
+impl FileWriter {
+    /// A file whose statistics hold the bounds of `times` as well as those of positions and of the generation.
+    pub(super) fn new(schema: SchemaRef, times: &[&str]) -> Result<Self, String> {
+        let level = ZstdLevel::try_new(1).map_err(text)?;
+        let properties = WriterProperties::builder()
+            .set_compression(Compression::ZSTD(level))
+            .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
+            .build();
+        Ok(Self {
+            writer: ArrowWriter::try_new(Vec::new(), schema, Some(properties)).map_err(text)?,
+            statistics: Statistics::of(times),
+        })
+    }
+
+    /// Adds rows, which come in order of (partition, offset).
+    pub(super) fn write(&mut self, rows: &RecordBatch) -> Result<(), String> {
+        self.statistics.add(rows)?;
+        self.writer.write(rows).map_err(text)
+    }
+
+    /// Ends the file, which is to stand at `path`.
+    pub(super) fn finish(self, path: String, date: &str, data_change: bool) -> Result<DataFile, String> {
+        let bytes = self.writer.into_inner().map_err(text)?;
+        let add = Add {
+            path: path.clone(),
+            partition_values: HashMap::from([(columns::EVENT_DATE.to_owned(), Some(date.to_owned()))]),
+            size: i64::try_from(bytes.len()).map_err(text)?,
+            modification_time: chrono::Utc::now().timestamp_millis(),
+            data_change,
+            stats: Some(self.statistics.json().to_string()),
+            ..empty_add()
+        };
+        Ok(DataFile { path, bytes, add })
+    }
 }
 
 fn empty_add() -> Add {
@@ -193,44 +223,101 @@ fn empty_add() -> Add {
     }
 }
 
-/// Delta's per-file statistics for the columns that readers prune by: time, position, arrival, generation.
-fn statistics(rows: &RecordBatch, time: &str) -> Result<Value, String> {
-    let (mut least, mut greatest, mut nulls) = (Map::new(), Map::new(), Map::new());
-    let mut put = |name: &str, min: Value, max: Value| {
-        least.insert(name.to_owned(), min);
-        greatest.insert(name.to_owned(), max);
-        nulls.insert(name.to_owned(), json!(0));
-    };
-    for name in [time, columns::INGESTED_AT] {
-        let values = timestamps(rows, name)?.values();
-        if let (Some(min), Some(max)) = (values.iter().min(), values.iter().max()) {
-            put(name, moment(*min), moment(*max));
+/// Delta's per-file statistics of the columns that readers prune by: times, position, generation.
+struct Statistics {
+    rows: usize,
+    times: BTreeMap<String, Bounds<i64>>,
+    partitions: Bounds<i32>,
+    offsets: Bounds<i64>,
+    /// A file holds rows of one.
+    generation: Option<String>,
+}
+
+#[derive(Clone, Copy)]
+struct Bounds<T> {
+    ends: Option<(T, T)>,
+    nulls: usize,
+}
+
+impl<T: ArrowNativeType + Ord> Bounds<T> {
+    const NONE: Self = Self { ends: None, nulls: 0 };
+
+    fn add<A>(&mut self, column: &PrimitiveArray<A>)
+    where
+        A: ArrowPrimitiveType<Native = T>,
+    {
+        self.nulls += column.null_count();
+        for value in column.iter().flatten() {
+            self.ends = Some(match self.ends {
+                Some((least, greatest)) => (least.min(value), greatest.max(value)),
+                None => (value, value),
+            });
         }
     }
-    let partitions = rows
-        .column_by_name(columns::PARTITION)
-        .and_then(|column| column.as_primitive_opt::<Int32Type>());
-    if let Some(values) = partitions.map(|column| column.values())
-        && let (Some(min), Some(max)) = (values.iter().min(), values.iter().max())
-    {
-        put(columns::PARTITION, json!(min), json!(max));
+}
+
+impl Statistics {
+    fn of(times: &[&str]) -> Self {
+        Self {
+            rows: 0,
+            times: times.iter().map(|name| ((*name).to_owned(), Bounds::NONE)).collect(),
+            partitions: Bounds::NONE,
+            offsets: Bounds::NONE,
+            generation: None,
+        }
     }
-    let offsets = rows
-        .column_by_name(columns::OFFSET)
-        .and_then(|column| column.as_primitive_opt::<Int64Type>());
-    if let Some(values) = offsets.map(|column| column.values())
-        && let (Some(min), Some(max)) = (values.iter().min(), values.iter().max())
-    {
-        put(columns::OFFSET, json!(min), json!(max));
+
+    fn add(&mut self, rows: &RecordBatch) -> Result<(), String> {
+        self.rows += rows.num_rows();
+        for (name, bounds) in &mut self.times {
+            bounds.add(timestamps(rows, name)?);
+        }
+        let missing = |name: &str| format!("column `{name}` is missing or no integer");
+        let partitions = rows
+            .column_by_name(columns::PARTITION)
+            .and_then(|column| column.as_primitive_opt::<Int32Type>());
+        self.partitions
+            .add(partitions.ok_or_else(|| missing(columns::PARTITION))?);
+        let offsets = rows
+            .column_by_name(columns::OFFSET)
+            .and_then(|column| column.as_primitive_opt::<Int64Type>());
+        self.offsets.add(offsets.ok_or_else(|| missing(columns::OFFSET))?);
+        let generations = rows
+            .column_by_name(GENERATION)
+            .and_then(|column| column.as_string_opt::<i32>());
+        if let Some(generations) = generations
+            && !generations.is_empty()
+        {
+            self.generation.get_or_insert_with(|| generations.value(0).to_owned());
+        }
+        Ok(())
     }
-    if let Some(generation) = rows
-        .column_by_name(GENERATION)
-        .and_then(|column| column.as_string_opt::<i32>())
-        && !generation.is_empty()
-    {
-        put(GENERATION, json!(generation.value(0)), json!(generation.value(0)));
+
+    fn json(&self) -> Value {
+        let (mut least, mut greatest, mut nulls) = (Map::new(), Map::new(), Map::new());
+        let mut put = |name: &str, ends: Option<(Value, Value)>, null_count: usize| {
+            if let Some((min, max)) = ends {
+                least.insert(name.to_owned(), min);
+                greatest.insert(name.to_owned(), max);
+            }
+            nulls.insert(name.to_owned(), json!(null_count));
+        };
+        for (name, bounds) in &self.times {
+            put(
+                name,
+                bounds.ends.map(|(min, max)| (moment(min), moment(max))),
+                bounds.nulls,
+            );
+        }
+        let ends = self.partitions.ends;
+        put(columns::PARTITION, ends.map(|(min, max)| (json!(min), json!(max))), 0);
+        let ends = self.offsets.ends;
+        put(columns::OFFSET, ends.map(|(min, max)| (json!(min), json!(max))), 0);
+        if let Some(generation) = &self.generation {
+            put(GENERATION, Some((json!(generation), json!(generation))), 0);
+        }
+        json!({ "numRecords": self.rows, "minValues": least, "maxValues": greatest, "nullCount": nulls })
     }
-    Ok(json!({ "numRecords": rows.num_rows(), "minValues": least, "maxValues": greatest, "nullCount": nulls }))
 }
 
 fn moment(micros: i64) -> Value {

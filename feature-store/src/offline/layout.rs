@@ -90,19 +90,29 @@ pub(super) fn parse_app_id<'a>(app_id: &'a str, source: &str) -> Option<(&'a str
     Some((generation, partition.parse().ok()?))
 }
 
-/// Names the files of one commit: within a partition of the topic, offsets of a later commit are greater, and names
-/// sort in the order of commits.
+/// Names the files of one commit, or of one compaction, by the commits whose rows they hold.
+///
+/// Within a partition of the topic, a later commit's offsets are greater: files whose commits don't overlap stand in
+/// order, and those whose commits overlap have to be merged.
 #[derive(Clone, Debug)]
-pub(super) struct CommitFiles {
+pub(super) struct FileNames {
     name: String,
     count: u32,
 }
 
-impl CommitFiles {
+impl FileNames {
     /// For the commit that is expected to become `version`. The random part keeps a lost race's files apart.
-    pub(super) fn new(version: u64) -> Self {
+    pub(super) fn of_commit(version: u64) -> Self {
         Self {
             name: format!("{version:020}-{}", ulid::Ulid::new()),
+            count: 0,
+        }
+    }
+
+    /// For files that hold rows of the commits from the first to the last of `commits`.
+    pub(super) fn of_commits(commits: (u64, u64)) -> Self {
+        Self {
+            name: format!("{:020}-{:020}-{}", commits.0, commits.1, ulid::Ulid::new()),
             count: 0,
         }
     }
@@ -119,13 +129,15 @@ impl CommitFiles {
     }
 }
 
-/// The commit's part of a file's path. A file that is named otherwise counts as a commit of its own.
-pub(super) fn commit_of(path: &str) -> &str {
+/// The first and the last of the commits whose rows a file holds, by its path.
+pub(super) fn commits_of(path: &str) -> Option<(u64, u64)> {
     let file = path.rsplit('/').next().unwrap_or(path);
-    match file.strip_prefix("part-").and_then(|rest| rest.rsplit_once('-')) {
-        Some((commit, _)) => commit,
-        None => file,
-    }
+    let mut parts = file.strip_prefix("part-")?.split('-');
+    let version = |text: &str| (text.len() == 20).then(|| text.parse::<u64>().ok())?;
+    let first = version(parts.next()?)?;
+    // A ULID has 26 characters: what has 20 digits is a second version.
+    let last = parts.next().and_then(version).unwrap_or(first);
+    (first <= last).then_some((first, last))
 }
 
 #[cfg(test)]
@@ -140,10 +152,12 @@ mod tests {
     }
 
     #[test]
-    fn files_of_one_commit_share_their_commit_and_sort_by_version() {
-        let (mut ninth, mut tenth) = (CommitFiles::new(9), CommitFiles::new(10));
-        let (a, b) = (ninth.next("2013-01-02"), ninth.next("2013-01-01"));
-        assert_eq!(commit_of(&a), commit_of(&b));
-        assert!(commit_of(&a) < commit_of(&tenth.next("2012-01-01")));
+    fn a_file_is_named_by_the_commits_whose_rows_it_holds() {
+        assert_eq!(commits_of(&FileNames::of_commit(9).next("2013-01-02")), Some((9, 9)));
+        assert_eq!(
+            commits_of(&FileNames::of_commits((9, 40)).next("2013-01-02")),
+            Some((9, 40))
+        );
+        assert_eq!(commits_of("_event_date=2013-01-02/part-00000-c000.parquet"), None);
     }
 }

@@ -3,45 +3,51 @@
 //! In the order of the data:
 //! 1. `buffer` takes deliveries in, drops what is held already and refuses gaps;
 //! 2. `data_file` turns what waits into Parquet files, one per event date;
-//! 3. `table` commits files and positions in one Delta log entry, on `durable_files`, which sync before they
-//!    acknowledge;
-//! 4. [`scan`] reads commits back, for bootstrapping views. `source_log` holds a source's buffer and table together.
+//! 3. `table` commits files and positions in one Delta log entry, on a store that keeps what it acknowledges and creates
+//!    an object only once ([`ondol_runtime::objects`]): durable files, or a bucket of S3;
+//! 4. [`compaction`] merges small files into large ones, `checkpoint` sums up the log for readers;
+//! 5. [`scan`] reads the log back, for bootstrapping views. `source_log` holds a source's buffer and table together.
 //!
-//! `layout` is the published form of the tables, `positions` reads the positions back out of a table's log.
+//! `layout` is the published form of the tables, `positions` reads the positions back out of a table's log,
+//! `table_state` is what a writer knows of a table, and `merge` puts sorted files into one order.
 //!
 //! Any number of replicas write a source's log, each for the partitions it is delivered. The table is the truth: what a
 //! replica remembers of it is brought up to date before it says where to resume, before it refuses a gap, and whenever
 //! a commit finds that another replica has moved the same position. Then what stands is let go, and the rest committed.
 
 mod buffer;
+mod checkpoint;
+pub mod compaction;
 mod data_file;
-pub mod durable_files;
 mod failure;
 mod layout;
+mod log_file;
+mod merge;
+mod object_file;
 mod positions;
 pub mod scan;
 mod source_log;
 mod table;
+mod table_state;
+mod tidying;
 
-pub use scan::{CommitId, LogScan};
+pub use compaction::{CompactionConfig, Extent};
+pub use scan::LogScan;
 
 use crate::offline::failure::unavailable;
 use arrow::array::RecordBatch;
 use buffer::Buffer;
-use durable_files::DurableFiles;
-use futures::stream::{BoxStream, StreamExt};
-use object_store::ObjectStore;
+use futures::stream::{BoxStream, TryStreamExt};
 use ondol_feature_store_api::FeatureStoreError;
 use ondol_feature_store_api::wire::{DeliveryHeader, OfflineTable, PartitionPosition};
+use ondol_runtime::{Location, ObjectStores};
 use ondol_vocabulary::SourceDefinition;
 use positions::Partitions;
 use source_log::{Memory, SourceLog, TakenOut, lock, report_buffer};
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use table::{Committed, LogTable};
-use url::Url;
 
 /// Memory of a source's buffered rows at which the log takes no more before a commit, however few they are.
 const MAX_BUFFERED_BYTES: usize = 128 << 20;
@@ -74,8 +80,7 @@ pub struct EventLog {
 }
 
 struct Shared {
-    root: PathBuf,
-    store: Arc<dyn ObjectStore>,
+    root: Location,
     config: EventLogConfig,
     logs: Mutex<BTreeMap<String, Arc<SourceLog>>>,
 }
@@ -97,17 +102,34 @@ pub struct HeldDeliveries {
 }
 
 impl EventLog {
-    /// Opens the logs under `root`, a folder's path or its `file://` URL. Nothing is read yet.
+    /// Opens the logs under `root`: a path, a `file://` URL, or a place in one of the process's buckets.
     pub fn open(root: &str, config: EventLogConfig) -> Result<Self, FeatureStoreError> {
-        let root = folder(root)?;
-        let store = Arc::new(DurableFiles::new());
+        let root = ObjectStores::of_process().at(root);
+        let root = root.map_err(|error| FeatureStoreError::InvalidRequest {
+            detail: format!("the offline root {error}"),
+        })?;
+        Self::at(root, config)
+    }
+
+    /// Opens the logs under `root`: a folder, created if need be, or a place in a bucket. Nothing is read yet.
+    pub fn at(root: Location, config: EventLogConfig) -> Result<Self, FeatureStoreError> {
+        let root = root.created().map_err(|error| FeatureStoreError::Unavailable {
+            detail: format!("the offline root {error}"),
+        })?;
         Ok(Self {
             shared: Arc::new(Shared {
                 root,
-                store,
                 config,
                 logs: Mutex::default(),
             }),
+        })
+    }
+
+    /// Whether tables can be written under the root, before anything relies on it.
+    pub async fn check_writable(&self) -> Result<(), FeatureStoreError> {
+        let checked = self.shared.root.check_writable().await;
+        checked.map_err(|error| FeatureStoreError::Unavailable {
+            detail: format!("the offline root {error}"),
         })
     }
 
@@ -171,7 +193,7 @@ impl EventLog {
         let mut table = log.table.lock().await;
         table.refresh().await?;
         log.catch_up(source, &table)?;
-        log.memory().rows = LogScan::of(source, &table)?.rows();
+        log.memory().rows = table.rows();
         drop(table);
         Ok(log)
     }
@@ -196,6 +218,8 @@ impl EventLog {
         table.refresh().await?;
         let joined = table.join(source, view, living).await;
         log.catch_up(&source.name, &table)?;
+        drop(table);
+        self.checkpoint(&source.name, &log).await;
         joined
     }
 
@@ -230,7 +254,7 @@ impl EventLog {
         // Also where the log can't be read now: what was held must not be committed.
         let refreshed = table.refresh().await;
         let mut memory = log.memory();
-        memory.committed = table.positions().clone();
+        memory.committed = table.positions();
         memory.buffer = Buffer::resuming(&memory.committed);
         refreshed?;
         report_buffer(source, &memory.buffer);
@@ -333,13 +357,22 @@ impl EventLog {
             }
         }
         drop(table);
+        self.checkpoint(source, &log).await;
         self.durable(source).await.map(Outcome::Durable)
+    }
+
+    /// Writes a checkpoint if one is due. Not under the table's lock: its cost grows with the table.
+    async fn checkpoint(&self, source: &str, log: &SourceLog) {
+        let due = log.table.lock().await.take_checkpoint();
+        if let Some((log_store, version)) = due {
+            checkpoint::write(source, log_store, version).await;
+        }
     }
 
     /// The tables that exist, this process's or an earlier one's.
     pub async fn tables(&self) -> Result<Vec<OfflineTable>, FeatureStoreError> {
         let mut tables = Vec::new();
-        for source in self.folders()? {
+        for source in self.folders().await? {
             let log = self.refreshed(&source).await?;
             let table = log.table.lock().await;
             let Some(state) = table.state() else { continue };
@@ -370,25 +403,24 @@ impl EventLog {
         Ok(scan)
     }
 
-    /// The committed rows of `source`, a batch per commit, in commit order. `columns` empty means all.
+    /// The committed rows of `source`; within a partition in order of offset. `columns` empty means all.
     pub async fn read(
         &self,
         source: &str,
         columns: &[String],
     ) -> Result<BoxStream<'static, Result<RecordBatch, FeatureStoreError>>, FeatureStoreError> {
-        let scan = Arc::new(self.scan(source).await?);
+        let scan = self.scan(source).await?;
         let columns = if columns.is_empty() {
             scan.columns()
         } else {
             columns.to_vec()
         };
-        let commits = futures::stream::iter(scan.commits(None));
-        Ok(commits
-            .then(move |commit| {
-                let (scan, columns) = (Arc::clone(&scan), columns.clone());
-                async move { scan.read(&commit, None, &columns).await }
-            })
-            .boxed())
+        scan.read(None, &columns)
+    }
+
+    /// The source's log, if this process has used it.
+    fn opened(&self, source: &str) -> Option<Arc<SourceLog>> {
+        lock(&self.shared.logs).get(source).cloned()
     }
 
     /// The source's log, opened on first use.
@@ -401,12 +433,11 @@ impl EventLog {
                 detail: format!("`{source}` can't name a source: use letters, digits and underscores"),
             });
         }
-        let folder = self.shared.root.join(source);
-        let url = Url::from_directory_path(&folder)
-            .map_err(|()| unavailable(source, "opening", format!("`{}` is no absolute path", folder.display())))?;
-        let table = LogTable::open(source, &url, Arc::clone(&self.shared.store)).await?;
-        let committed = table.positions().clone();
-        let rows = LogScan::of(source, &table)?.rows();
+        let place = self.shared.root.join(source);
+        let place = place.map_err(|error| unavailable(source, "opening", error))?;
+        let table = LogTable::open(source, &place).await?;
+        let committed = table.positions();
+        let rows = table.rows();
         let memory = Memory {
             buffer: Buffer::resuming(&committed),
             committed,
@@ -416,6 +447,7 @@ impl EventLog {
         let log = Arc::new(SourceLog {
             table: Arc::new(tokio::sync::Mutex::new(table)),
             memory: Mutex::new(memory),
+            tidying: tokio::sync::Mutex::default(),
         });
         // Two callers may have opened it at once: the first one in stays, the other is dropped unused.
         Ok(Arc::clone(
@@ -423,15 +455,21 @@ impl EventLog {
         ))
     }
 
-    fn folders(&self) -> Result<Vec<String>, FeatureStoreError> {
-        let failed = |error: std::io::Error| FeatureStoreError::Unavailable {
-            detail: format!("listing offline tables in {}: {error}", self.shared.root.display()),
+    async fn folders(&self) -> Result<Vec<String>, FeatureStoreError> {
+        let (root, path) = (self.shared.root.root(), self.shared.root.path());
+        let failed = |error: object_store::Error| FeatureStoreError::Unavailable {
+            detail: format!("offline tables: {}", self.shared.root.explain("listing", &error)),
         };
         let mut names = Vec::new();
-        for entry in std::fs::read_dir(&self.shared.root).map_err(failed)? {
-            let entry = entry.map_err(failed)?;
-            if entry.path().join("_delta_log").is_dir() {
-                names.extend(entry.file_name().into_string());
+        for folder in root
+            .list_with_delimiter(Some(path))
+            .await
+            .map_err(failed)?
+            .common_prefixes
+        {
+            let mut log = root.list(Some(&folder.clone().join("_delta_log")));
+            if log.try_next().await.map_err(failed)?.is_some() {
+                names.extend(folder.filename().map(str::to_owned));
             }
         }
         names.sort();
@@ -444,25 +482,4 @@ fn listed(partitions: &Partitions) -> Vec<PartitionPosition> {
         .iter()
         .map(|(&partition, &next_offset)| PartitionPosition { partition, next_offset })
         .collect()
-}
-
-/// The folder that `root` names, created and made absolute.
-fn folder(root: &str) -> Result<PathBuf, FeatureStoreError> {
-    let refused = |detail: String| FeatureStoreError::InvalidRequest { detail };
-    let path = match root.split_once("://") {
-        Some(("file", _)) => Url::parse(root)
-            .ok()
-            .and_then(|url| url.to_file_path().ok())
-            .ok_or_else(|| refused(format!("`{root}` is no file URL such as file:///var/lib/ondol/offline")))?,
-        Some((scheme, _)) => {
-            return Err(refused(format!(
-                "offline root `{root}`: scheme `{scheme}` is not supported yet, use a folder's path or file:// URL"
-            )));
-        }
-        None => Path::new(root).to_path_buf(),
-    };
-    let created = std::fs::create_dir_all(&path).and_then(|()| path.canonicalize());
-    created.map_err(|error| FeatureStoreError::Unavailable {
-        detail: format!("creating the offline root {}: {error}", path.display()),
-    })
 }

@@ -105,27 +105,6 @@ pub(super) async fn read(store: &dyn ObjectStore, source: &str, version: u64) ->
     Ok(positions)
 }
 
-/// Moves `positions` from what they were at table version `from` to what they are at `to`, by the commits between; false
-/// if one of them is no longer there: then [`read`] finds out.
-pub(super) async fn advance(
-    store: &dyn ObjectStore,
-    source: &str,
-    positions: &mut Positions,
-    from: u64,
-    to: u64,
-) -> Result<bool, String> {
-    for version in from + 1..=to {
-        let path = Path::from(format!("_delta_log/{version:020}.json"));
-        let bytes = match store.get(&path).await {
-            Ok(found) => found.bytes().await.map_err(text)?,
-            Err(object_store::Error::NotFound { .. }) => return Ok(false),
-            Err(error) => return Err(text(error)),
-        };
-        from_commit(&bytes, source, positions).map_err(|why| format!("commit {path}: {why}"))?;
-    }
-    Ok(true)
-}
-
 fn text(error: impl std::fmt::Display) -> String {
     error.to_string()
 }

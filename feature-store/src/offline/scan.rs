@@ -1,24 +1,39 @@
-//! Reading a log back: committed files, commit by commit, each commit's rows in order of (partition, offset).
+//! Reading a log back: the rows of each generation, within each partition in order of offset.
 //!
-//! Order matters to whoever feeds fences: a commit spreads one partition's offsets over several files (one per event
-//! date), so files alone are out of order; whole commits are not. Memory: one commit's projected rows at a time.
+//! Order matters to whoever feeds fences. A commit spreads one partition's offsets over several files (one per event
+//! date), and a compaction puts many commits' rows of one date into one file: files alone are out of order. But each says
+//! by its name which commits' rows it holds, and later commits' offsets are greater: files whose commits overlap are
+//! merged by position, and such *stretches* follow each other. A small stretch (a commit, most often) is merged
+//! at once; a large one partition by partition, so that few files are open at a time.
+//!
+//! What was added since an earlier scan is told by positions, not by files: at any version, the table holds exactly the
+//! events below its positions, in whatever files they stand by then.
 
 use super::failure::{internal, unavailable};
-use super::layout::{GENERATION, added_columns, commit_of, file_schema};
-use super::positions::Positions;
+use super::layout::{GENERATION, added_columns, file_schema};
+use super::log_file::{LogFile, rows_of};
+use super::merge::{Merge, Reader, RowGroup, Run};
+use super::positions::{Partitions, Positions};
 use super::table::LogTable;
-use arrow::array::{ArrayRef, AsArray, BooleanArray, RecordBatch, new_null_array};
-use arrow::compute::{SortColumn, concat_batches, filter_record_batch, lexsort_to_indices, take_record_batch};
-use arrow::datatypes::SchemaRef;
-use bytes::Bytes;
-use object_store::path::Path;
-use object_store::{ObjectStore, ObjectStoreExt};
+use arrow::array::{AsArray, BooleanArray, RecordBatch};
+use arrow::compute::filter_record_batch;
+use arrow::datatypes::{Int32Type, Int64Type, SchemaRef};
+use futures::StreamExt;
+use futures::stream::BoxStream;
+use object_store::ObjectStore;
 use ondol_feature_store_api::FeatureStoreError;
 use ondol_feature_store_api::wire::columns;
-use parquet::arrow::ProjectionMask;
-use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
+use tokio::sync::mpsc;
+
+/// Up to so many files and rows, a stretch is merged at once.
+const SMALL_FILES: usize = 16;
+const SMALL_ROWS: u64 = 500_000;
+/// Files looked into at a time.
+const FOOTERS_AT_A_TIME: usize = 8;
+/// Batches read ahead.
+const READ_AHEAD: usize = 2;
 
 /// The committed files of one source at one moment.
 #[derive(Clone)]
@@ -27,20 +42,11 @@ pub struct LogScan {
     store: Arc<dyn ObjectStore>,
     schema: SchemaRef,
     version: Option<u64>,
-    generations: Vec<String>,
-    commits: BTreeMap<String, Vec<LogFile>>,
+    /// What an earlier scan has read.
+    from: Positions,
+    to: Positions,
+    files: Vec<Arc<LogFile>>,
 }
-
-#[derive(Clone, Debug)]
-struct LogFile {
-    path: String,
-    rows: Option<u64>,
-    generation: Option<String>,
-}
-
-/// One commit of a scan.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CommitId(String);
 
 impl LogScan {
     pub(super) fn of(source: &str, table: &LogTable) -> Result<Self, FeatureStoreError> {
@@ -49,21 +55,15 @@ impl LogScan {
             store: table.store(),
             schema: Arc::new(arrow::datatypes::Schema::empty()),
             version: None,
-            generations: Positions::generations(table.positions()),
-            commits: BTreeMap::new(),
+            from: Positions::default(),
+            to: Positions::default(),
+            files: Vec::new(),
         };
         let Some(state) = table.state() else { return Ok(scan) };
-        scan.schema = file_schema(&state.schema()).map_err(|detail| internal(source, detail))?;
+        scan.schema = file_schema(state.schema()).map_err(|detail| internal(source, detail))?;
         scan.version = Some(state.version());
-        for file in state.log_data().iter() {
-            let path = file.path().into_owned();
-            let rows = file.num_records().and_then(|rows| u64::try_from(rows).ok());
-            let generation = file.stats().as_deref().and_then(generation_of);
-            scan.commits
-                .entry(commit_of(&path).to_owned())
-                .or_default()
-                .push(LogFile { path, rows, generation });
-        }
+        scan.to = state.positions().clone();
+        scan.files = state.files().values().cloned().collect();
         Ok(scan)
     }
 
@@ -72,30 +72,34 @@ impl LogScan {
         self.version
     }
 
-    /// Rows, when every file says how many it has.
+    /// Rows of the files, when every one of them says how many it has.
     pub fn rows(&self) -> Option<u64> {
-        self.commits.values().flatten().map(|file| file.rows).sum()
+        rows_of(&self.files)
     }
 
     /// Generations in the order in which they were left.
-    pub fn generations(&self) -> &[String] {
-        &self.generations
+    pub fn generations(&self) -> Vec<String> {
+        self.to.generations()
     }
 
-    /// Commits that hold rows of `generation`, oldest first. None means of any generation.
-    pub fn commits(&self, generation: Option<&str>) -> Vec<CommitId> {
-        let may_hold = |file: &LogFile| match (&file.generation, generation) {
-            (Some(held), Some(wanted)) => held == wanted,
-            (None, _) | (_, None) => true,
-        };
-        let holding = self.commits.iter().filter(|(_, files)| files.iter().any(may_hold));
-        holding.map(|(commit, _)| CommitId(commit.clone())).collect()
-    }
-
-    /// Leaves out the commits that `earlier` has.
+    /// Leaves out what `earlier` has read.
     pub fn since(mut self, earlier: &Self) -> Self {
-        self.commits.retain(|commit, _| !earlier.commits.contains_key(commit));
+        let read: BTreeSet<&str> = earlier.files.iter().map(|file| file.path.as_str()).collect();
+        self.files.retain(|file| !read.contains(file.path.as_str()));
+        self.from = earlier.to.clone();
         self
+    }
+
+    /// Offsets between the positions of the earlier scan and those of this one: at most so many messages are left.
+    pub fn offsets(&self) -> u64 {
+        let mut offsets = 0_u64;
+        for generation in self.to.generations() {
+            for (partition, to) in self.to.of(&generation) {
+                let from = self.from.next(&generation, partition).unwrap_or(0);
+                offsets = offsets.saturating_add(u64::try_from(to.saturating_sub(from)).unwrap_or(0));
+            }
+        }
+        offsets
     }
 
     /// Whether the table has a column of this name.
@@ -108,39 +112,52 @@ impl LogScan {
         self.schema.fields().iter().map(|field| field.name().clone()).collect()
     }
 
-    /// The rows of one commit in order of (partition, offset), with `columns` in that order (a column that the table
-    /// lacks is an error); only those of `generation` when given.
-    pub async fn read(
+    /// The rows with `columns` in that order (a column that the table lacks is an error); only those of `generation`
+    /// when given. Within a partition rows come in order of offset, a message's rows in one batch.
+    pub fn read(
         &self,
-        commit: &CommitId,
         generation: Option<&str>,
         columns: &[String],
-    ) -> Result<RecordBatch, FeatureStoreError> {
+    ) -> Result<BoxStream<'static, Result<RecordBatch, FeatureStoreError>>, FeatureStoreError> {
         let asked = self.indexes(columns)?;
-        // Sorting and choosing the generation need these, asked for or not.
+        // Merging and choosing the generation need these, asked for or not.
         let needed: BTreeSet<usize> = asked
             .iter()
             .copied()
             .chain(self.indexes(&position_columns())?)
             .collect();
         let needed: Vec<usize> = needed.into_iter().collect();
-        let schema = Arc::new(
-            self.schema
-                .project(&needed)
-                .map_err(|error| internal(&self.source, error))?,
-        );
-        let mut batches = Vec::new();
-        for file in self.commits.get(&commit.0).into_iter().flatten() {
-            batches.extend(self.read_file(file, &schema).await?);
-        }
-        let rows = concat_batches(&schema, &batches).map_err(|error| internal(&self.source, error))?;
-        let rows = of_generation(rows, generation).and_then(|rows| in_order(&rows));
-        let rows = rows.map_err(|error| internal(&self.source, error))?;
-        let order: Vec<usize> = asked
+        let schema = self
+            .schema
+            .project(&needed)
+            .map_err(|error| internal(&self.source, error))?;
+        let order = asked
             .iter()
-            .filter_map(|index| needed.iter().position(|held| held == index))
-            .collect();
-        rows.project(&order).map_err(|error| internal(&self.source, error))
+            .filter_map(|index| needed.iter().position(|held| held == index));
+        let reading = Reading {
+            source: self.source.clone(),
+            reader: Reader {
+                store: Arc::clone(&self.store),
+                schema: Arc::new(schema),
+            },
+            stretches: stretches(self.files.iter().filter(|file| file.may_hold(generation)).cloned()),
+            generation: generation.map(str::to_owned),
+            from: self.from.clone(),
+            partitions: self.partitions(generation),
+            order: order.collect(),
+        };
+        Ok(reading.start())
+    }
+
+    fn partitions(&self, generation: Option<&str>) -> BTreeSet<i32> {
+        let generations = match generation {
+            Some(name) => vec![name.to_owned()],
+            None => self.to.generations(),
+        };
+        generations
+            .iter()
+            .flat_map(|name| self.to.of(name).into_keys())
+            .collect()
     }
 
     fn indexes(&self, names: &[String]) -> Result<Vec<usize>, FeatureStoreError> {
@@ -153,50 +170,180 @@ impl LogScan {
         };
         names.iter().map(index).collect()
     }
-
-    async fn read_file(&self, file: &LogFile, schema: &SchemaRef) -> Result<Vec<RecordBatch>, FeatureStoreError> {
-        let failed =
-            |error: &dyn std::fmt::Display| unavailable(&self.source, &format!("reading {} of", file.path), error);
-        let object = self
-            .store
-            .get(&Path::from(file.path.as_str()))
-            .await
-            .map_err(|error| failed(&error))?;
-        let bytes = object.bytes().await.map_err(|error| failed(&error))?;
-        let wanted = Arc::clone(schema);
-        let decoded = tokio::task::spawn_blocking(move || decode(bytes, &wanted)).await;
-        let batches = decoded
-            .map_err(|error| failed(&error))?
-            .map_err(|error| failed(&error))?;
-        batches.iter().map(|batch| self.widen(batch, schema)).collect()
-    }
-
-    /// Columns that were added to the table after the file was written are null.
-    fn widen(&self, batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch, FeatureStoreError> {
-        let column = |field: &Arc<arrow::datatypes::Field>| match batch.column_by_name(field.name()) {
-            Some(column) => Arc::clone(column),
-            None => new_null_array(field.data_type(), batch.num_rows()),
-        };
-        let columns: Vec<ArrayRef> = schema.fields().iter().map(column).collect();
-        RecordBatch::try_new(Arc::clone(schema), columns).map_err(|error| internal(&self.source, error))
-    }
 }
 
-/// The columns of `wanted` that the file has.
-fn decode(bytes: Bytes, wanted: &SchemaRef) -> Result<Vec<RecordBatch>, String> {
-    let builder = ParquetRecordBatchReaderBuilder::try_new(bytes).map_err(|error| error.to_string())?;
-    let held = Arc::clone(builder.schema());
-    let roots = held
-        .fields()
-        .iter()
-        .enumerate()
-        .filter(|(_, field)| wanted.field_with_name(field.name()).is_ok());
-    let mask = ProjectionMask::roots(builder.parquet_schema(), roots.map(|(index, _)| index));
-    let reader = builder
-        .with_projection(mask)
-        .build()
-        .map_err(|error| error.to_string())?;
-    reader.collect::<Result<_, _>>().map_err(|error| error.to_string())
+/// Files in the order of their commits, those whose commits overlap together.
+fn stretches(files: impl Iterator<Item = Arc<LogFile>>) -> Vec<Vec<Arc<LogFile>>> {
+    let mut files: Vec<_> = files.collect();
+    files.sort_by(|a, b| (a.commits, &a.path).cmp(&(b.commits, &b.path)));
+    let mut stretches: Vec<Vec<Arc<LogFile>>> = Vec::new();
+    let mut reaches = None;
+    for file in files {
+        match stretches
+            .last_mut()
+            .filter(|_| reaches.is_some_and(|to| file.commits.0 <= to))
+        {
+            Some(stretch) => {
+                reaches = reaches.max(Some(file.commits.1));
+                stretch.push(file);
+            }
+            None => {
+                reaches = Some(file.commits.1);
+                stretches.push(vec![file]);
+            }
+        }
+    }
+    stretches
+}
+
+/// A scan at work.
+struct Reading {
+    source: String,
+    reader: Reader,
+    stretches: Vec<Vec<Arc<LogFile>>>,
+    generation: Option<String>,
+    from: Positions,
+    partitions: BTreeSet<i32>,
+    /// Which of the columns read are asked for.
+    order: Vec<usize>,
+}
+
+type Batches = mpsc::Sender<Result<RecordBatch, FeatureStoreError>>;
+
+/// Whoever read the stream has dropped it.
+struct Dropped;
+
+impl Reading {
+    /// Reads on a thread that may block: decoding is most of the work. It ends when the stream is dropped.
+    fn start(self) -> BoxStream<'static, Result<RecordBatch, FeatureStoreError>> {
+        let (batches, stream) = mpsc::channel(READ_AHEAD);
+        let runtime = tokio::runtime::Handle::current();
+        tokio::task::spawn_blocking(move || {
+            runtime.block_on(async move {
+                if let Err(error) = self.run(&batches).await {
+                    // Nobody is left to hear of it if the stream was dropped.
+                    let _ = batches.send(Err(error)).await;
+                }
+            });
+        });
+        futures::stream::unfold(stream, |mut stream| async move { Some((stream.recv().await?, stream)) }).boxed()
+    }
+
+    async fn run(&self, batches: &Batches) -> Result<(), FeatureStoreError> {
+        for stretch in &self.stretches {
+            let known = rows_of(stretch).is_some_and(|rows| rows <= SMALL_ROWS);
+            let sent = if known && stretch.len() <= SMALL_FILES {
+                let runs = stretch.iter().map(|file| Run {
+                    least: file.least,
+                    file: Arc::clone(file),
+                    row_groups: None,
+                    partition: None,
+                });
+                self.send(runs.collect(), batches).await?
+            } else {
+                self.by_partition(stretch, batches).await?
+            };
+            if let Err(Dropped) = sent {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Few files of a large stretch overlap within one partition; each is opened when its rows' turn comes.
+    async fn by_partition(
+        &self,
+        stretch: &[Arc<LogFile>],
+        batches: &Batches,
+    ) -> Result<Result<(), Dropped>, FeatureStoreError> {
+        let groups: Vec<_> = futures::stream::iter(stretch.iter().map(|file| self.reader.row_groups(file)))
+            .buffered(FOOTERS_AT_A_TIME)
+            .collect()
+            .await;
+        let groups: Result<Vec<_>, String> = groups.into_iter().collect();
+        let groups = groups.map_err(|why| unavailable(&self.source, "reading", why))?;
+        for &partition in &self.partitions {
+            let runs = stretch.iter().zip(&groups);
+            let runs = runs.filter_map(|(file, groups)| self.run_of(file, groups, partition));
+            if let Err(Dropped) = self.send(runs.collect(), batches).await? {
+                return Ok(Err(Dropped));
+            }
+        }
+        Ok(Ok(()))
+    }
+
+    /// What of a file may hold rows of `partition` that are not read yet.
+    fn run_of(&self, file: &Arc<LogFile>, groups: &[RowGroup], partition: i32) -> Option<Run> {
+        let read = self.read_of(file).and_then(|read| read.get(&partition).copied());
+        let wanted = |group: &RowGroup| {
+            let holds = (group.partitions.0..=group.partitions.1).contains(&partition);
+            holds && read.is_none_or(|read| group.offsets.1 >= read)
+        };
+        let wanted: Vec<(usize, &RowGroup)> = groups.iter().enumerate().filter(|(_, group)| wanted(group)).collect();
+        let least = wanted.iter().map(|(_, group)| group.offsets.0).min()?;
+        Some(Run {
+            file: Arc::clone(file),
+            row_groups: Some(wanted.into_iter().map(|(index, _)| index).collect()),
+            least: (partition, least),
+            partition: Some(partition),
+        })
+    }
+
+    /// The positions up to which a file's rows were read before; none when it is not known of what generation it is.
+    fn read_of(&self, file: &LogFile) -> Option<Partitions> {
+        file.generation.as_deref().map(|generation| self.from.of(generation))
+    }
+
+    async fn send(&self, runs: Vec<Run>, batches: &Batches) -> Result<Result<(), Dropped>, FeatureStoreError> {
+        let mut merge = Merge::new(self.reader.clone(), runs);
+        loop {
+            let rows = merge
+                .next()
+                .await
+                .map_err(|why| unavailable(&self.source, "reading", why))?;
+            let Some(rows) = rows else { return Ok(Ok(())) };
+            let rows = self.chosen(rows).map_err(|why| internal(&self.source, why))?;
+            if rows.num_rows() > 0 && batches.send(Ok(rows)).await.is_err() {
+                return Ok(Err(Dropped));
+            }
+        }
+    }
+
+    /// The rows of the generation, past what was read before, with the columns asked for.
+    fn chosen(&self, rows: RecordBatch) -> Result<RecordBatch, String> {
+        let generations = rows
+            .column_by_name(GENERATION)
+            .and_then(|column| column.as_string_opt::<i32>())
+            .ok_or("column `_generation` is missing")?;
+        let partitions = rows
+            .column_by_name(columns::PARTITION)
+            .and_then(|column| column.as_primitive_opt::<Int32Type>())
+            .ok_or("column `_partition` is missing")?;
+        let offsets = rows
+            .column_by_name(columns::OFFSET)
+            .and_then(|column| column.as_primitive_opt::<Int64Type>())
+            .ok_or("column `_offset` is missing")?;
+        let positions = partitions.values().iter().zip(offsets.values());
+        let keep: BooleanArray = generations
+            .iter()
+            .zip(positions)
+            .map(|(generation, (partition, offset))| {
+                let generation = generation.unwrap_or_default();
+                let wanted = self.generation.as_deref().is_none_or(|wanted| wanted == generation);
+                let unread = self
+                    .from
+                    .next(generation, *partition)
+                    .is_none_or(|read| *offset >= read);
+                Some(wanted && unread)
+            })
+            .collect();
+        let rows = if keep.true_count() == rows.num_rows() {
+            rows
+        } else {
+            filter_record_batch(&rows, &keep).map_err(|error| error.to_string())?
+        };
+        rows.project(&self.order).map_err(|error| error.to_string())
+    }
 }
 
 fn position_columns() -> Vec<String> {
@@ -205,38 +352,4 @@ fn position_columns() -> Vec<String> {
         .map(|(name, _)| (*name).to_owned())
         .filter(|name| name != columns::INGESTED_AT)
         .collect()
-}
-
-/// The one generation of a file, when its statistics name it.
-fn generation_of(stats: &str) -> Option<String> {
-    let stats: serde_json::Value = serde_json::from_str(stats).ok()?;
-    let bound = |which: &str| stats.get(which)?.get(GENERATION)?.as_str();
-    let least = bound("minValues")?;
-    (bound("maxValues")? == least).then(|| least.to_owned())
-}
-
-fn of_generation(rows: RecordBatch, generation: Option<&str>) -> Result<RecordBatch, String> {
-    let Some(wanted) = generation else { return Ok(rows) };
-    let held = rows
-        .column_by_name(GENERATION)
-        .and_then(|column| column.as_string_opt::<i32>())
-        .ok_or("column `_generation` is missing")?;
-    let keep: BooleanArray = held.iter().map(|value| Some(value == Some(wanted))).collect();
-    if keep.true_count() == rows.num_rows() {
-        return Ok(rows);
-    }
-    filter_record_batch(&rows, &keep).map_err(|error| error.to_string())
-}
-
-fn in_order(rows: &RecordBatch) -> Result<RecordBatch, String> {
-    let sort = |name: &str| {
-        let values = rows
-            .column_by_name(name)
-            .cloned()
-            .ok_or_else(|| format!("column `{name}` is missing"))?;
-        Ok::<_, String>(SortColumn { values, options: None })
-    };
-    let order = lexsort_to_indices(&[sort(columns::PARTITION)?, sort(columns::OFFSET)?], None);
-    let order = order.map_err(|error| error.to_string())?;
-    take_record_batch(rows, &order).map_err(|error| error.to_string())
 }

@@ -17,6 +17,8 @@ const MAX_PATIENCE: Duration = Duration::from_secs(30);
 pub(super) struct SourceLog {
     pub(super) table: Arc<tokio::sync::Mutex<LogTable>>,
     pub(super) memory: Mutex<Memory>,
+    /// Held by whoever rewrites or deletes files: two would do the same work.
+    pub(super) tidying: tokio::sync::Mutex<()>,
 }
 
 #[derive(Default)]
@@ -48,8 +50,9 @@ impl SourceLog {
     /// Takes over what the log says: after a commit, or whenever another replica may have committed.
     pub(super) fn catch_up(&self, source: &str, table: &LogTable) -> Result<(), FeatureStoreError> {
         let mut memory = self.memory();
-        memory.buffer.catch_up(table.positions())?;
-        memory.committed = table.positions().clone();
+        let committed = table.positions();
+        memory.buffer.catch_up(&committed)?;
+        memory.committed = committed;
         report_buffer(source, &memory.buffer);
         Ok(())
     }

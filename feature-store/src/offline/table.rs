@@ -4,39 +4,49 @@
 //! refers to yet; then one log entry adds them *and* moves the positions. A crash before the entry leaves orphan files
 //! that no reader sees; after it, everything is there.
 //!
-//! Several writers may commit: replicas of the store, each for the partitions it is delivered. Delta refuses a commit
-//! when one since the state it stands on moved the same position, or changed the table's metadata, and lets it pass
-//! otherwise. Whoever is refused reads the log, lets go of what stands there already, and commits the rest.
+//! Several writers may commit: replicas of the store, each for the partitions it is delivered, and compactions. The
+//! next version's entry is written only if nobody has: whoever finds it there reads it, lets go of what stands there
+//! already, and commits the rest onto it. So a commit always stands on exactly the state it was checked against.
 //!
 //! The table's configuration also says which view versions take every event from there on ([`LogTable::joined`]): a
 //! commit that was not absorbed into all of them is refused. See `docs/adr/0006-a-hand-over-is-a-commit.md`.
 
 use super::buffer::Taken;
 use super::data_file::{self, DataFile};
-use super::layout::{CommitFiles, app_id, delta_columns, file_schema};
+use super::layout::{FileNames, app_id, delta_columns, file_schema};
+use super::log_file::LogFile;
 use super::positions::{self, Positions};
+use super::table_state::{Commit, TableState};
 use crate::offline::failure::{internal, unavailable};
-use deltalake_core::kernel::transaction::{CommitBuilder, CommitProperties, TableReference};
-use deltalake_core::kernel::{Action, Metadata, MetadataExt, StructType, Transaction};
-use deltalake_core::logstore::LogStoreRef;
+use deltalake_core::kernel::transaction::{CommitData, CommitProperties, TransactionError};
+use deltalake_core::kernel::{Action, Add, Metadata, MetadataExt, StructType, Transaction};
+use deltalake_core::logstore::{CommitOrBytes, LogStoreRef, StorageConfig, default_logstore};
 use deltalake_core::operations::create::CreateBuilder;
 use deltalake_core::protocol::{DeltaOperation, SaveMode};
-use deltalake_core::table::state::DeltaTableState;
-use deltalake_core::{DeltaTable, DeltaTableBuilder, TableProperty};
+use deltalake_core::{DeltaTable, TableProperty};
 use futures::{StreamExt, TryStreamExt};
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
 use ondol_feature_store_api::FeatureStoreError;
 use ondol_feature_store_api::wire::columns;
+use ondol_runtime::Location;
 use ondol_vocabulary::SourceDefinition;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
 use url::Url;
 
 /// Commits between checkpoints.
-const CHECKPOINT_INTERVAL: u64 = 10;
+const CHECKPOINT_INTERVAL: u64 = 100;
+/// How long the log's entries and removed files are noted in the log; see `docs/offline-tables.md`.
+const LOG_RETENTION: &str = "interval 7 days";
+/// How long checkpoints repeat which files were removed. The store's vacuum reads that from the log's entries; a long
+/// memory would make checkpoints grow with every commit of a week.
+const TOMBSTONE_RETENTION: &str = "interval 1 hours";
 /// How often a commit is tried that other writers overtake.
-const COMMIT_ATTEMPTS: u32 = 20;
+const COMMIT_ATTEMPTS: u32 = 50;
+/// After so long without a look the log's entries may have been cleaned up: then the table is loaded anew.
+const FOLLOWS_FOR: Duration = Duration::from_secs(600);
 /// The key of the table's configuration that holds the view versions of [`LogTable::joined`], their ids in decimal,
 /// separated by commas.
 const JOINED_VIEWS: &str = "ondol.views";
@@ -56,24 +66,34 @@ pub(super) enum Committed {
 pub(super) struct LogTable {
     source: String,
     log_store: LogStoreRef,
-    state: Option<DeltaTableState>,
-    positions: Positions,
+    state: Option<TableState>,
+    /// When the log's end was last seen, by both clocks: one stands still while a machine sleeps, the other jumps.
+    seen: (Instant, SystemTime),
     /// Whether the last commit's outcome is known. False while one runs, and for ever after one was dropped halfway.
     settled: bool,
+    /// The version of which a checkpoint is due.
+    checkpoint: Option<u64>,
+}
+
+/// Files written for a commit that has yet to stand, and what they were written for.
+struct Prepared {
+    adds: Vec<Action>,
+    schema: StructType,
+    /// The positions that the commit moves: from, to.
+    moves: BTreeMap<(String, i32), (Option<i64>, i64)>,
 }
 
 impl LogTable {
-    /// Opens the table at `url`, which need not exist yet.
-    pub(super) async fn open(source: &str, url: &Url, store: Arc<dyn ObjectStore>) -> Result<Self, FeatureStoreError> {
-        let table = DeltaTableBuilder::from_url(url.clone())
-            .and_then(|builder| builder.with_storage_backend(store, url.clone()).build())
-            .map_err(|error| unavailable(source, "opening", error))?;
+    /// Opens the table at `place`, which need not exist yet.
+    pub(super) async fn open(source: &str, place: &Location) -> Result<Self, FeatureStoreError> {
+        let url = place.folder_url();
         let mut opened = Self {
             source: source.to_owned(),
-            log_store: table.log_store(),
+            log_store: default_logstore(place.store(), place.root(), &url, &StorageConfig::default()),
             state: None,
-            positions: Positions::default(),
+            seen: (Instant::now(), SystemTime::now()),
             settled: false,
+            checkpoint: None,
         };
         opened.reload().await?;
         Ok(opened)
@@ -83,69 +103,65 @@ impl LogTable {
     async fn reload(&mut self) -> Result<(), FeatureStoreError> {
         let mut table = DeltaTable::new(Arc::clone(&self.log_store));
         let exists = table.verify_deltatable_existence().await;
-        if !exists.map_err(|error| unavailable(&self.source, "looking for", error))? {
-            self.settled = true;
-            return Ok(());
+        if exists.map_err(|error| unavailable(&self.source, "looking for", error))? {
+            table
+                .load()
+                .await
+                .map_err(|error| unavailable(&self.source, "loading", error))?;
+            let loaded = table
+                .snapshot()
+                .map_err(|error| unavailable(&self.source, "loading", error))?;
+            let positions = positions::read(self.store().as_ref(), &self.source, loaded.version())
+                .await
+                .map_err(|error| unavailable(&self.source, "reading positions of", error))?;
+            self.state = Some(TableState::of(loaded, positions).map_err(|detail| internal(&self.source, detail))?);
+            self.seen = (Instant::now(), SystemTime::now());
         }
-        table
-            .load()
-            .await
-            .map_err(|error| unavailable(&self.source, "loading", error))?;
-        let state = table
-            .snapshot()
-            .map_err(|error| unavailable(&self.source, "loading", error))?
-            .clone();
-        let store = self.log_store.object_store(None);
-        self.positions = positions::read(store.as_ref(), &self.source, state.version())
-            .await
-            .map_err(|error| unavailable(&self.source, "reading positions of", error))?;
-        self.state = Some(state);
         self.settled = true;
         Ok(())
     }
 
     /// Brings the state and the positions up to the newest commit, whoever made it.
     pub(super) async fn refresh(&mut self) -> Result<(), FeatureStoreError> {
-        let Some(mut state) = self.state.clone() else {
+        let now = (Instant::now(), SystemTime::now());
+        let slept = now.1.duration_since(self.seen.1).unwrap_or(Duration::MAX);
+        let unseen = now.0.duration_since(self.seen.0).max(slept);
+        let Some(state) = self.state.as_mut().filter(|_| unseen < FOLLOWS_FOR) else {
             return self.reload().await;
         };
-        let from = state.version();
-        if let Err(error) = state.update(&self.log_store, None).await {
-            // What was cleaned up since can't be followed step by step.
-            tracing::debug!(source = self.source, %error, "the table can't be followed: it is loaded anew");
-            return self.reload().await;
+        loop {
+            let entry = self.log_store.read_commit_entry(state.version() + 1).await;
+            let entry = entry.map_err(|error| unavailable(&self.source, "reading the log of", error))?;
+            let Some(bytes) = entry else { break };
+            let commit = Commit::parse(&bytes)
+                .map_err(|why| internal(&self.source, format!("version {}: {why}", state.version() + 1)))?;
+            state.apply(&self.source, commit);
         }
-        let mut positions = self.positions.clone();
-        let followed = self
-            .follow(&mut positions, from, state.version())
-            .await
-            .map_err(|error| unavailable(&self.source, "reading positions of", error))?;
-        if !followed {
-            return self.reload().await;
-        }
-        self.positions = positions;
-        self.state = Some(state);
+        self.seen = now;
         self.settled = true;
         Ok(())
     }
 
-    async fn follow(&self, positions: &mut Positions, from: u64, to: u64) -> Result<bool, String> {
-        let store = self.log_store.object_store(None);
-        positions::advance(store.as_ref(), &self.source, positions, from, to).await
-    }
-
-    /// Whether the outcome of every commit is known; if not, [`Self::reload`] finds out.
+    /// Whether the outcome of every commit is known; if not, [`Self::refresh`] finds out.
     pub(super) fn is_settled(&self) -> bool {
         self.settled
     }
 
     /// Committed positions.
-    pub(super) fn positions(&self) -> &Positions {
-        &self.positions
+    pub(super) fn positions(&self) -> Positions {
+        self.state
+            .as_ref()
+            .map(|state| state.positions().clone())
+            .unwrap_or_default()
+    }
+
+    /// Rows, when every file says how many it has.
+    pub(super) fn rows(&self) -> Option<u64> {
+        self.state.as_ref().map_or(Some(0), TableState::rows)
     }
 
     /// The state as of the newest commit; none before the table exists.
-    pub(super) fn state(&self) -> Option<&DeltaTableState> {
+    pub(super) fn state(&self) -> Option<&TableState> {
         self.state.as_ref()
     }
 
@@ -186,12 +202,14 @@ impl LogTable {
             views.retain(|view| living.contains(view));
             views.insert(view);
             self.settled = false;
-            let Err(error) = self.try_join(definition, &views).await else {
+            let joined = self.try_join(definition, &views).await;
+            if let Ok(true) = joined {
                 break;
-            };
+            }
             self.refresh().await?;
             if attempt >= COMMIT_ATTEMPTS {
-                return Err(error);
+                joined?;
+                return Err(self.overtaken());
             }
         }
         Ok(())
@@ -201,29 +219,57 @@ impl LogTable {
         &mut self,
         definition: &SourceDefinition,
         views: &BTreeSet<u32>,
-    ) -> Result<(), FeatureStoreError> {
-        let failed = |error: &dyn std::fmt::Display| unavailable(&self.source, "handing over a view of", error);
-        let state = match &self.state {
-            Some(state) => state.clone(),
-            None => self.create(definition).await?,
+    ) -> Result<bool, FeatureStoreError> {
+        let Some(state) = &self.state else {
+            self.create(definition).await?;
+            return Ok(false);
         };
         let ids: Vec<String> = views.iter().map(u32::to_string).collect();
         let metadata = state.metadata().clone();
-        let metadata = metadata.add_config_key(JOINED_VIEWS.to_owned(), ids.join(","));
-        let from = state.version();
+        let metadata = metadata
+            .add_config_key(JOINED_VIEWS.to_owned(), ids.join(","))
+            .map_err(|error| internal(&self.source, error))?;
         let operation = DeltaOperation::SetTableProperties {
             properties: HashMap::from([(JOINED_VIEWS.to_owned(), ids.join(","))]),
         };
-        let commit = CommitBuilder::from(CommitProperties::default())
-            .with_actions(vec![Action::Metadata(metadata.map_err(|error| failed(&error))?)])
-            .build(
-                Some(&state as &dyn TableReference),
-                Arc::clone(&self.log_store),
-                operation,
-            )
+        self.write_entry(vec![Action::Metadata(metadata)], operation, Vec::new())
             .await
-            .map_err(|error| failed(&error))?;
-        self.stand_at(from, commit.snapshot()).await
+    }
+
+    /// Writes the next version's log entry and goes on to it; false when another writer has written one.
+    async fn write_entry(
+        &mut self,
+        actions: Vec<Action>,
+        operation: DeltaOperation,
+        transactions: Vec<Transaction>,
+    ) -> Result<bool, FeatureStoreError> {
+        let failed = |error: &dyn std::fmt::Display| unavailable(&self.source, "committing to", error);
+        let Some(state) = &mut self.state else { return Ok(false) };
+        let version = state.version() + 1;
+        let entry = CommitData::new(actions, operation, HashMap::new(), transactions);
+        let bytes = entry.get_bytes().map_err(|error| failed(&error))?;
+        let commit = Commit::parse(&bytes).map_err(|error| failed(&error))?;
+        self.settled = false;
+        let written = self
+            .log_store
+            .write_commit_entry(version, CommitOrBytes::LogBytes(bytes), Default::default());
+        match written.await {
+            Ok(()) => {}
+            Err(TransactionError::VersionAlreadyExists(_)) => return Ok(false),
+            Err(error) => return Err(failed(&error)),
+        }
+        state.apply(&self.source, commit);
+        self.seen = (Instant::now(), SystemTime::now());
+        self.settled = true;
+        if (version + 1).is_multiple_of(CHECKPOINT_INTERVAL) {
+            self.checkpoint = Some(version);
+        }
+        Ok(true)
+    }
+
+    /// What a checkpoint is to be made of, if one is due; asking makes it the caller's duty.
+    pub(super) fn take_checkpoint(&mut self) -> Option<(LogStoreRef, u64)> {
+        Some((Arc::clone(&self.log_store), self.checkpoint.take()?))
     }
 
     /// Commits `taken`: its rows, and the positions they reach. `covers` says whether they were absorbed into all of
@@ -234,8 +280,9 @@ impl LogTable {
         taken: &mut Taken,
         covers: &(dyn Fn(&BTreeSet<u32>) -> bool + Send + Sync),
     ) -> Result<Committed, FeatureStoreError> {
+        let mut prepared = None;
         for attempt in 1_u32.. {
-            taken.catch_up(&self.positions)?;
+            taken.catch_up(&self.positions())?;
             let Some(definition) = taken.definition.clone().filter(|_| !taken.is_empty()) else {
                 break;
             };
@@ -244,123 +291,132 @@ impl LogTable {
                 return Ok(Committed::Uncovered(joined));
             }
             self.settled = false;
-            let Err(error) = self.try_commit(&definition, taken, covers).await else {
-                return Ok(Committed::Stands);
+            let error = match self.try_commit(&definition, taken, &mut prepared).await {
+                Ok(true) => return Ok(Committed::Stands),
+                Ok(false) => None,
+                Err(error) => Some(error),
             };
-            // The failure may have come after the log entry was written (while making a checkpoint), or because
-            // another writer was faster. The log itself says which.
+            // Another writer was faster, or it is not known whether the entry was written: the log itself says which.
             self.refresh().await?;
             let mut left = taken.clone();
-            left.catch_up(&self.positions)?;
+            left.catch_up(&self.positions())?;
             if left.is_empty() {
-                tracing::info!(source = self.source, %error, "the events of a commit stand already");
+                tracing::info!(source = self.source, error = ?error, "the events of a commit stand already");
             } else if attempt >= COMMIT_ATTEMPTS {
-                return Err(error);
+                return Err(error.unwrap_or_else(|| self.overtaken()));
             } else {
                 metrics::counter!("ondol_log_commit_conflicts_total", "source" => self.source.clone()).increment(1);
-                tracing::debug!(source = self.source, %error, "an offline commit lost a race: it is tried again");
+                tracing::debug!(source = self.source, error = ?error, "an offline commit lost a race: it is tried again");
             }
         }
         Ok(Committed::Stands)
+    }
+
+    fn overtaken(&self) -> FeatureStoreError {
+        unavailable(
+            &self.source,
+            "committing to",
+            format!("other writers were faster {COMMIT_ATTEMPTS} times"),
+        )
     }
 
     async fn try_commit(
         &mut self,
         definition: &SourceDefinition,
         taken: &Taken,
-        covers: &(dyn Fn(&BTreeSet<u32>) -> bool + Send + Sync),
-    ) -> Result<(), FeatureStoreError> {
-        let state = match &self.state {
-            Some(state) => state.clone(),
-            None => {
-                let state = self.create(definition).await?;
-                // Another writer may have been faster, and have gone on.
-                self.state = Some(state.clone());
-                self.positions = self.positions_at(state.version()).await?;
-                if state.version() > 0 || !covers(&self.joined()) {
-                    return Err(unavailable(&self.source, "creating", "another writer has created it"));
-                }
-                state
+        prepared: &mut Option<Prepared>,
+    ) -> Result<bool, FeatureStoreError> {
+        let Some(state) = &self.state else {
+            self.create(definition).await?;
+            return Ok(false);
+        };
+        let evolved = evolve(state, definition).map_err(|detail| internal(&self.source, detail))?;
+        let (schema, metadata) = match evolved {
+            Some((schema, metadata)) => (schema, Some(metadata)),
+            None => (state.schema().as_ref().clone(), None),
+        };
+        let moves: BTreeMap<(String, i32), (Option<i64>, i64)> = taken
+            .reached
+            .iter()
+            .map(|(key, to)| (key.clone(), (state.positions().next(&key.0, key.1), *to)))
+            .collect();
+        // Files of an attempt that others overtook hold what they should, unless a position of theirs moved meanwhile.
+        let adds = match prepared.take() {
+            Some(ready) if ready.schema == schema && ready.moves == moves => ready.adds,
+            Some(_) | None => {
+                let files = self.encode(&schema, definition, taken, state.version() + 1).await?;
+                self.put(files).await?
             }
         };
-        let from = state.version();
-        let committed = self.commit_onto(&state, definition, taken).await?;
-        self.stand_at(from, committed).await
-    }
-
-    /// Takes over the state that a commit of this writer has led to; others may have committed between.
-    async fn stand_at(&mut self, from: u64, state: DeltaTableState) -> Result<(), FeatureStoreError> {
-        let mut positions = self.positions.clone();
-        let followed = self.follow(&mut positions, from, state.version()).await;
-        match followed {
-            Ok(true) => self.positions = positions,
-            Ok(false) | Err(_) => self.positions = self.positions_at(state.version()).await?,
-        }
-        self.state = Some(state);
-        self.settled = true;
-        Ok(())
-    }
-
-    async fn positions_at(&self, version: u64) -> Result<Positions, FeatureStoreError> {
-        let store = self.log_store.object_store(None);
-        positions::read(store.as_ref(), &self.source, version)
+        *prepared = Some(Prepared {
+            adds: adds.clone(),
+            schema,
+            moves,
+        });
+        let operation = DeltaOperation::Write {
+            mode: SaveMode::Append,
+            partition_by: Some(vec![columns::EVENT_DATE.to_owned()]),
+            predicate: None,
+        };
+        let actions = metadata.into_iter().map(Action::Metadata).chain(adds).collect();
+        self.write_entry(actions, operation, self.transactions(&taken.reached))
             .await
-            .map_err(|error| unavailable(&self.source, "reading positions of", error))
     }
 
-    async fn create(&self, definition: &SourceDefinition) -> Result<DeltaTableState, FeatureStoreError> {
-        let table = CreateBuilder::new()
+    /// Takes `removed` out of the table and `added` into it in one commit; `data_change` says whether rows go. False,
+    /// and nothing changed, when one of the removed is gone already: somebody else was at it.
+    pub(super) async fn replace(
+        &mut self,
+        removed: &[Arc<LogFile>],
+        added: Vec<Add>,
+        operation: &DeltaOperation,
+        data_change: bool,
+    ) -> Result<bool, FeatureStoreError> {
+        for attempt in 1_u32.. {
+            let Some(state) = &self.state else { return Ok(false) };
+            let files = state.files();
+            if attempt > 1 && !added.is_empty() && added.iter().all(|add| files.contains_key(&add.path)) {
+                // An attempt whose end was not known has come to be.
+                return Ok(true);
+            }
+            if removed.iter().any(|file| !files.contains_key(&file.path)) {
+                return Ok(attempt > 1 && added.is_empty());
+            }
+            let now_ms = chrono::Utc::now().timestamp_millis();
+            let removals = removed
+                .iter()
+                .map(|file| Action::Remove(file.removal(now_ms, data_change)));
+            let actions = removals.chain(added.iter().cloned().map(Action::Add)).collect();
+            match self.write_entry(actions, operation.clone(), Vec::new()).await {
+                Ok(true) => return Ok(true),
+                Ok(false) if attempt >= COMMIT_ATTEMPTS => return Err(self.overtaken()),
+                Err(error) if attempt >= COMMIT_ATTEMPTS => return Err(error),
+                Ok(false) | Err(_) => {
+                    metrics::counter!("ondol_log_commit_conflicts_total", "source" => self.source.clone()).increment(1);
+                    self.refresh().await?;
+                }
+            }
+        }
+        Ok(false)
+    }
+
+    /// Creates the table, unless another writer is faster.
+    async fn create(&self, definition: &SourceDefinition) -> Result<(), FeatureStoreError> {
+        CreateBuilder::new()
             .with_log_store(Arc::clone(&self.log_store))
             .with_table_name(&definition.name)
             .with_comment("Event log of a source, written by Ondol; see docs/offline-tables.md")
             .with_columns(delta_columns(definition))
             .with_partition_columns([columns::EVENT_DATE])
             .with_configuration_property(TableProperty::CheckpointInterval, Some(CHECKPOINT_INTERVAL.to_string()))
+            .with_configuration_property(TableProperty::LogRetentionDuration, Some(LOG_RETENTION))
+            .with_configuration_property(TableProperty::DeletedFileRetentionDuration, Some(TOMBSTONE_RETENTION))
             .with_save_mode(SaveMode::Ignore)
             // Tried again, the library would commit it once more onto the table that another writer has just created.
             .with_commit_properties(CommitProperties::default().with_max_retries(0))
             .await
-            .map_err(|error| unavailable(&self.source, "creating", error))?;
-        table
-            .snapshot()
-            .cloned()
-            .map_err(|error| unavailable(&self.source, "loading", error))
-    }
-
-    async fn commit_onto(
-        &self,
-        state: &DeltaTableState,
-        definition: &SourceDefinition,
-        taken: &Taken,
-    ) -> Result<DeltaTableState, FeatureStoreError> {
-        let evolved = evolve(state, definition).map_err(|detail| internal(&self.source, detail))?;
-        let (schema, metadata) = match &evolved {
-            Some((schema, metadata)) => (schema, Some(metadata.clone())),
-            None => (&*state.schema(), None),
-        };
-        let files = self.encode(schema, definition, taken, state.version() + 1).await?;
-        let adds = self.put(files).await?;
-        let actions = metadata.into_iter().map(Action::Metadata).chain(adds).collect();
-        let version = state.version() + 1;
-        let properties = CommitProperties::default()
-            .with_application_transactions(self.transactions(&taken.reached))
-            // Listing the log for expired entries is worth it only when a checkpoint has just made some superfluous.
-            .with_cleanup_expired_logs(Some((version + 1).is_multiple_of(CHECKPOINT_INTERVAL)));
-        let operation = DeltaOperation::Write {
-            mode: SaveMode::Append,
-            partition_by: Some(vec![columns::EVENT_DATE.to_owned()]),
-            predicate: None,
-        };
-        let commit = CommitBuilder::from(properties)
-            .with_actions(actions)
-            .build(
-                Some(state as &dyn TableReference),
-                Arc::clone(&self.log_store),
-                operation,
-            )
-            .await
-            .map_err(|error| unavailable(&self.source, "committing to", error))?;
-        Ok(commit.snapshot())
+            .map(drop)
+            .map_err(|error| unavailable(&self.source, "creating", error))
     }
 
     fn transactions(&self, reached: &BTreeMap<(String, i32), i64>) -> Vec<Transaction> {
@@ -382,7 +438,7 @@ impl LogTable {
         let pending = taken.pending.clone();
         let time = definition.time.clone();
         let encoded = tokio::task::spawn_blocking(move || {
-            data_file::encode(&pending, &schema, &time, &mut CommitFiles::new(version))
+            data_file::encode(&pending, &schema, &time, &mut FileNames::of_commit(version))
         });
         let files = encoded.await.map_err(|error| internal(&self.source, error))?;
         files.map_err(|detail| internal(&self.source, detail))
@@ -406,7 +462,7 @@ impl LogTable {
 
 /// The table's new schema when the source has columns the table lacks. Columns are only ever added: files written
 /// before read as null.
-fn evolve(state: &DeltaTableState, source: &SourceDefinition) -> Result<Option<(StructType, Metadata)>, String> {
+fn evolve(state: &TableState, source: &SourceDefinition) -> Result<Option<(StructType, Metadata)>, String> {
     let schema = state.schema();
     let wanted = delta_columns(source);
     if let Some(column) = wanted.iter().find(|column| {
