@@ -10,6 +10,7 @@ use ondol_ingest::IngestService;
 use ondol_ingest_api::{Ingest, IngestClient};
 use ondol_jobs::PipelinesService;
 use ondol_model_gateway::ModelGatewayService;
+use ondol_pipelines_api::Pipelines;
 use ondol_runtime::{Clock, Health, ServiceRouter, Shutdown, SystemClock, serve};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -36,7 +37,7 @@ impl Process {
         })?;
         let address = listener.local_addr().context("the listener has no address")?;
         ondol_runtime::metrics::install().context("metrics can't be set up")?;
-        ondol_runtime::objects::configure(config.s3.clone()).context("S3 can't be set up")?;
+        ondol_runtime::objects::configure(&config.s3).context("S3 can't be set up")?;
 
         let mut builder = Builder::new(service, config);
         builder.feature_store().await?;
@@ -189,9 +190,14 @@ impl Builder {
         )
         .await
         .context("the pipelines can't start")?;
+        let service: Arc<dyn Pipelines> = Arc::new(service);
+        if self.config.pipelines.flight {
+            let routes = std::mem::replace(&mut self.routes, ServiceRouter::new(&self.health));
+            self.routes = routes.undocumented("flight", ondol_jobs::flight::router(Arc::clone(&service)));
+        }
         self.contract(
             "pipelines",
-            ondol_pipelines_api::server::router(Arc::new(service)),
+            ondol_pipelines_api::server::router(service),
             ondol_pipelines_api::server::openapi(),
         );
         Ok(())

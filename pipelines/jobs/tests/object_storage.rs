@@ -78,7 +78,7 @@ features = ["trip.*"]
 
 /// This process's S3 is the tests'.
 fn reach_s3() {
-    ondol_runtime::objects::configure(S3Config {
+    ondol_runtime::objects::configure(&S3Config {
         endpoint: Some(s3::endpoint()),
         region: Some(s3::REGION.to_owned()),
         access_key_id: Some(s3::ACCESS_KEY_ID.to_owned()),

@@ -67,9 +67,9 @@ static PROCESS: OnceLock<ObjectStores> = OnceLock::new();
 ///
 /// # Errors
 /// When places are opened already, and otherwise.
-pub fn configure(s3: S3Config) -> Result<(), ObjectsError> {
+pub fn configure(s3: &S3Config) -> Result<(), ObjectsError> {
     let stores = PROCESS.get_or_init(|| ObjectStores::new(s3.clone()));
-    if stores.shared.s3 == s3 {
+    if stores.shared.s3 == *s3 {
         return Ok(());
     }
     Err(ObjectsError::new(
