@@ -1,8 +1,9 @@
 //! Where the feature store keeps things, and its bounds.
 
-use crate::offline::{CompactionConfig, EventLogConfig};
+use crate::offline::{CompactionConfig, EventLogConfig, VacuumConfig};
 use crate::online::OnlineConfig;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -43,6 +44,16 @@ pub struct FeatureStoreConfig {
     pub compact_files: usize,
     /// Size up to which files are merged, in MiB; a merge holds one such file in memory.
     pub compact_target_mib: u64,
+    /// How long files of the offline tables that no version needs any more are kept, in milliseconds: so far back
+    /// versions stay readable.
+    pub vacuum_retention_ms: u64,
+    /// How often such files are deleted, in milliseconds; 0 leaves that to `:vacuum`.
+    pub vacuum_interval_ms: u64,
+    /// Event dates that lie wholly before this long ago are dropped from the offline tables, in milliseconds. Absent:
+    /// events are kept for ever.
+    pub keep_events_ms: Option<u64>,
+    /// The same for single sources, by name.
+    pub keep_events_of: BTreeMap<String, u64>,
     /// Uncommitted events of one source beyond which a write commits first: bounds memory when commits are slow.
     pub max_uncommitted_rows: usize,
     /// Deliveries of one source that may wait for their turn; more are refused as unavailable.
@@ -71,6 +82,10 @@ impl Default for FeatureStoreConfig {
             compact: true,
             compact_files: 32,
             compact_target_mib: 64,
+            vacuum_retention_ms: 7 * 24 * 3_600_000,
+            vacuum_interval_ms: 3_600_000,
+            keep_events_ms: None,
+            keep_events_of: BTreeMap::new(),
             max_uncommitted_rows: 250_000,
             max_pending_deliveries: 64,
             max_read_rows: 10_000,
@@ -125,6 +140,16 @@ impl FeatureStoreConfig {
         CompactionConfig {
             files: self.compact_files.max(2),
             target_bytes: self.compact_target_mib.max(1).saturating_mul(1 << 20),
+        }
+    }
+
+    /// What of `source`'s table a vacuum may delete.
+    pub fn vacuum_config(&self, source: &str) -> VacuumConfig {
+        let keep_ms = self.keep_events_of.get(source).copied().or(self.keep_events_ms);
+        VacuumConfig {
+            retention: Duration::from_millis(self.vacuum_retention_ms),
+            keep: keep_ms.map(Duration::from_millis),
+            dry_run: false,
         }
     }
 

@@ -2,7 +2,7 @@
 
 use crate::bootstrap;
 use crate::config::FeatureStoreConfig;
-use crate::offline::{CompactionConfig, EventLog, Extent};
+use crate::offline::{EventLog, Extent, VacuumConfig};
 use crate::online::{self, Continuity, OnlineStore};
 use crate::read::Reader;
 use crate::registry::{Registry, WorkLock};
@@ -10,7 +10,7 @@ use crate::upkeep::{TableUpkeep, Upkeep, tidying};
 use crate::views::CompiledViews;
 use crate::write::{Writer, WriterLimits, known_source};
 use async_trait::async_trait;
-use ondol_feature_store_api::maintenance::Compaction;
+use ondol_feature_store_api::maintenance::{Compaction, Vacuum, VacuumOptions};
 use ondol_feature_store_api::wire::{
     Applied, DefinitionFiles, DefinitionHistory, Delivery, FeatureBatch, OfflineTable, PartitionPosition, Plan,
     ReadRequest, Rebuild, RebuildRequest, WriteReceipt,
@@ -42,7 +42,7 @@ pub struct FeatureStoreService {
     log: EventLog,
     writer: Arc<Writer>,
     reader: Reader,
-    compaction: CompactionConfig,
+    config: FeatureStoreConfig,
     stopping: CancellationToken,
 }
 
@@ -94,7 +94,7 @@ impl FeatureStoreService {
             log,
             writer,
             reader,
-            compaction: config.compaction_config(),
+            config: config.clone(),
             stopping: shutdown.token(),
         });
         service.start(config, shutdown);
@@ -172,12 +172,10 @@ impl FeatureStoreService {
             stopping.run_until_cancelled(upkeep.run()).await;
         });
 
-        if let Some(upkeep) = TableUpkeep::new(self, config) {
-            let stopping = self.stopping.clone();
-            shutdown.spawn("feature-store-tables", async move {
-                stopping.run_until_cancelled(upkeep.run()).await;
-            });
-        }
+        let (upkeep, stopping) = (TableUpkeep::new(self, config), self.stopping.clone());
+        shutdown.spawn("feature-store-tables", async move {
+            stopping.run_until_cancelled(upkeep.run()).await;
+        });
     }
 
     /// A version that another replica has handed over lacks the events that this one holds: until it has them, reads
@@ -322,6 +320,19 @@ impl FeatureStore for FeatureStoreService {
     async fn compact(&self, source: &str) -> Result<Compaction, FeatureStoreError> {
         self.known_stream(source)?;
         let _lock = self.tidying(source).await?;
-        self.log.compact(source, self.compaction, Extent::Everything).await
+        let config = self.config.compaction_config();
+        self.log.compact(source, config, Extent::Everything).await
+    }
+
+    async fn vacuum(&self, source: &str, options: VacuumOptions) -> Result<Vacuum, FeatureStoreError> {
+        self.known_stream(source)?;
+        let configured = self.config.vacuum_config(source);
+        let config = VacuumConfig {
+            retention: options.retention_ms.map_or(configured.retention, Duration::from_millis),
+            keep: options.keep_ms.map(Duration::from_millis).or(configured.keep),
+            dry_run: options.dry_run,
+        };
+        let _lock = self.tidying(source).await?;
+        self.log.vacuum(source, config).await
     }
 }

@@ -1,5 +1,5 @@
 //! What the store does for itself in the background: repairs after a loss, the deletion of rows that nobody reads, and
-//! the merging of small files of the offline tables.
+//! the merging and deletion of files of the offline tables.
 //!
 //! Each is the work of one replica at a time, and harmless if two do it.
 
@@ -11,13 +11,14 @@ use crate::service::FeatureStoreService;
 use ondol_feature_store_api::FeatureStoreError;
 use ondol_feature_store_api::wire::RebuildState;
 use ondol_vocabulary::EventTime;
+use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How often there is a look at what is to be done.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// How long to wait after a merge failed.
+/// How long to wait after a merge or a vacuum failed.
 const AFTER_FAILURE: Duration = Duration::from_secs(10);
 
 /// Between two batches of deletions.
@@ -92,43 +93,65 @@ impl Upkeep {
 pub struct TableUpkeep {
     registry: Registry,
     log: EventLog,
+    config: FeatureStoreConfig,
     compaction: CompactionConfig,
+    /// When each table is to be cleaned up next.
+    vacuums: BTreeMap<String, Instant>,
 }
 
 impl TableUpkeep {
-    /// For `service`, as configured; none if it is to be left to others.
-    pub fn new(service: &FeatureStoreService, config: &FeatureStoreConfig) -> Option<Self> {
-        config.compact.then(|| Self {
+    /// For `service`, as configured.
+    pub fn new(service: &FeatureStoreService, config: &FeatureStoreConfig) -> Self {
+        Self {
             registry: service.registry().clone(),
             log: service.log().clone(),
+            config: config.clone(),
             compaction: config.compaction_config(),
-        })
+            vacuums: BTreeMap::new(),
+        }
     }
 
     /// Works for ever: the service drops the future to stop it.
-    pub async fn run(self) {
+    pub async fn run(mut self) {
         loop {
             tokio::time::sleep(LOOK_EVERY).await;
             let snapshot = self.registry.snapshot();
             for source in snapshot.sources.iter().filter(|source| source.definition.is_stream()) {
                 let source = &source.definition.name;
-                if let Err(error) = self.compact(source).await {
-                    metrics::counter!("ondol_log_merge_failures_total", "source" => source.clone()).increment(1);
-                    tracing::warn!(source, %error, "small files could not be merged: it is tried again");
+                if let Err(error) = self.tidy(source).await {
+                    metrics::counter!("ondol_log_tidying_failures_total", "source" => source.clone()).increment(1);
+                    tracing::warn!(source, %error, "files could not be merged or deleted: it is tried again");
                     tokio::time::sleep(AFTER_FAILURE).await;
                 }
             }
         }
     }
 
-    async fn compact(&self, source: &str) -> Result<(), FeatureStoreError> {
-        if !self.log.compaction_due(source, self.compaction).await {
+    async fn tidy(&mut self, source: &str) -> Result<(), FeatureStoreError> {
+        let merge = self.config.compact && self.log.compaction_due(source, self.compaction).await;
+        let vacuum = self.vacuum_due(source);
+        if !merge && !vacuum {
             return Ok(());
         }
         let Some(_lock) = self.registry.lock(&tidying(source)).await? else {
             return Ok(());
         };
-        self.log.compact(source, self.compaction, Extent::Due).await.map(drop)
+        if merge {
+            self.log.compact(source, self.compaction, Extent::Due).await?;
+        }
+        if vacuum {
+            let config = self.config.vacuum_config(source);
+            self.log.vacuum(source, config).await?;
+            self.vacuums.insert(source.to_owned(), Instant::now());
+        }
+        Ok(())
+    }
+
+    /// A table that this process has just met is not cleaned up at once: a store that starts has other things to do.
+    fn vacuum_due(&mut self, source: &str) -> bool {
+        let interval = Duration::from_millis(self.config.vacuum_interval_ms);
+        let last = *self.vacuums.entry(source.to_owned()).or_insert_with(Instant::now);
+        !interval.is_zero() && last.elapsed() >= interval
     }
 }
 

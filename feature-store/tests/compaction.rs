@@ -14,15 +14,24 @@ use arrow::compute::concat_batches;
 use arrow::datatypes::{Int32Type, Int64Type};
 use clicks::{Place, all, at, clicks, deliver, events, header, positions_read};
 use futures::TryStreamExt;
-use ondol_feature_store::offline::{CompactionConfig, EventLog, Extent, LogScan};
+use ondol_feature_store::offline::{CompactionConfig, EventLog, Extent, LogScan, VacuumConfig};
 use ondol_vocabulary::DataType;
 use ondol_vocabulary::definition::Field;
 use proptest::prelude::*;
 use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
+use std::time::Duration;
 
 const SMALL: CompactionConfig = CompactionConfig {
     files: 4,
     target_bytes: 1 << 20,
+};
+
+const AT_ONCE: VacuumConfig = VacuumConfig {
+    retention: Duration::ZERO,
+    keep: None,
+    dry_run: false,
 };
 
 async fn commits(log: &EventLog, steps: std::ops::Range<i64>) {
@@ -230,6 +239,9 @@ enum Step {
         target_bytes: u64,
         extent: Extent,
     },
+    Vacuum {
+        replica: usize,
+    },
     Reopen {
         replica: usize,
     },
@@ -248,6 +260,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         6 => replica.clone().prop_map(|replica| Step::Commit { replica }),
         3 => (replica.clone(), 2_usize..5, target, extent)
             .prop_map(|(replica, files, target_bytes, extent)| Step::Compact { replica, files, target_bytes, extent }),
+        1 => replica.clone().prop_map(|replica| Step::Vacuum { replica }),
         1 => replica.clone().prop_map(|replica| Step::Reopen { replica }),
         2 => replica.prop_map(|replica| Step::Follow { replica }),
     ];
@@ -283,6 +296,7 @@ async fn run(steps: Vec<Step>) {
                 let config = CompactionConfig { files, target_bytes };
                 logs[replica].compact("clicks", config, extent).await.unwrap();
             }
+            Step::Vacuum { replica } => drop(logs[replica].vacuum("clicks", AT_ONCE).await.unwrap()),
             Step::Reopen { replica } => logs[replica] = place.open(),
             Step::Follow { replica } => follower.follow(&logs[replica]).await,
         }
@@ -312,4 +326,57 @@ proptest! {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         runtime.block_on(run(steps));
     }
+}
+
+/// Not a test: the process that [`a_store_killed_while_it_merges_loses_nothing_and_doubles_nothing`] kills.
+#[tokio::test(flavor = "multi_thread")]
+async fn child_that_merges_for_ever() {
+    let Ok(root) = std::env::var("ONDOL_KILL_TEST_ROOT") else {
+        return;
+    };
+    let log = Place::at(root).open();
+    let held = log.positions("clicks", "g1").await.unwrap();
+    let from = held.first().map_or(0, |held| held.next_offset);
+    println!("ready");
+    for step in 0.. {
+        let range = [(0, from + step * 20, from + step * 20 + 20)];
+        deliver(&log, &range).await.unwrap();
+        log.commit("clicks").await.unwrap();
+        log.compact("clicks", SMALL, Extent::Due).await.unwrap();
+        if step % 8 == 7 {
+            log.vacuum("clicks", AT_ONCE).await.unwrap();
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_killed_while_it_merges_loses_nothing_and_doubles_nothing() {
+    let place = Place::disk();
+    let mut follower = Follower::default();
+    for round in 0..10_u64 {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "child_that_merges_for_ever", "--nocapture"])
+            .env("ONDOL_KILL_TEST_ROOT", place.root())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let ready = BufReader::new(child.stdout.take().unwrap())
+            .lines()
+            .any(|line| line.unwrap().contains("ready"));
+        assert!(ready, "the child ended before it was ready");
+        std::thread::sleep(Duration::from_millis(30 + rand::random_range(0..250)));
+        // Command::kill sends SIGKILL.
+        child.kill().unwrap();
+        child.wait().unwrap();
+
+        let log = place.open();
+        follower.follow(&log).await;
+        let held = log.positions("clicks", "g1").await.unwrap();
+        let next = held.first().map_or(0, |held| held.next_offset);
+        assert_eq!(follower.next.get(&0).copied().unwrap_or(0), next, "round {round}");
+        let mut rows = positions_read(&log).await;
+        rows.sort_unstable();
+        assert_eq!(rows, all(&[(0, 0, next)]), "round {round}");
+    }
+    assert!(follower.next.contains_key(&0), "nothing was ever committed");
 }

@@ -5,7 +5,8 @@
 //! 2. `data_file` turns what waits into Parquet files, one per event date;
 //! 3. `table` commits files and positions in one Delta log entry, on a store that keeps what it acknowledges and creates
 //!    an object only once ([`ondol_runtime::objects`]): durable files, or a bucket of S3;
-//! 4. [`compaction`] merges small files into large ones, `checkpoint` sums up the log for readers;
+//! 4. [`compaction`] merges small files into large ones, `checkpoint` sums up the log for readers, [`vacuum`] deletes
+//!    what no version needs any more;
 //! 5. [`scan`] reads the log back, for bootstrapping views. `source_log` holds a source's buffer and table together.
 //!
 //! `layout` is the published form of the tables, `positions` reads the positions back out of a table's log,
@@ -30,9 +31,11 @@ mod source_log;
 mod table;
 mod table_state;
 mod tidying;
+pub mod vacuum;
 
 pub use compaction::{CompactionConfig, Extent};
 pub use scan::LogScan;
+pub use vacuum::VacuumConfig;
 
 use crate::offline::failure::unavailable;
 use arrow::array::RecordBatch;

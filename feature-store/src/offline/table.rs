@@ -170,6 +170,11 @@ impl LogTable {
         self.log_store.object_store(None)
     }
 
+    /// Where its log is.
+    pub(super) fn log_store(&self) -> LogStoreRef {
+        Arc::clone(&self.log_store)
+    }
+
     /// The table's address.
     pub(super) fn url(&self) -> &Url {
         self.log_store.root_url()

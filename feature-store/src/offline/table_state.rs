@@ -108,6 +108,11 @@ impl TableState {
 }
 
 impl Commit {
+    /// Paths of the files it takes out.
+    pub(super) fn removed_paths(&self) -> impl Iterator<Item = &str> {
+        self.removed.iter().map(|remove| remove.path.as_str())
+    }
+
     /// Reads a log entry.
     pub(super) fn parse(bytes: &Bytes) -> Result<Self, String> {
         #[derive(serde::Deserialize)]
