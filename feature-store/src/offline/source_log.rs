@@ -26,7 +26,7 @@ pub(super) struct Memory {
     pub(super) buffer: Buffer,
     pub(super) committed: Positions,
     pub(super) rows: Option<u64>,
-    /// How long the last commit took: it grows with the table's number of files, until they are compacted.
+    /// How long the last commit took: a store far away, or a busy one, makes it slow.
     pub(super) last_commit: Duration,
 }
 
