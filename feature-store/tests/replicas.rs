@@ -9,13 +9,14 @@
     reason = "tests"
 )]
 
+mod clicks;
 mod store;
 mod topic;
 
 use ondol_feature_store::FeatureStoreConfig;
 use ondol_feature_store_api::wire::{DefinitionFile, DefinitionFiles, RebuildRequest, RebuildState};
 use ondol_feature_store_api::{FeatureStore, FeatureStoreError};
-use ondol_testkit::{services, unique_name};
+use ondol_testkit::{s3, services, unique_name};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use sqlx::Connection;
@@ -26,12 +27,14 @@ use topic::{GENERATION, Outcome, PARTITIONS, Topic, outcome, topic};
 /// What replicas share, and where they run.
 struct Place {
     folder: tempfile::TempDir,
+    offline: String,
     registry: String,
     prefix: String,
     opened: usize,
 }
 
 impl Place {
+    /// With the tables in a folder.
     async fn new() -> Self {
         let server = services::postgres();
         let name = unique_name("replicas");
@@ -42,11 +45,22 @@ impl Place {
             .await
             .unwrap();
         let (base, _) = server.rsplit_once('/').unwrap();
+        let folder = tempfile::tempdir().unwrap();
         Self {
-            folder: tempfile::tempdir().unwrap(),
+            offline: folder.path().join("offline").display().to_string(),
+            folder,
             registry: format!("{base}/{name}"),
             prefix: name,
             opened: 0,
+        }
+    }
+
+    /// With the tables in a bucket.
+    async fn on_s3() -> Self {
+        clicks::reach_s3();
+        Self {
+            offline: format!("s3://{}/tables", s3::bucket()),
+            ..Self::new().await
         }
     }
 
@@ -56,7 +70,7 @@ impl Place {
             registry: Some(self.registry.clone()),
             online: Some(services::redis()),
             online_prefix: self.prefix.clone(),
-            offline: Some(self.folder.path().join("offline").display().to_string()),
+            offline: Some(self.offline.clone()),
             keep_discarded_rows_ms: 3_600_000,
             ..embedded(&self.folder.path().join(self.opened.to_string()))
         }
@@ -163,8 +177,7 @@ async fn flush(store: &Store) {
     panic!("the store never committed");
 }
 
-async fn disturbed(topic: &Topic, steps: &[Step]) -> (Outcome, String) {
-    let mut place = Place::new().await;
+async fn disturbed(mut place: Place, topic: &Topic, steps: &[Step]) -> (Outcome, String) {
     let mut replicas = vec![place.open().await, place.open().await, place.open().await];
     let mut text = definitions(1);
     apply(&replicas[0], &text).await;
@@ -251,14 +264,13 @@ async fn undisturbed(topic: &Topic, definitions: &str) -> Outcome {
     outcome
 }
 
-#[test]
-fn replicas_that_are_delivered_anything_by_anybody_end_as_one_store_does() {
+/// Runs `cases` of what may happen to replicas that share what `place` makes.
+fn replicas_end_as_one_store_does(cases: u32, place: impl AsyncFn() -> Place) {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(4)
         .enable_all()
         .build()
         .unwrap();
-    let cases = std::env::var("ONDOL_TEST_REPLICA_CASES").map_or(8, |cases| cases.parse().unwrap());
     let mut runner = TestRunner::new(Config {
         cases,
         failure_persistence: None,
@@ -267,13 +279,24 @@ fn replicas_that_are_delivered_anything_by_anybody_end_as_one_store_does() {
     });
     let outcome = runner.run(&(topic(), steps()), |(topic, steps)| {
         let (found, expected) = runtime.block_on(async {
-            let (found, text) = disturbed(&topic, &steps).await;
+            let (found, text) = disturbed(place().await, &topic, &steps).await;
             (found, undisturbed(&topic, &text).await)
         });
         prop_assert_eq!(found, expected);
         Ok(())
     });
     outcome.unwrap_or_else(|failure| panic!("{failure}"));
+}
+
+#[test]
+fn replicas_that_are_delivered_anything_by_anybody_end_as_one_store_does() {
+    let cases = std::env::var("ONDOL_TEST_REPLICA_CASES").map_or(8, |cases| cases.parse().unwrap());
+    replicas_end_as_one_store_does(cases, async || Place::new().await);
+}
+
+#[test]
+fn replicas_whose_tables_are_in_a_bucket_end_as_one_store_does() {
+    replicas_end_as_one_store_does(3, async || Place::on_s3().await);
 }
 
 fn a_topic(events: i64) -> Topic {
