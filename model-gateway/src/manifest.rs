@@ -7,9 +7,6 @@ use ondol_model_gateway_api::ModelGatewayError;
 use ondol_pipelines_api::wire::{Manifest, ManifestFeature};
 use ondol_vocabulary::{ModelVersion, Snapshot};
 
-/// The newest form of a manifest that this gateway reads.
-const FORMAT: u32 = 1;
-
 /// Parses a manifest.
 pub fn parse(value: serde_json::Value) -> Result<Manifest, ModelGatewayError> {
     let manifest: Manifest = serde_json::from_value(value).map_err(|error| {
@@ -17,10 +14,11 @@ pub fn parse(value: serde_json::Value) -> Result<Manifest, ModelGatewayError> {
             "the manifest is not one of a training set: {error}: pass the file written beside its output"
         ))
     })?;
-    if manifest.format != FORMAT {
+    if manifest.format > Manifest::FORMAT {
         return Err(invalid(format!(
-            "the manifest is of form {}, this gateway reads form {FORMAT}: build the training set again",
-            manifest.format
+            "the manifest is of form {}, this gateway reads forms up to {}: build the training set again",
+            manifest.format,
+            Manifest::FORMAT
         )));
     }
     Ok(manifest)

@@ -139,9 +139,13 @@ impl Story {
             ),
         );
         let args = TrainingSetArgs {
-            model: "fraud".to_owned(),
-            spine,
+            model: Some("fraud".to_owned()),
+            spine: Some(spine),
+            from_manifest: None,
             out: out.clone(),
+            partition_by: Vec::new(),
+            rows_per_file: None,
+            format: None,
             time_column: Some("time".to_owned()),
             as_of: AsOfArg::EventTime,
             connect: self.connect.clone(),

@@ -307,6 +307,99 @@ fn a_spine_that_does_not_fit_is_refused_before_anything_is_written() {
 }
 
 #[test]
+fn a_training_set_is_made_again_from_its_manifest_byte_by_byte() {
+    let desk = Desk::with_dev();
+    desk.write("features.toml", DEFINITIONS);
+    desk.succeeds("apply");
+    let event = |second: u32| format!("{{\"card\":\"a\",\"amount\":{second},\"ts\":\"2026-01-01T00:00:{second:02}Z\"}}\n");
+    desk.write("events.jsonl", &(10..20).map(event).collect::<String>());
+    desk.succeeds("push payments events.jsonl");
+    let spine: String = (0..40).map(|row| format!("a,1,2026-01-01T00:00:{:02}Z,{row}\n", row + 5)).collect();
+    desk.write("spine.csv", &format!("card,amount,time,label\n{spine}"));
+    for ending in ["parquet", "csv", "arrow"] {
+        desk.succeeds(&format!("training-set fraud --spine spine.csv --as-of event-time -o first.{ending}"));
+    }
+    // More events that the rows would see, and other definitions under the same names.
+    desk.write("more.jsonl", &(20..50).map(event).collect::<String>());
+    desk.succeeds("push payments more.jsonl");
+    desk.write("features.toml", &DEFINITIONS.replace("over 24h", "over 48h"));
+    desk.succeeds("apply");
+    let bytes = |name: &str| std::fs::read(desk.path().join(name)).unwrap();
+    for ending in ["parquet", "csv", "arrow"] {
+        desk.succeeds(&format!("training-set --from-manifest first.{ending}.manifest.json -o second.{ending}"));
+        assert!(bytes(&format!("first.{ending}")) == bytes(&format!("second.{ending}")), "{ending}");
+        desk.succeeds(&format!("training-set fraud --spine spine.csv --as-of event-time -o now.{ending}"));
+        assert!(bytes(&format!("first.{ending}")) != bytes(&format!("now.{ending}")), "{ending}");
+    }
+    let manifest = |name: &str| -> Value { serde_json::from_slice(&bytes(name)).unwrap() };
+    let (mut first, mut second) = (manifest("first.csv.manifest.json"), manifest("second.csv.manifest.json"));
+    for manifest in [&mut first, &mut second] {
+        manifest.as_object_mut().unwrap().remove("built_at").unwrap();
+    }
+    assert_eq!(first, second);
+
+    // The spine is looked for where it was, then in the training set itself.
+    std::fs::rename(desk.path().join("spine.csv"), desk.path().join("elsewhere.csv")).unwrap();
+    for ending in ["parquet", "csv", "arrow"] {
+        desk.succeeds(&format!("training-set --from-manifest first.{ending}.manifest.json -o third.{ending}"));
+        assert!(bytes(&format!("first.{ending}")) == bytes(&format!("third.{ending}")), "{ending}");
+    }
+    std::fs::rename(desk.path().join("first.csv"), desk.path().join("kept.csv")).unwrap();
+    std::fs::remove_file(desk.path().join("third.csv")).unwrap();
+    contains(
+        &desk.fails("training-set --from-manifest first.csv.manifest.json -o third.csv"),
+        &["the spine of this training set was not found: name it with --spine", "spine.csv"],
+    );
+    desk.succeeds("training-set --from-manifest first.csv.manifest.json --spine elsewhere.csv -o third.csv");
+    assert!(bytes("kept.csv") == bytes("third.csv"));
+    desk.write("elsewhere.csv", "card,amount,time,label\na,1,2026-01-01T00:00:05Z,0\n");
+    contains(
+        &desk.fails("training-set --from-manifest first.csv.manifest.json --spine elsewhere.csv -o fourth.csv"),
+        &["the spine is not the one of the manifest"],
+    );
+    assert!(!desk.path().join("fourth.csv").exists());
+    contains(
+        &desk.fails("training-set --from-manifest features.toml -o fourth.csv"),
+        &["`features.toml` is no manifest of a training set"],
+    );
+    contains(
+        &desk.fails("training-set fraud --from-manifest first.csv.manifest.json -o fourth.csv"),
+        &["cannot be used with"],
+    );
+}
+
+#[test]
+fn a_large_training_set_goes_into_a_folder_cut_by_day_and_rows() {
+    let desk = Desk::with_dev();
+    desk.write("features.toml", DEFINITIONS);
+    desk.succeeds("apply");
+    let spine: String = (0..30).map(|row| format!("a,1,2026-01-{:02}T00:00:00Z,{row}\n", 1 + row % 2)).collect();
+    desk.write("spine.csv", &format!("card,amount,time,label\n{spine}"));
+    let printed = desk.succeeds("training-set fraud --spine spine.csv -o set/ --partition-by event_date --rows-per-file 10");
+    contains(&printed, &["30 rows", "manifest: set.manifest.json"]);
+    for file in [
+        "set/event_date=2026-01-01/part-00000.parquet",
+        "set/event_date=2026-01-01/part-00001.parquet",
+        "set/event_date=2026-01-02/part-00001.parquet",
+        "set.manifest.json",
+    ] {
+        assert!(desk.path().join(file).exists(), "{file}");
+    }
+    contains(
+        &desk.fails("training-set fraud --spine spine.csv -o set --partition-by event_date"),
+        &["it exists"],
+    );
+    contains(
+        &desk.fails("training-set fraud --spine spine.csv -o other --partition-by amount"),
+        &["can't partition by `amount`"],
+    );
+    assert!(!desk.path().join("other").exists());
+    desk.succeeds("training-set --from-manifest set.manifest.json -o whole.csv");
+    let whole = std::fs::read_to_string(desk.path().join("whole.csv")).unwrap();
+    assert_eq!(whole.lines().count(), 31);
+}
+
+#[test]
 fn a_table_that_is_not_where_the_server_looks_is_named_by_its_whole_path() {
     let desk = Desk::with_dev();
     desk.write(

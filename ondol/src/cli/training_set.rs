@@ -1,24 +1,41 @@
 //! What can be typed to build a training set.
 
 use super::ConnectArgs;
+use crate::frames::Form;
 use clap::{Args, ValueEnum};
 use std::path::PathBuf;
 
 #[derive(Debug, Args)]
 pub(crate) struct TrainingSetArgs {
     /// The model whose feature vector is built.
-    pub(crate) model: String,
-    /// Parquet or CSV with the model's inputs, a time column and any extra columns such as the label.
+    #[arg(required_unless_present = "from_manifest", conflicts_with = "from_manifest")]
+    pub(crate) model: Option<String>,
+    /// Parquet, CSV or Arrow with the model's inputs, a time column and any extra columns such as the label. With
+    /// --from-manifest: where the spine is now, if not where it was.
+    #[arg(long, value_name = "FILE", required_unless_present = "from_manifest")]
+    pub(crate) spine: Option<PathBuf>,
+    /// Make the training set of this manifest again: the same definitions, the same versions of the tables, the same
+    /// bytes.
     #[arg(long, value_name = "FILE")]
-    pub(crate) spine: PathBuf,
-    /// Where to write: .parquet, .csv or .arrow; the manifest goes beside it.
-    #[arg(short, long = "out", value_name = "FILE")]
+    pub(crate) from_manifest: Option<PathBuf>,
+    /// Where to write: .parquet, .csv or .arrow, or a folder with --partition-by or --rows-per-file; the manifest goes
+    /// beside it.
+    #[arg(short, long = "out", value_name = "FILE|FOLDER")]
     pub(crate) out: PathBuf,
+    /// Cut into folders `column=value/`. `event_date` is the day of the row's moment, in UTC. May be given several times.
+    #[arg(long, value_name = "event_date|COLUMN")]
+    pub(crate) partition_by: Vec<String>,
+    /// Cut into files of at most this many rows.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) rows_per_file: Option<u64>,
+    /// The format of a folder's files; a file's ending tells its own.
+    #[arg(long, value_enum)]
+    pub(crate) format: Option<Form>,
     /// The spine's time column, if its name does not say so.
-    #[arg(long, value_name = "COLUMN")]
+    #[arg(long, value_name = "COLUMN", conflicts_with = "from_manifest")]
     pub(crate) time_column: Option<String>,
     /// What a row may see.
-    #[arg(long, value_enum, default_value_t = AsOfArg::KnownAt)]
+    #[arg(long, value_enum, default_value_t = AsOfArg::KnownAt, conflicts_with = "from_manifest")]
     pub(crate) as_of: AsOfArg,
     #[command(flatten)]
     pub(crate) connect: ConnectArgs,

@@ -1,72 +1,186 @@
-//! `training-set`: a spine file in, the same rows with their feature vectors out, a manifest beside them.
+//! `training-set`: a spine file in, the same rows with their feature vectors out, a manifest beside them; or the same
+//! once more, from the manifest.
 
 use crate::cli::{AsOfArg, Output, TrainingSetArgs};
 use crate::commands::jobs;
-use crate::{frames, print};
+use crate::frames::{self, Layout, Target};
+use crate::print;
 use anyhow::{Context as _, Result, anyhow, bail};
-use ondol_pipelines_api::wire::{AsOf, TrainingSetOptions, TrainingSetRequest};
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use futures::TryStreamExt as _;
+use ondol_pipelines_api::wire::{AsOf, Manifest, RowsPin, TrainingSetOptions, TrainingSetRequest};
+use ondol_pipelines_api::{Pipelines, RowsDigest};
+use ondol_vocabulary::Field;
 use serde_json::json;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// `ondol training-set`.
 pub(crate) async fn run(args: &TrainingSetArgs, output: Output) -> Result<()> {
-    frames::writable(&args.out)?;
-    let same = |path: &Path| std::fs::canonicalize(path).ok();
-    if same(&args.spine).is_some_and(|spine| same(&args.out) == Some(spine)) {
-        bail!(
-            "`{}` is both spine and output: the training set would replace the spine",
-            args.out.display()
-        );
-    }
-    let snapshot = args.connect.feature_store()?.snapshot().await?;
-    let inputs = snapshot
-        .model(&args.model)
-        .map(|model| model.definition.inputs.clone())
-        .unwrap_or_default();
-    let (spine_schema, spine) = frames::read(&args.spine, &inputs)?;
+    let layout = Layout {
+        partition_by: args.partition_by.clone(),
+        rows_per_file: args.rows_per_file,
+    };
+    let target = Target::new(&args.out, layout, args.format)?;
+    let (request, spine) = match &args.from_manifest {
+        Some(manifest) => again(args, manifest)?,
+        None => anew(args).await?,
+    };
+    target.check(&request.spine_schema)?;
+    refuse_to_replace(&spine, &args.out)?;
 
     let pipelines = args.connect.pipelines()?;
+    let job = pipelines.training_set(request).await?;
+    let job = jobs::wait(pipelines.as_ref(), job).await?;
+    let mut manifest = job
+        .manifest
+        .ok_or_else(|| anyhow!("job {} left no manifest", job.id))?;
+    write(pipelines.as_ref(), &job.id, &target, &manifest).await?;
+
+    if let Some(snapshot) = &mut manifest.snapshot {
+        snapshot.spine.file = std::fs::canonicalize(&spine).ok().map(|path| path.display().to_string());
+    }
+    let manifest_path = frames::manifest_path(&args.out);
+    frames::write_text(&manifest_path, &serde_json::to_vec_pretty(&manifest)?)?;
+    let summary = json!({"output": args.out, "manifest_file": manifest_path, "manifest": manifest});
+    print::result(output, &summary, |_| summarize(&manifest, &args.out, &manifest_path))
+}
+
+/// A request for a training set of the present.
+async fn anew(args: &TrainingSetArgs) -> Result<(TrainingSetRequest, PathBuf)> {
+    let (Some(model), Some(spine_file)) = (&args.model, &args.spine) else {
+        bail!("name a model and its --spine, or a manifest with --from-manifest");
+    };
+    refuse_to_replace(spine_file, &args.out)?;
+    let snapshot = args.connect.feature_store()?.snapshot().await?;
+    let inputs = snapshot
+        .model(model)
+        .map(|model| model.definition.inputs.clone())
+        .unwrap_or_default();
+    let (spine_schema, spine) = frames::read(spine_file, &inputs)?;
     let options = TrainingSetOptions {
-        model: args.model.clone(),
+        model: model.clone(),
         time_column: args.time_column.clone(),
         as_of: match args.as_of {
             AsOfArg::KnownAt => AsOf::KnownAt,
             AsOfArg::EventTime => AsOf::EventTime,
         },
     };
-    let job = pipelines
-        .training_set(TrainingSetRequest {
-            options,
-            spine_schema,
-            spine,
-        })
-        .await?;
-    let job = jobs::wait(pipelines.as_ref(), job).await?;
-    let result = pipelines.result(&job.id).await?;
-    let manifest = job.manifest.ok_or_else(|| anyhow!("job {} left no manifest", job.id))?;
+    let request = TrainingSetRequest {
+        options,
+        spine_schema,
+        spine,
+    };
+    Ok((request, spine_file.clone()))
+}
 
-    frames::write(&args.out, &result.schema, &result.batches)?;
-    let manifest_path = frames::manifest_path(&args.out);
-    std::fs::write(&manifest_path, serde_json::to_vec_pretty(&manifest)?)
-        .with_context(|| format!("can't write `{}`", manifest_path.display()))?;
-
-    let summary = json!({"output": args.out, "manifest_file": manifest_path, "manifest": manifest});
-    print::result(output, &summary, |_| {
-        let rows = manifest.features.iter().map(|feature| {
-            [
-                feature.name.clone(),
-                feature.data_type.name().to_owned(),
-                feature.nulls.to_string(),
-            ]
-        });
+/// A request for the training set that the manifest at `path` describes.
+fn again(args: &TrainingSetArgs, path: &Path) -> Result<(TrainingSetRequest, PathBuf)> {
+    let text = std::fs::read(path).with_context(|| format!("can't read `{}`", path.display()))?;
+    let manifest: Manifest = serde_json::from_slice(&text).with_context(|| {
         format!(
-            "{}\n\n{} rows × {} features of {} → {}\nmanifest: {}",
-            print::table(["feature", "type", "nulls"], rows),
-            manifest.rows,
-            manifest.features.len(),
-            manifest.model,
-            args.out.display(),
-            manifest_path.display(),
+            "`{}` is no manifest of a training set: name the file written beside its output",
+            path.display()
         )
-    })
+    })?;
+    let Some(snapshot) = &manifest.snapshot else {
+        bail!(
+            "`{}` is of form {}, which pins neither tables nor definitions: build the training set anew",
+            path.display(),
+            manifest.format
+        );
+    };
+    let model = snapshot.definitions.model(&manifest.model.name);
+    let inputs = model.map(|model| model.definition.inputs.clone()).unwrap_or_default();
+    let columns = manifest.spine_columns.as_slice();
+    let (schema, spine, file) = match &args.spine {
+        // What the caller names is sent as it is: the service says what is wrong with it.
+        Some(file) => {
+            let (schema, spine) = frames::read(file, &inputs)?;
+            (schema, spine, file.clone())
+        }
+        None => find_spine(&snapshot.spine, path, &inputs, columns)?,
+    };
+    Ok((TrainingSetRequest::from_manifest(&manifest, &schema, spine)?, file))
+}
+
+/// The spine that `pin` recognizes: the file it was in, or else the training set beside the manifest, which begins with
+/// the spine's columns.
+fn find_spine(
+    pin: &RowsPin,
+    manifest: &Path,
+    inputs: &[Field],
+    columns: &[String],
+) -> Result<(SchemaRef, Vec<RecordBatch>, PathBuf)> {
+    let recorded = pin.file.as_ref().map(PathBuf::from);
+    let candidates = recorded.into_iter().chain(frames::described_by(manifest));
+    let mut reasons = Vec::new();
+    for file in candidates {
+        match recognized(pin, &file, inputs, columns) {
+            Ok((schema, spine)) => return Ok((schema, spine, file)),
+            Err(reason) => reasons.push(format!("\n  {reason:#}")),
+        }
+    }
+    bail!(
+        "the spine of this training set was not found: name it with --spine{}",
+        reasons.concat()
+    )
+}
+
+/// The spine's columns of `file`, if their digest is the pinned one.
+fn recognized(
+    pin: &RowsPin,
+    file: &Path,
+    inputs: &[Field],
+    columns: &[String],
+) -> Result<(SchemaRef, Vec<RecordBatch>)> {
+    let (schema, batches) = frames::read_columns(file, inputs, Some(columns))?;
+    if RowsDigest::of(&schema, &batches)? != pin.digest {
+        bail!("`{}` holds other rows than it did", file.display());
+    }
+    Ok((schema, batches))
+}
+
+fn refuse_to_replace(spine: &Path, out: &Path) -> Result<()> {
+    let same = |path: &Path| std::fs::canonicalize(path).ok();
+    if same(spine).is_some_and(|spine| same(out) == Some(spine)) {
+        bail!(
+            "`{}` is both spine and output: the training set would replace the spine",
+            out.display()
+        );
+    }
+    Ok(())
+}
+
+/// Writes the rows of job `id` as they arrive.
+async fn write(pipelines: &dyn Pipelines, id: &str, target: &Target, manifest: &Manifest) -> Result<()> {
+    let mut rows = pipelines.rows(id).await?;
+    let mut table = target.begin(&rows.schema, &manifest.time_column)?;
+    let bar = print::progress(Some(manifest.rows), "rows");
+    bar.set_message("writing");
+    while let Some(batch) = rows.batches.try_next().await? {
+        bar.inc(batch.num_rows() as u64);
+        table.write(batch)?;
+    }
+    bar.finish_and_clear();
+    table.finish()
+}
+
+fn summarize(manifest: &Manifest, out: &Path, manifest_path: &Path) -> String {
+    let rows = manifest.features.iter().map(|feature| {
+        [
+            feature.name.clone(),
+            feature.data_type.name().to_owned(),
+            feature.nulls.to_string(),
+        ]
+    });
+    format!(
+        "{}\n\n{} rows × {} features of {} → {}\nmanifest: {}",
+        print::table(["feature", "type", "nulls"], rows),
+        manifest.rows,
+        manifest.features.len(),
+        manifest.model,
+        out.display(),
+        manifest_path.display(),
+    )
 }

@@ -1,15 +1,14 @@
-//! The training set itself: values back in the spine's order, the vector assembled, the manifest.
+//! The training set itself: the vector assembled, the manifest.
 
-use super::merge::Finished;
-use super::plan::{Plan, ViewPlan};
+use super::plan::Plan;
 use super::spine::Spine;
 use crate::error::JobError;
 use crate::progress::Progress;
 use crate::table::Table;
 use arrow::array::{Array, ArrayRef, RecordBatch};
-use arrow::compute::interleave;
-use arrow::datatypes::{Field as ArrowField, Schema};
-use ondol_pipelines_api::wire::{JobResult, Manifest, ManifestFeature};
+use arrow::datatypes::{Field as ArrowField, Schema, SchemaRef};
+use ondol_pipelines_api::RowsDigest;
+use ondol_pipelines_api::wire::{Manifest, ManifestFeature, TrainingSetSnapshot};
 use ondol_vocabulary::{EventTime, VersionedName};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -17,84 +16,23 @@ use std::sync::Arc;
 /// Rows of one batch of the result.
 const BATCH_ROWS: usize = 65_536;
 
-/// The form of manifests written here.
-const MANIFEST_FORMAT: u32 = 1;
-
-/// Puts one view's finished values into the spine's order and into their places among the vector's needs.
-pub(super) fn scatter(
-    finished: Vec<Finished>,
-    rows: usize,
-    view: &ViewPlan,
-    needs: &mut [Option<ArrayRef>],
-) -> Result<(), JobError> {
-    let finished: Vec<Finished> = finished.into_iter().filter(|piece| !piece.rows.is_empty()).collect();
-    const NOWHERE: (usize, usize) = (usize::MAX, usize::MAX);
-    let mut places = vec![NOWHERE; rows];
-    for (piece, Finished { rows, .. }) in finished.iter().enumerate() {
-        for (index, &row) in rows.iter().enumerate() {
-            let place = places
-                .get_mut(row as usize)
-                .ok_or_else(|| JobError::internal("a row beyond the spine"))?;
-            *place = (piece, index);
-        }
-    }
-    if places.contains(&NOWHERE) {
-        return Err(JobError::internal(format!(
-            "view `{}` left rows without values",
-            view.name
-        )));
-    }
-    let definition = view.engine.definition();
-    for (index, (feature, places_in_vector)) in definition.features.iter().zip(&view.needs).enumerate() {
-        let column = |piece: &Finished| piece.columns.get(index).cloned();
-        let pieces: Option<Vec<ArrayRef>> = finished.iter().map(column).collect();
-        let pieces = pieces.ok_or_else(|| JobError::internal(format!("feature `{}` has no values", feature.name)))?;
-        let pieces: Vec<&dyn Array> = pieces.iter().map(AsRef::as_ref).collect();
-        let values = if pieces.is_empty() {
-            arrow::array::new_empty_array(&feature.data_type.arrow())
-        } else {
-            interleave(&pieces, &places)?
-        };
-        for &place in places_in_vector {
-            if let Some(need) = needs.get_mut(place) {
-                *need = Some(Arc::clone(&values));
-            }
-        }
-    }
-    Ok(())
-}
-
-/// Derives, joins the spine's columns with the vector's, and counts.
+/// Derives, joins the spine's columns with the vector's, counts, and hands the rows to `write` as they come about: all of
+/// schema `schema`.
 pub(super) fn assemble(
     plan: &Plan,
     spine: &Spine,
     features: Vec<Option<ArrayRef>>,
-    tables: &BTreeMap<String, Table>,
-    built_at: EventTime,
+    schema: &SchemaRef,
     progress: &Progress,
-) -> Result<(JobResult, Manifest), JobError> {
+    mut write: impl FnMut(&RecordBatch) -> Result<(), JobError>,
+) -> Result<Assembled, JobError> {
     let features: Option<Vec<ArrayRef>> = features.into_iter().collect();
     let features = features.ok_or_else(|| JobError::internal("a feature that the vector needs was not computed"))?;
-    let vector = &plan.model.definition.features;
-    let added: Vec<usize> = (vector.iter().enumerate())
-        .filter(|(_, feature)| spine.schema.field_with_name(&feature.name).is_err())
-        .map(|(index, _)| index)
-        .collect();
-    let mut fields: Vec<ArrowField> = spine
-        .schema
-        .fields()
-        .iter()
-        .map(|field| field.as_ref().clone())
-        .collect();
-    fields.extend(
-        added
-            .iter()
-            .filter_map(|&index| vector.get(index))
-            .map(|f| ArrowField::new(&f.name, f.data_type.arrow(), true)),
-    );
-    let schema = Arc::new(Schema::new_with_metadata(fields, spine.schema.metadata().clone()));
-    let mut nulls = vec![0u64; vector.len()];
-    let mut batches = Vec::new();
+    let added = added(plan, spine);
+    let mut assembled_rows = Assembled {
+        nulls: vec![0u64; plan.model.definition.features.len()],
+        digest: RowsDigest::new(schema),
+    };
     let mut first_row = 0;
     for (batch, inputs) in spine.batches.iter().zip(&spine.inputs) {
         for start in (0..batch.num_rows()).step_by(BATCH_ROWS) {
@@ -102,7 +40,7 @@ pub(super) fn assemble(
             let rows = BATCH_ROWS.min(batch.num_rows() - start);
             let slices: Vec<ArrayRef> = features.iter().map(|values| values.slice(first_row, rows)).collect();
             let assembled = plan.vector.assemble(&inputs.slice(start, rows), &slices)?;
-            for (count, column) in nulls.iter_mut().zip(assembled.columns()) {
+            for (count, column) in assembled_rows.nulls.iter_mut().zip(assembled.columns()) {
                 *count += column.null_count() as u64;
             }
             let mut columns = batch.slice(start, rows).columns().to_vec();
@@ -111,25 +49,56 @@ pub(super) fn assemble(
                     .iter()
                     .filter_map(|&index| assembled.columns().get(index).cloned()),
             );
-            batches.push(RecordBatch::try_new(Arc::clone(&schema), columns)?);
+            let batch = RecordBatch::try_new(Arc::clone(schema), columns)?;
+            assembled_rows.digest.update(&batch)?;
+            write(&batch)?;
             first_row += rows;
             progress.add(rows as u64);
         }
     }
-    let manifest = manifest(plan, spine, &nulls, tables, built_at);
-    Ok((JobResult { schema, batches }, manifest))
+    Ok(assembled_rows)
 }
 
-fn manifest(
+/// What was seen of the rows on their way out.
+pub(super) struct Assembled {
+    /// Nulls of each feature.
+    pub nulls: Vec<u64>,
+    /// The rows' digest.
+    pub digest: RowsDigest,
+}
+
+/// The spine's columns, then those of the vector that the spine doesn't have.
+pub(super) fn schema(plan: &Plan, spine: &Spine) -> SchemaRef {
+    let spine_fields = spine.schema.fields().iter().map(|field| field.as_ref().clone());
+    let vector = &plan.model.definition.features;
+    let added = added(plan, spine).into_iter().filter_map(|index| vector.get(index));
+    let added = added.map(|feature| ArrowField::new(&feature.name, feature.data_type.arrow(), true));
+    let fields: Vec<ArrowField> = spine_fields.chain(added).collect();
+    Arc::new(Schema::new_with_metadata(fields, spine.schema.metadata().clone()))
+}
+
+/// Places in the vector of the features that the spine doesn't bring itself.
+fn added(plan: &Plan, spine: &Spine) -> Vec<usize> {
+    let brought = |name: &str| spine.schema.field_with_name(name).is_ok();
+    let features = plan.model.definition.features.iter().enumerate();
+    features
+        .filter(|(_, feature)| !brought(&feature.name))
+        .map(|(index, _)| index)
+        .collect()
+}
+
+/// What went into the set.
+pub(super) fn manifest(
     plan: &Plan,
     spine: &Spine,
     nulls: &[u64],
     tables: &BTreeMap<String, Table>,
+    snapshot: TrainingSetSnapshot,
     built_at: EventTime,
 ) -> Manifest {
     let features = plan.model.definition.features.iter().zip(nulls);
     Manifest {
-        format: MANIFEST_FORMAT,
+        format: Manifest::FORMAT,
         model: VersionedName::new(&plan.model.definition.name, plan.model.version),
         as_of: plan.as_of,
         registry_version: plan.registry_version,
@@ -149,5 +118,6 @@ fn manifest(
             .collect(),
         rows: spine.rows() as u64,
         built_at,
+        snapshot: Some(snapshot),
     }
 }

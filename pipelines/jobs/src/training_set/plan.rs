@@ -5,8 +5,7 @@ use ondol_pipelines_api::wire::AsOf;
 use ondol_transform::expression::ExpressionError;
 use ondol_transform::{VectorEngine, ViewEngine};
 use ondol_vocabulary::{
-    DataType, FeatureKind, FeatureRef, Field, ModelVersion, Snapshot, SourceDefinition, VersionedName, ViewDefinition,
-    columns,
+    FeatureRef, ModelVersion, Snapshot, SourceDefinition, SourceVersion, VersionedName, ViewVersion,
 };
 
 /// A training set's plan, compiled against one snapshot.
@@ -21,6 +20,8 @@ pub(crate) struct Plan {
     pub as_of: AsOf,
     /// The registry version planned against.
     pub registry_version: u64,
+    /// What of the registry the plan rests on: the model, its views and their sources.
+    pub definitions: Snapshot,
 }
 
 /// One view's part.
@@ -34,10 +35,6 @@ pub(crate) struct ViewPlan {
     pub engine: ViewEngine,
     /// For each feature of `engine`, its places among the vector's needs.
     pub needs: Vec<Vec<usize>>,
-    /// The source's columns that keys, time and expressions read, in declared order, and the marks of events.
-    pub columns: Vec<Field>,
-    /// How long before a moment an event can still matter; none if for ever.
-    pub lookback_us: Option<i64>,
 }
 
 impl Plan {
@@ -73,8 +70,29 @@ impl Plan {
             views,
             as_of,
             registry_version: snapshot.version,
+            definitions: definitions_of(snapshot, &model, &names),
             model,
         })
+    }
+}
+
+/// `snapshot` cut down to `model`, the serving versions of `views` and the sources behind them.
+fn definitions_of(snapshot: &Snapshot, model: &ModelVersion, views: &[&str]) -> Snapshot {
+    let views: Vec<ViewVersion> = views
+        .iter()
+        .filter_map(|name| snapshot.active_view(name))
+        .cloned()
+        .collect();
+    let read = |source: &&SourceVersion| {
+        views
+            .iter()
+            .any(|view| view.definition.source == source.definition.name)
+    };
+    Snapshot {
+        version: snapshot.version,
+        sources: snapshot.sources.iter().filter(read).cloned().collect(),
+        views: views.clone(),
+        models: vec![model.clone()],
     }
 }
 
@@ -118,39 +136,13 @@ impl ViewPlan {
             .collect();
         let engine = ViewEngine::compile(&definition, source)
             .map_err(|cause| internal(format!("view `{name}` no longer compiles: {cause}")))?;
-        // Of logs that have it, whatever the source says by now: what came late stays late.
-        let late = source.is_stream().then(|| Field {
-            name: columns::LATE.to_owned(),
-            data_type: DataType::Bool,
-        });
-        let columns = engine.fields().iter().cloned().chain(late).collect();
         Ok(Self {
             name: VersionedName::new(name, version.version),
             source: source.clone(),
             engine,
             needs: places,
-            columns,
-            lookback_us: lookback(&definition),
         })
     }
-}
-
-/// The widest window and its hop, when everything the view serves lies in windows. A time to live makes an old event
-/// matter by its mere presence (stale is not missing), so such a view looks back for ever.
-fn lookback(view: &ViewDefinition) -> Option<i64> {
-    if view.ttl_us.is_some() {
-        return None;
-    }
-    let width = |kind: &FeatureKind| match kind {
-        FeatureKind::Aggregate {
-            window: Some(window), ..
-        } => Some(window.width_us.saturating_add(window.hop_us)),
-        FeatureKind::Aggregate { window: None, .. } | FeatureKind::LatestRow { .. } => None,
-    };
-    view.features
-        .iter()
-        .map(|feature| width(&feature.kind))
-        .try_fold(0, |widest: i64, next| Some(widest.max(next?)))
 }
 
 fn unknown_model(snapshot: &Snapshot, name: &str) -> PipelinesError {

@@ -9,9 +9,12 @@ use arrow::array::{
 };
 use arrow::datatypes::{DataType as ArrowType, Field, Schema};
 use async_trait::async_trait;
-use deltalake_core::kernel::{DataType as DeltaType, PrimitiveType, StructField};
+use deltalake_core::kernel::transaction::CommitBuilder;
+use deltalake_core::kernel::{Action, DataType as DeltaType, PrimitiveType, StructField};
 use deltalake_core::operations::create::CreateBuilder;
+use deltalake_core::protocol::DeltaOperation;
 use deltalake_core::writer::{DeltaWriter, RecordBatchWriter};
+use ondol_feature_store_api::maintenance::Compaction;
 use ondol_feature_store_api::wire::{
     Applied, DefinitionFile, DefinitionFiles, DefinitionHistory, Delivery, FeatureBatch, OfflineTable,
     PartitionPosition, Plan, ReadRequest, WriteReceipt,
@@ -38,8 +41,11 @@ pub struct FakeStore {
     pub activated: Mutex<Vec<u32>>,
     /// Errors to answer writes with, first to last.
     pub refusals: Mutex<Vec<FeatureStoreError>>,
-    /// While set, a flush does not return.
+    /// While set, neither a flush nor a compaction returns.
     pub held: AtomicBool,
+    /// While set, a flush holds up the thread that runs it, and everything else that thread should do.
+    pub stalled: AtomicBool,
+    pub compacted: Mutex<Vec<String>>,
 }
 
 impl FakeStore {
@@ -134,7 +140,23 @@ impl FeatureStore for FakeStore {
         Ok(WriteReceipt::default())
     }
 
+    async fn compact(&self, source: &str) -> Result<Compaction, FeatureStoreError> {
+        while self.held.load(Ordering::SeqCst) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        self.compacted.lock().unwrap().push(source.to_owned());
+        Ok(Compaction {
+            source: source.to_owned(),
+            files_removed: 9,
+            files_added: 1,
+            ..Compaction::default()
+        })
+    }
+
     async fn flush(&self, source: &str) -> Result<WriteReceipt, FeatureStoreError> {
+        while self.stalled.load(Ordering::SeqCst) {
+            std::thread::sleep(Duration::from_millis(5));
+        }
         while self.held.load(Ordering::SeqCst) {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
@@ -176,6 +198,18 @@ impl Bench {
 
     pub async fn close(self) {
         assert!(self.shutdown.drain(Duration::from_secs(30)).await);
+    }
+
+    /// The job `id` once it is at work, or has been.
+    pub async fn started(&self, id: &str) -> Job {
+        let mut seen = Some(u64::MAX);
+        loop {
+            let job = self.service.job(id, seen, Duration::from_secs(10)).await.unwrap();
+            if job.state != JobState::Queued {
+                return job;
+            }
+            seen = Some(job.revision);
+        }
     }
 
     /// The job `id` once it has ended.
@@ -285,6 +319,98 @@ pub async fn write_log(folder: &Path, commits: &[Vec<oracle::Event>]) {
     }
 }
 
+/// Appends a commit to the log at `folder`.
+pub async fn append_log(folder: &Path, events: &[oracle::Event]) {
+    let mut table = open(folder).await;
+    let mut writer = RecordBatchWriter::for_table(&table).unwrap();
+    writer.write(log_batch(events)).await.unwrap();
+    writer.flush_and_commit(&mut table).await.unwrap();
+}
+
+async fn open(folder: &Path) -> deltalake_core::DeltaTable {
+    deltalake_core::open_table(url::Url::from_directory_path(folder).unwrap())
+        .await
+        .unwrap()
+}
+
+/// Arranges the log anew: all files of a partition in one, in a commit that changes no data.
+pub async fn compact_log(folder: &Path) {
+    let table = open(folder).await;
+    let files = table.snapshot().unwrap().log_data();
+    let before: Vec<_> = files.iter().map(|file| file.add_action()).collect();
+    let removed: Vec<_> = files
+        .iter()
+        .map(|file| Action::Remove(file.remove_action(false)))
+        .collect();
+    let mut writer = RecordBatchWriter::for_table(&table).unwrap();
+    for add in before {
+        let date = add.partition_values["_event_date"].clone().unwrap();
+        let date = chrono::NaiveDate::parse_from_str(&date, "%Y-%m-%d").unwrap();
+        let days = i32::try_from((date - chrono::NaiveDate::default()).num_days()).unwrap();
+        let file = std::fs::File::open(folder.join(&add.path)).unwrap();
+        let reader = parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder::try_new(file).unwrap();
+        for rows in reader.build().unwrap() {
+            let rows = rows.unwrap();
+            let dates: ArrayRef = Arc::new(Date32Array::from(vec![days; rows.num_rows()]));
+            let mut columns: Vec<(&str, ArrayRef)> = Vec::new();
+            let schema = rows.schema();
+            for (field, column) in schema.fields().iter().zip(rows.columns()) {
+                columns.push((field.name(), Arc::clone(column)));
+            }
+            columns.push(("_event_date", dates));
+            writer.write(batch(columns)).await.unwrap();
+        }
+    }
+    let added = writer.flush().await.unwrap().into_iter().map(|mut add| {
+        add.data_change = false;
+        Action::Add(add)
+    });
+    let actions = added.chain(removed).collect();
+    let operation = DeltaOperation::Optimize {
+        predicate: None,
+        target_size: 1,
+    };
+    commit(&table, actions, operation).await;
+}
+
+async fn commit(table: &deltalake_core::DeltaTable, actions: Vec<Action>, operation: DeltaOperation) {
+    let commit = CommitBuilder::default().with_actions(actions);
+    let snapshot = table.snapshot().unwrap();
+    commit
+        .build(Some(snapshot), table.log_store(), operation)
+        .await
+        .unwrap();
+}
+
+/// Deletes what the newest version of the log at `folder` doesn't hold, and says so in the log; how many files.
+pub async fn vacuum_log(folder: &Path) -> usize {
+    let table = open(folder).await;
+    let held: Vec<String> = (table.snapshot().unwrap().log_data().iter())
+        .map(|file| file.path().to_string())
+        .collect();
+    let mut removed = 0;
+    for partition in std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
+        if !partition.to_str().unwrap().contains("_event_date=") {
+            continue;
+        }
+        for file in std::fs::read_dir(&partition)
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+        {
+            let name = file.strip_prefix(folder).unwrap().to_str().unwrap().to_owned();
+            if !held.contains(&name) {
+                std::fs::remove_file(&file).unwrap();
+                removed += 1;
+            }
+        }
+    }
+    let operation = DeltaOperation::VacuumEnd {
+        status: "COMPLETED".to_owned(),
+    };
+    commit(&table, Vec::new(), operation).await;
+    removed
+}
+
 fn log_batch(events: &[oracle::Event]) -> RecordBatch {
     let date = |event: &oracle::Event| i32::try_from(event.time.div_euclid(86_400_000_000)).unwrap();
     batch(vec![
@@ -353,7 +479,13 @@ pub async fn write_delta_merchants(folder: &Path, rows: &[(&str, f64, i64)]) {
     let columns = columns.map(|(name, kind)| StructField::nullable(name, DeltaType::Primitive(kind)));
     let url = url::Url::from_directory_path(folder).unwrap();
     let create = CreateBuilder::new().with_location(url.as_str()).with_columns(columns);
-    let mut table = create.with_partition_columns(["country"]).await.unwrap();
+    create.with_partition_columns(["country"]).await.unwrap();
+    append_delta_merchants(folder, rows).await;
+}
+
+/// Appends a commit to the table of [`write_delta_merchants`].
+pub async fn append_delta_merchants(folder: &Path, rows: &[(&str, f64, i64)]) {
+    let mut table = open(folder).await;
     let mut writer = RecordBatchWriter::for_table(&table).unwrap();
     let rows = batch(vec![
         ("id", integers(rows.iter().map(|_| Some(7)))),
