@@ -1,29 +1,40 @@
-//! The point-in-time join of one partition, in memory: the seam between whoever reads and groups (the embedded training
-//! set, a query engine, an executor of a cluster) and what a feature is worth at a moment.
+//! The point-in-time join: what each row of a spine may see of a view's events, and the view's features as of it.
 //!
-//! A caller brings spine rows and the events of the same entities; it gets a column per feature, a value per spine row.
-//! How rows and events were partitioned by entity, and where they came from, is not this module's business.
+//! [`join`] is the seam for whoever groups and reads by itself (a query engine, an executor of a cluster): one partition,
+//! in memory, on one thread. The embedded training set reads tables and goes the same way piece by piece:
+//! 1. `view` is what is joined, made from definitions alone;
+//! 2. `entities` groups the spine's rows by key and time, and finds an event's entity;
+//! 3. `latest` joins views of latest rows, a candidate a row; `shuffle` brings the events of all others together by
+//!    entity, in memory or, beyond its limit, in a `spill` file;
+//! 4. [`ondol_transform::History`] computes a partition's features;
+//! 5. `assembly` puts values into the spine's order.
 
+mod account;
+mod assembly;
+mod entities;
+mod latest;
+mod shuffle;
+mod spill;
 mod view;
 
-pub use crate::error::JobError;
+pub(crate) use account::Account;
+pub(crate) use assembly::Assembly;
+pub(crate) use entities::Entities;
+pub(crate) use latest::Latest;
+pub(crate) use shuffle::{Layout, Shuffle};
 pub use view::JoinView;
 
-use arrow::array::{Array, ArrayRef, RecordBatch, TimestampMicrosecondArray, UInt32Array};
-use arrow::compute::{concat_batches, take};
-use hashbrown::HashMap;
+pub use crate::error::JobError;
+use arrow::array::{Array, ArrayRef, RecordBatch, TimestampMicrosecondArray};
 use ondol_pipelines_api::wire::AsOf;
-use ondol_transform::Row;
-use ondol_vocabulary::EventTime;
-use ondol_vocabulary::key::EntityKeyColumns;
 
 /// The features of `view` for each spine row: a column per feature, in the view's order, a value per row.
 ///
-/// `keys` are the row's key columns in the view's declared order, `times` its moments. `events` hold at least all events
+/// `keys` are the rows' key columns in the view's declared order, `times` their moments. `events` hold at least all events
 /// of the rows' entities, each once, in any order, in batches that have the columns of [`JoinView::columns`]; events of
 /// other entities, and those that no row may see, are left out. A row whose key has a null part names no entity.
 ///
-/// Works on this thread, in memory: about three times that of `events`.
+/// Works on this thread, in memory: a few times that of the events that some row may see.
 pub fn join(
     view: &JoinView,
     keys: &[ArrayRef],
@@ -31,64 +42,22 @@ pub fn join(
     events: &[RecordBatch],
     as_of: AsOf,
 ) -> Result<Vec<ArrayRef>, JobError> {
-    if let Some(key) = keys.iter().find(|key| key.len() != times.len()) {
-        return Err(JobError::internal(format!(
-            "{} keys for {} spine rows",
-            key.len(),
-            times.len()
-        )));
-    }
     if times.null_count() > 0 {
         return Err(JobError::internal("a spine row without a moment"));
     }
-    let engine = view.engine();
-    let keys = EntityKeyColumns::new(keys).map_err(JobError::internal)?;
-    let mut rows: HashMap<Vec<u8>, Vec<u32>> = HashMap::new();
-    let mut keyless: Vec<u32> = Vec::new();
-    let mut buffer = Vec::with_capacity(32);
-    for row in 0..times.len() {
-        if keys.encode(row, &mut buffer) {
-            rows.entry_ref(buffer.as_slice()).or_default().push(row as u32);
-        } else {
-            keyless.push(row as u32);
-        }
+    let entities = Entities::group(&[keys.iter().collect()], times.values())?;
+    let account = Account::default();
+    let shuffle = Shuffle::in_memory(view, &entities, &account);
+    for batch in events {
+        shuffle.push(&view.as_known(batch, as_of)?)?;
     }
-    let features: Vec<usize> = (0..engine.definition().features.len()).collect();
-    let mut finisher = engine.finisher(&features, times.len());
-    let mut order: Vec<u32> = Vec::with_capacity(times.len());
-    let moment = |row: u32| times.value(row as usize);
-    if let Some(first) = events.first() {
-        let events: Vec<RecordBatch> = events.iter().map(|batch| view.as_known(batch, as_of)).collect::<Result<_, _>>()?;
-        let projection = engine.project(&concat_batches(&first.schema(), &events)?)?;
-        for (key, mut indexes) in projection.entities() {
-            let Some(mut rows) = rows.remove(key.as_bytes()) else {
-                continue;
-            };
-            indexes.sort_by_key(|index| projection.visible_from(*index as usize));
-            rows.sort_by_key(|row| moment(*row));
-            let mut state: Option<Row> = None;
-            let mut indexes = indexes.into_iter().map(|index| index as usize).peekable();
-            for row in rows {
-                let t = EventTime::from_micros(moment(row));
-                while let Some(index) = indexes.next_if(|index| projection.visible_from(*index) <= t) {
-                    engine.absorb(state.get_or_insert_default(), &projection, index);
-                }
-                finisher.push(state.as_ref(), t);
-                order.push(row);
-            }
-        }
+    let assembly = Assembly::new(view.features().map(|feature| feature.data_type), times.len());
+    for partition in 0..shuffle.partitions() {
+        let slots = entities.slots(&shuffle.entities_of(partition));
+        assembly.place(&entities.rows()[slots], &shuffle.values(partition)?)?;
     }
-    for row in rows.into_values().flatten().chain(keyless) {
-        finisher.push(None, EventTime::from_micros(moment(row)));
-        order.push(row);
-    }
-    let mut places = vec![0u32; order.len()];
-    for (place, row) in (0..).zip(order) {
-        if let Some(at) = places.get_mut(row as usize) {
-            *at = place;
-        }
-    }
-    let places = UInt32Array::from(places);
-    let finished = finisher.finish().into_iter();
-    finished.map(|feature| Ok(take(&feature.values, &places, None)?)).collect()
+    assembly.finish()
 }
+
+#[cfg(test)]
+mod tests;

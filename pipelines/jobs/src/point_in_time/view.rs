@@ -3,7 +3,7 @@
 use crate::error::JobError;
 use arrow::array::RecordBatch;
 use ondol_pipelines_api::wire::AsOf;
-use ondol_transform::ViewEngine;
+use ondol_transform::{History, ViewEngine};
 use ondol_vocabulary::{DataType, FeatureKind, Field, SourceDefinition, ViewDefinition, columns};
 use std::sync::Arc;
 
@@ -12,6 +12,7 @@ use std::sync::Arc;
 pub struct JoinView {
     source: SourceDefinition,
     engine: ViewEngine,
+    history: History,
     columns: Vec<Field>,
     lookback_us: Option<i64>,
 }
@@ -21,6 +22,7 @@ impl JoinView {
     /// value of one does not depend on its neighbours.
     pub fn compile(view: &ViewDefinition, source: &SourceDefinition) -> Result<Self, JobError> {
         let engine = ViewEngine::compile(view, source)?;
+        let history = History::compile(view, source)?;
         // Of logs that have it, whatever the source says by now: what came late stays late.
         let late = source.is_stream().then(|| field(columns::LATE, DataType::Bool));
         let marks = [
@@ -30,10 +32,11 @@ impl JoinView {
         ];
         let columns = engine.fields().iter().cloned().chain(late).chain(marks).collect();
         Ok(Self {
+            lookback_us: lookback(view, history.is_latest_only()),
             source: source.clone(),
             engine,
+            history,
             columns,
-            lookback_us: lookback(view),
         })
     }
 
@@ -53,8 +56,8 @@ impl JoinView {
         &self.columns
     }
 
-    /// How long before a moment an event can still matter; none if for ever. An event at or before `t` minus this
-    /// changes nothing at `t`.
+    /// How long before a moment an event can still matter; none if for ever. An event before `t` minus this changes
+    /// nothing at `t`.
     pub fn lookback_us(&self) -> Option<i64> {
         self.lookback_us
     }
@@ -65,8 +68,49 @@ impl JoinView {
         features.map(|feature| field(&feature.name, feature.data_type))
     }
 
-    pub(crate) fn engine(&self) -> &ViewEngine {
-        &self.engine
+    /// The view over history.
+    pub(crate) fn history(&self) -> &History {
+        &self.history
+    }
+
+    /// The columns of the source that are read, without marks but for `_late`.
+    pub(crate) fn source_columns(&self) -> Vec<Field> {
+        let marks = [columns::PARTITION, columns::OFFSET, columns::INGESTED_AT];
+        let columns = self
+            .columns
+            .iter()
+            .filter(|field| !marks.contains(&field.name.as_str()));
+        columns.cloned().collect()
+    }
+
+    /// Those of them that tell whose an event is and whether the view takes it.
+    pub(crate) fn admitting_columns(&self) -> Vec<Field> {
+        let filter = self.history.filter_columns();
+        let key = &self.definition().key;
+        let admits = |field: &Field| {
+            field.name == self.source.time
+                || field.name == columns::LATE
+                || key.iter().any(|key| key.name == field.name)
+                || filter.contains(&field.name)
+        };
+        self.source_columns().into_iter().filter(admits).collect()
+    }
+
+    /// Those of them that features are made of, and the time.
+    pub(crate) fn value_columns(&self) -> Vec<Field> {
+        let carried = self.history.carried();
+        let is_carried = |field: &Field| carried.iter().any(|carried| carried.name == field.name);
+        self.source_columns().into_iter().filter(is_carried).collect()
+    }
+
+    /// Whether it matters where events of one time stand in their source.
+    pub(crate) fn has_positions(&self) -> bool {
+        self.history.carried().iter().any(|field| field.name == columns::OFFSET)
+    }
+
+    /// Bytes of an event of the columns that are kept, about.
+    pub(crate) fn carried_width(&self) -> u64 {
+        self.history.carried().iter().map(|field| width(field.data_type)).sum()
     }
 
     /// `batch`, where each event counts as known from the moment that `as_of` says.
@@ -95,10 +139,11 @@ fn field(name: &str, data_type: DataType) -> Field {
 }
 
 /// The widest window and its hop, when everything the view serves lies in windows. A time to live makes an old event
-/// matter by its mere presence (stale is not missing), so such a view looks back for ever.
-fn lookback(view: &ViewDefinition) -> Option<i64> {
+/// matter by its mere presence (a count that is stale is null, one of nothing is 0), so such a view looks back for ever;
+/// but for one of latest rows only, where the value is null either way.
+fn lookback(view: &ViewDefinition, is_latest_only: bool) -> Option<i64> {
     if view.ttl_us.is_some() {
-        return None;
+        return view.ttl_us.filter(|_| is_latest_only);
     }
     let width = |kind: &FeatureKind| match kind {
         FeatureKind::Aggregate {
@@ -110,4 +155,15 @@ fn lookback(view: &ViewDefinition) -> Option<i64> {
         .iter()
         .map(|feature| width(&feature.kind))
         .try_fold(0, |widest: i64, next| Some(widest.max(next?)))
+}
+
+fn width(data_type: DataType) -> u64 {
+    match data_type {
+        DataType::Bool => 1,
+        DataType::I32 | DataType::F32 => 4,
+        DataType::I64 | DataType::F64 | DataType::Timestamp => 8,
+        // An offset and a guess; so of lists, which no source has today.
+        DataType::String => 20,
+        DataType::List(items) => 4 + 8 * width(items.data_type()),
+    }
 }

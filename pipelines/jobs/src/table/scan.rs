@@ -157,6 +157,22 @@ impl Scan {
         Ok(units)
     }
 
+    /// The least and greatest event time of each of the table's files, as their footers tell; none where they don't.
+    pub(crate) async fn file_bounds(&self) -> Result<Vec<Option<(i64, i64)>>, JobError> {
+        let indexes: Vec<usize> = (0..self.table.files.len()).collect();
+        let footers = self.table.footers(&indexes).await?;
+        let bounds = footers.iter().map(|footer| {
+            let groups = footer.metadata().row_groups().iter().filter(|group| group.num_rows() > 0);
+            let mut all = groups.map(|group| row_group_bounds(footer, group, &self.time));
+            let first = all.next()??;
+            all.try_fold(first, |(least, greatest), next| {
+                let (from, to) = next?;
+                Some((least.min(from), greatest.max(to)))
+            })
+        });
+        Ok(bounds.collect())
+    }
+
     /// Whether file `index`, of that schema, has the columns that are wanted: told before any row is read.
     fn check(&self, index: usize, schema: &Schema) -> Result<(), JobError> {
         let Some(file) = self.table.files.get(index) else {
@@ -357,7 +373,7 @@ impl Iterator for Batches<'_> {
 
 impl TableFile {
     /// The least and greatest event time the file may hold, where its place or statistics tell.
-    pub(super) fn time_bounds(&self, time: &str) -> Option<(i64, i64)> {
+    pub(crate) fn time_bounds(&self, time: &str) -> Option<(i64, i64)> {
         let by_date = self
             .partition_values
             .get(columns::EVENT_DATE)

@@ -117,6 +117,12 @@ impl History {
         self.folded.is_none() && self.readings.is_latest_only()
     }
 
+    /// The columns that the view's filter reads.
+    pub fn filter_columns(&self) -> Vec<String> {
+        let filter = self.any().and_then(|engine| engine.filter.as_ref());
+        filter.map_or_else(Vec::new, crate::expression::Expression::columns)
+    }
+
     /// Which of `events` the view takes: those with a time, in time, and past its filter; none if it takes them all.
     /// The batch needs the columns of [`ViewEngine::columns`] that the filter reads, and `_late` where events have it.
     pub fn admits(&self, events: &RecordBatch) -> Result<Option<BooleanArray>, ExpressionError> {

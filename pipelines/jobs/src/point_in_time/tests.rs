@@ -1,0 +1,303 @@
+//! Joins of random events, every way they can go: in memory, spilled, by candidates and by the stream's own row.
+
+use super::*;
+use crate::point_in_time::latest::Latest;
+use arrow::array::{Array, ArrayRef, Float64Array, Int32Array, Int64Array, RecordBatch, StringArray};
+use arrow::compute::concat_batches;
+use ondol_transform::{Row, ViewEngine};
+use ondol_vocabulary::key::EntityKeyColumns;
+use ondol_vocabulary::{DefinitionFile, DefinitionFiles, EventTime, SourceDefinition, ViewDefinition};
+use proptest::prelude::*;
+use std::sync::Arc;
+
+const DEFINITIONS: &str = r#"
+[source.log]
+kafka = "log"
+time = "ts"
+schema = { k = "string", amount = "f64", tag = "string", ts = "timestamp" }
+
+[source.table]
+parquet = "somewhere"
+time = "ts"
+schema = { k = "string", amount = "f64", tag = "string", ts = "timestamp" }
+
+[view.windows]
+from = "log"
+key = "k"
+features.n = "count() over 1h"
+features.sum = "sum(amount) over 1h"
+features.most = "max(amount) over 1d"
+features.tags = "count_distinct(tag) over 1d"
+features.last = "last(tag) over 1d"
+
+[view.latest]
+from = "log"
+key = "k"
+ttl = "2h"
+filter = "amount is not null"
+features.amount = "amount"
+features.tag = "upper(tag)"
+
+[view.rows]
+from = "table"
+key = "k"
+features.amount = "amount"
+features.tag = "tag"
+"#;
+
+fn definitions(view: &str) -> (ViewDefinition, SourceDefinition) {
+    let files = DefinitionFiles {
+        files: vec![DefinitionFile {
+            path: "test.toml".to_owned(),
+            text: DEFINITIONS.to_owned(),
+        }],
+    };
+    let definitions = ondol_transform::definition::compile(&files).unwrap();
+    let view = definitions.views.into_iter().find(|known| known.name == view).unwrap();
+    let source = definitions
+        .sources
+        .into_iter()
+        .find(|source| source.name == view.source)
+        .unwrap();
+    (view, source)
+}
+
+#[derive(Clone, Debug)]
+struct Event {
+    key: Option<u8>,
+    amount: Option<i8>,
+    tag: Option<u8>,
+    time: i64,
+    late: i64,
+    offset: i64,
+}
+
+const MINUTE: i64 = 60_000_000;
+
+fn micros(values: impl Iterator<Item = i64>) -> ArrayRef {
+    Arc::new(TimestampMicrosecondArray::from_iter_values(values).with_timezone("UTC"))
+}
+
+fn texts(values: impl Iterator<Item = Option<u8>>) -> ArrayRef {
+    Arc::new(
+        values
+            .map(|value| value.map(|value| format!("value-{value}")))
+            .collect::<StringArray>(),
+    )
+}
+
+fn batch(events: &[Event]) -> RecordBatch {
+    let columns: [(&str, ArrayRef); 7] = [
+        ("k", texts(events.iter().map(|event| event.key))),
+        (
+            "amount",
+            Arc::new(
+                events
+                    .iter()
+                    .map(|event| event.amount.map(f64::from))
+                    .collect::<Float64Array>(),
+            ),
+        ),
+        ("tag", texts(events.iter().map(|event| event.tag))),
+        ("ts", micros(events.iter().map(|event| event.time))),
+        ("_partition", Arc::new(Int32Array::from_value(0, events.len()))),
+        (
+            "_offset",
+            Arc::new(events.iter().map(|event| Some(event.offset)).collect::<Int64Array>()),
+        ),
+        (
+            "_ingested_at",
+            micros(events.iter().map(|event| event.time + event.late)),
+        ),
+    ];
+    RecordBatch::try_from_iter_with_nullable(columns.map(|(name, array)| (name, array, true))).unwrap()
+}
+
+/// Feature by feature what the stream's row says, an event after another.
+fn by_rows(view: &str, events: &[Event], spine: &[(Option<u8>, i64)]) -> Vec<ArrayRef> {
+    let (view, source) = definitions(view);
+    let engine = ViewEngine::compile(&view, &source).unwrap();
+    let features: Vec<usize> = (0..view.features.len()).collect();
+    let projection = engine.project(&batch(events)).unwrap();
+    let entities = projection.entities();
+    let keys = texts(spine.iter().map(|(key, _)| *key));
+    let keys = EntityKeyColumns::new([&keys]).unwrap();
+    let mut finisher = engine.finisher(&features, spine.len());
+    for (row, (_, t)) in spine.iter().enumerate() {
+        let t = EventTime::from_micros(*t);
+        let mut state: Option<Row> = None;
+        let found = keys
+            .key(row)
+            .and_then(|key| entities.iter().find(|(known, _)| *known == key));
+        if let Some((_, indexes)) = found {
+            let mut indexes = indexes.clone();
+            indexes.sort_by_key(|index| projection.visible_from(*index as usize));
+            for index in indexes {
+                if projection.visible_from(index as usize) <= t {
+                    engine.absorb(state.get_or_insert_default(), &projection, index as usize);
+                }
+            }
+        }
+        finisher.push(state.as_ref(), t);
+    }
+    finisher.finish().into_iter().map(|feature| feature.values).collect()
+}
+
+fn joined(view: &str, batches: &[RecordBatch], spine: &[(Option<u8>, i64)]) -> Vec<ArrayRef> {
+    let (view, source) = definitions(view);
+    let view = JoinView::compile(&view, &source).unwrap();
+    let times = TimestampMicrosecondArray::from_iter_values(spine.iter().map(|(_, t)| *t));
+    join(
+        &view,
+        &[texts(spine.iter().map(|(key, _)| *key))],
+        &times,
+        batches,
+        AsOf::KnownAt,
+    )
+    .unwrap()
+}
+
+/// As [`joined`], by a candidate for each row of the spine.
+fn by_candidates(view: &str, batches: &[RecordBatch], spine: &[(Option<u8>, i64)]) -> Vec<ArrayRef> {
+    let (view, source) = definitions(view);
+    let view = JoinView::compile(&view, &source).unwrap();
+    assert!(view.history().is_latest_only());
+    let keys = texts(spine.iter().map(|(key, _)| *key));
+    let times: Vec<i64> = spine.iter().map(|(_, t)| *t).collect();
+    let entities = Entities::group(&[vec![&keys]], &times).unwrap();
+    // Positions are read of logs only.
+    let read = |batch: &RecordBatch| {
+        let names: Vec<&str> = ["k", "amount", "tag", "ts", "_ingested_at"].to_vec();
+        let marks = if view.has_positions() {
+            vec!["_partition", "_offset"]
+        } else {
+            vec![]
+        };
+        let places = names
+            .iter()
+            .chain(&marks)
+            .map(|name| batch.schema().index_of(name).unwrap());
+        batch.project(&places.collect::<Vec<_>>()).unwrap()
+    };
+    let latest = Latest::new(&view, &entities);
+    for (unit, batch) in batches.iter().enumerate() {
+        // Two batches of a unit.
+        let half = batch.num_rows() / 2;
+        for (from, rows) in [(0, half), (half, batch.num_rows() - half)] {
+            latest
+                .push(&read(&batch.slice(from, rows)), unit as u32, from as u32)
+                .unwrap();
+        }
+    }
+    let winners = latest.winners(batches.len()).unwrap();
+    let assembly = Assembly::new(view.features().map(|feature| feature.data_type), spine.len());
+    for (unit, batch) in batches.iter().enumerate() {
+        winners
+            .place(&view, &entities, &read(batch), (unit, 0), &assembly)
+            .unwrap();
+    }
+    winners.settle(&view, &entities, &assembly).unwrap();
+    assembly.finish().unwrap()
+}
+
+prop_compose! {
+    /// Few times and offsets, so that both tie.
+    fn any_event()(
+        key in prop::option::weighted(0.95, 0..4u8),
+        amount in prop::option::weighted(0.9, any::<i8>()),
+        tag in prop::option::weighted(0.9, 0..4u8),
+        minute in 0..400i64,
+        late in prop_oneof![3 => Just(0i64), 1 => 0..300i64],
+        offset in 0..40i64,
+    ) -> Event {
+        Event { key, amount, tag, time: minute / 4 * 4 * MINUTE, late: late * MINUTE, offset }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+
+    #[test]
+    fn every_way_to_join_gives_the_bits_of_the_row(
+        events in prop::collection::vec(any_event(), 0..150),
+        spine in prop::collection::vec((prop::option::weighted(0.95, 0..5u8), (0..500i64).prop_map(|m| m * MINUTE)), 0..40),
+        cut in 1..60usize,
+    ) {
+        let batches: Vec<RecordBatch> = events.chunks(cut).map(batch).collect();
+        for view in ["windows", "latest", "rows"] {
+            let expected = by_rows(view, &events, &spine);
+            prop_assert_eq!(&joined(view, &batches, &spine), &expected, "{}", view);
+            if view != "windows" {
+                prop_assert_eq!(&by_candidates(view, &batches, &spine), &expected, "{} by candidates", view);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_join_of_ten_times_its_memory_spills_and_gives_the_same() {
+    let (view, source) = definitions("windows");
+    let view = JoinView::compile(&view, &source).unwrap();
+    let event = |at: i64| Event {
+        key: Some((at % 251) as u8),
+        amount: Some(at as i8),
+        tag: Some((at % 7) as u8),
+        time: at * MINUTE / 50,
+        late: 0,
+        offset: at,
+    };
+    let events: Vec<Event> = (0..60_000).map(event).collect();
+    let batches: Vec<RecordBatch> = events.chunks(512).map(batch).collect();
+    let spine: Vec<(Option<u8>, i64)> = (0..3_000)
+        .map(|row: i64| (Some((row * 7 % 256) as u8), (row * 97 % 1_300) * MINUTE))
+        .collect();
+    let expected = joined("windows", &batches, &spine);
+
+    let keys = texts(spine.iter().map(|(key, _)| *key));
+    let times: Vec<i64> = spine.iter().map(|(_, t)| *t).collect();
+    let entities = Entities::group(&[vec![&keys]], &times).unwrap();
+    let carried = 60_000 * view.carried_width();
+    let layout = Layout {
+        events: 60_000,
+        limit: carried / 10,
+        threads: 1,
+    };
+    let (folder, account) = (tempfile::tempdir().unwrap(), Account::default());
+    let shuffle = Shuffle::new(&view, &entities, layout, folder.path(), &account);
+    for batch in &batches {
+        shuffle.push(batch).unwrap();
+    }
+    assert!(
+        shuffle.spilled_bytes() > carried / 2,
+        "{} spilled",
+        shuffle.spilled_bytes()
+    );
+    let assembly = Assembly::new(view.features().map(|feature| feature.data_type), spine.len());
+    for partition in 0..shuffle.partitions() {
+        let slots = entities.slots(&shuffle.entities_of(partition));
+        assembly
+            .place(&entities.rows()[slots], &shuffle.values(partition).unwrap())
+            .unwrap();
+    }
+    assert_eq!(assembly.finish().unwrap(), expected);
+    assert!(
+        account.peak() <= layout.limit,
+        "{} of {} bytes",
+        account.peak(),
+        layout.limit
+    );
+    let left = std::fs::read_dir(folder.path()).unwrap().count();
+    assert_eq!(left, 0, "the file has no name");
+}
+
+#[test]
+fn keys_that_do_not_fit_their_moments_are_refused() {
+    let (view, source) = definitions("windows");
+    let view = JoinView::compile(&view, &source).unwrap();
+    let times = TimestampMicrosecondArray::from(vec![1, 2]);
+    assert!(join(&view, &[texts([Some(1)].into_iter())], &times, &[], AsOf::KnownAt).is_err());
+    let null = TimestampMicrosecondArray::from(vec![None]);
+    assert!(join(&view, &[texts([Some(1)].into_iter())], &null, &[], AsOf::KnownAt).is_err());
+    let none = concat_batches(&batch(&[]).schema(), &[]).unwrap();
+    assert_eq!(joined("windows", &[none], &[(None, 5)])[0].len(), 1);
+}

@@ -1,0 +1,215 @@
+//! The join of one view to the spine: its source read, cut down to what the rows may see, and the view's features as of
+//! each row.
+
+use super::Limits;
+use super::plan::ViewPlan;
+use super::spine::Spine;
+use crate::error::JobError;
+use crate::point_in_time::{Account, Assembly, Entities, JoinView, Latest, Layout, Shuffle};
+use crate::pool::Pool;
+use crate::progress::Progress;
+use crate::table::{Marks, Positions, Scan, Table, TimeRange, Unit};
+use arrow::array::{ArrayRef, RecordBatch};
+use ondol_pipelines_api::wire::AsOf;
+use ondol_vocabulary::Field;
+
+/// One join, and what it may take.
+struct Join<'a> {
+    view: &'a JoinView,
+    name: String,
+    table: &'a Table,
+    as_of: AsOf,
+    limits: &'a Limits,
+    pool: &'a Pool,
+    progress: &'a Progress,
+}
+
+/// The features of one view for every row of the spine, in the view's order.
+pub(super) fn view(
+    spine: &Spine,
+    view: &ViewPlan,
+    as_of: AsOf,
+    table: &Table,
+    limits: &Limits,
+    pool: &Pool,
+    progress: &Progress,
+) -> Result<Vec<ArrayRef>, JobError> {
+    let definition = view.engine.definition();
+    let input = |inputs: &'_ RecordBatch, name: &str| {
+        let column = inputs.column_by_name(name).cloned();
+        column.ok_or_else(|| JobError::internal(format!("key `{name}` is no input of the model")))
+    };
+    let keys = spine.inputs.iter().map(|inputs| {
+        let columns = definition.key.iter().map(|field| input(inputs, &field.name));
+        columns.collect::<Result<Vec<_>, _>>()
+    });
+    let keys = keys.collect::<Result<Vec<_>, _>>()?;
+    let keys: Vec<Vec<&ArrayRef>> = keys.iter().map(|columns| columns.iter().collect()).collect();
+    let entities = Entities::group(&keys, &spine.times)?;
+    let join = Join {
+        view: &JoinView::compile(definition, &view.source)?,
+        name: view.name.name.clone(),
+        table,
+        as_of,
+        limits,
+        pool,
+        progress,
+    };
+    let assembly = Assembly::new(join.view.features().map(|feature| feature.data_type), spine.rows());
+    if join.view.history().is_latest_only() {
+        join.latest(&entities, &assembly)?;
+    } else {
+        join.shuffle(&entities, &assembly)?;
+    }
+    assembly.finish()
+}
+
+impl Join<'_> {
+    /// A view of latest rows: who won, then the values of those.
+    fn latest(&self, entities: &Entities, assembly: &Assembly) -> Result<(), JobError> {
+        let marks = self.marks();
+        let scan = self.scan(self.view.admitting_columns(), marks);
+        let units = self.units(&scan, entities)?;
+        self.reading(&units);
+        let latest = Latest::new(self.view, entities);
+        self.pool.for_each(&units, |number, unit| {
+            self.each_batch(&scan, unit, |batch, first_row| {
+                latest.push(&batch, number as u32, first_row)
+            })
+        })?;
+        self.warn(&scan);
+        let winners = latest.winners(units.len())?;
+        let nothing = Marks {
+            positions: false,
+            arrival: false,
+        };
+        let marks = if winners.has_ties() { marks } else { nothing };
+        let scan = self.scan(self.view.value_columns(), marks);
+        self.progress
+            .stage(format!("computing {}", self.name), Some(rows(&units)));
+        self.pool.for_each(&units, |number, unit| {
+            if !winners.has(number) {
+                return Ok(());
+            }
+            self.each_batch(&scan, unit, |batch, first_row| {
+                winners.place(self.view, entities, &batch, (number, first_row), assembly)
+            })
+        })?;
+        winners.settle(self.view, entities, assembly)
+    }
+
+    /// Any other view: its events brought together by entity, then a partition of entities after another.
+    fn shuffle(&self, entities: &Entities, assembly: &Assembly) -> Result<(), JobError> {
+        let scan = self.scan(self.view.source_columns(), self.marks());
+        let units = self.units(&scan, entities)?;
+        self.reading(&units);
+        let account = Account::default();
+        let layout = Layout {
+            events: rows(&units),
+            limit: self.limits.memory_bytes,
+            threads: self.limits.threads,
+        };
+        let shuffle = Shuffle::new(self.view, entities, layout, &self.limits.spill, &account);
+        self.pool.for_each(&units, |_, unit| {
+            self.each_batch(&scan, unit, |batch, _| shuffle.push(&batch))
+        })?;
+        self.warn(&scan);
+        self.progress
+            .stage(format!("computing {}", self.name), Some(entities.row_count() as u64));
+        let partitions: Vec<usize> = (0..shuffle.partitions()).collect();
+        self.pool.for_each(&partitions, |_, partition| {
+            self.progress.checkpoint()?;
+            let slots = entities.slots(&shuffle.entities_of(*partition));
+            let rows = &entities.rows()[slots];
+            assembly.place(rows, &shuffle.values(*partition)?)?;
+            self.progress.add(rows.len() as u64);
+            Ok(())
+        })?;
+        tracing::debug!(
+            view = self.name,
+            peak_bytes = account.peak(),
+            spilled_bytes = shuffle.spilled_bytes(),
+            "events joined"
+        );
+        Ok(())
+    }
+
+    /// The marks that matter: of positions, whether they decide between events of one time, and of arrivals, whether they
+    /// can be later than the event.
+    fn marks(&self) -> Marks {
+        let is_prompt = matches!(self.table.positions, Positions::RowNumber { delay_us: ..=1 });
+        Marks {
+            positions: self.view.has_positions(),
+            arrival: self.as_of == AsOf::KnownAt && !is_prompt,
+        }
+    }
+
+    fn scan(&self, columns: Vec<Field>, marks: Marks) -> Scan {
+        let (table, time) = (self.table.clone(), self.view.source().time.clone());
+        Scan::new(
+            table,
+            columns,
+            time,
+            self.as_of == AsOf::EventTime,
+            self.limits.batch_rows,
+        )
+        .with_marks(marks)
+    }
+
+    /// The row groups that may hold what a row can see.
+    fn units(&self, scan: &Scan, entities: &Entities) -> Result<Vec<Unit>, JobError> {
+        let (first, last) = (entities.times().iter().min(), entities.times().iter().max());
+        let range = match (first, last) {
+            (Some(first), Some(last)) => TimeRange {
+                from: self
+                    .view
+                    .lookback_us()
+                    .map_or(i64::MIN, |lookback| first.saturating_sub(lookback)),
+                before: *last,
+            },
+            _ => TimeRange { from: 0, before: 0 },
+        };
+        self.pool.io().block_on(scan.units(range))
+    }
+
+    fn reading(&self, units: &[Unit]) {
+        self.progress
+            .stage(format!("reading {}", self.view.source().name), Some(rows(units)));
+    }
+
+    /// Calls `work` with each batch of `unit` and the number of its first row among those that the unit gives.
+    fn each_batch(
+        &self,
+        scan: &Scan,
+        unit: &Unit,
+        mut work: impl FnMut(RecordBatch, u32) -> Result<(), JobError>,
+    ) -> Result<(), JobError> {
+        let mut first_row = 0u32;
+        for batch in scan.read(unit, self.pool.io())? {
+            let batch = batch?;
+            self.progress.checkpoint()?;
+            let rows = batch.num_rows();
+            work(batch, first_row)?;
+            first_row += rows as u32;
+            self.progress.add(rows as u64);
+        }
+        Ok(())
+    }
+
+    fn warn(&self, scan: &Scan) {
+        if scan.rows_without_time() > 0 {
+            let source = self.view.source().name.clone();
+            metrics::counter!("ondol_pipelines_rows_without_time_total", "source" => source.clone())
+                .increment(scan.rows_without_time());
+            tracing::warn!(
+                source,
+                rows = scan.rows_without_time(),
+                "rows without an event time are left out"
+            );
+        }
+    }
+}
+
+fn rows(units: &[Unit]) -> u64 {
+    units.iter().map(|unit| unit.rows).sum()
+}
