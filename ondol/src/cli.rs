@@ -1,10 +1,14 @@
 //! The command line: what can be typed, and its help.
 
 mod jobs;
+mod sql;
+mod statistics;
 mod streams;
 mod training_set;
 
 pub(crate) use jobs::*;
+pub(crate) use sql::*;
+pub(crate) use statistics::*;
 pub(crate) use streams::*;
 pub(crate) use training_set::*;
 
@@ -65,10 +69,21 @@ pub(crate) enum Command {
     TrainingSet(TrainingSetArgs),
     /// Bring a batch source's latest rows online.
     Materialize(MaterializeArgs),
+    /// Query offline tables: every stream's event log and every batch source, by name.
+    Sql(SqlArgs),
+    /// Show what the columns of a source come to: nulls, extremes, quantiles, distinct and frequent values.
+    Statistics(StatisticsArgs),
     /// Build online rows anew from the log, while they serve: after the online store has lost some.
     Rebuild(RebuildArgs),
-    /// List jobs.
-    Jobs(ConnectArgs),
+    /// Merge the small files of a stream's log into large ones.
+    Compact(CompactArgs),
+    /// Delete what the retention of a stream's log no longer needs.
+    Vacuum(VacuumArgs),
+    /// List, show, follow, cancel and repeat jobs.
+    Jobs(JobsArgs),
+    /// Jobs that are submitted again and again.
+    #[command(subcommand)]
+    Schedule(ScheduleCommand),
     /// Register and list models.
     #[command(subcommand)]
     Model(ModelCommand),

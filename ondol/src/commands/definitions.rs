@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, bail};
 use ondol_feature_store_api::wire::{Applied, Change, ChangeAction, DefinitionHistory, Plan};
 use ondol_feature_store_api::{FeatureStore, FeatureStoreError};
 use ondol_pipelines_api::Pipelines;
-use ondol_pipelines_api::wire::JobState;
+use ondol_pipelines_api::wire::{JobQuery, JobState};
 use ondol_transform::definition::{attachments, beside, is_attachment};
 use ondol_vocabulary::{
     DataType, DefinitionFile, DefinitionFiles, FeatureDefinition, ModelDefinition, Snapshot, SourceDefinition,
@@ -70,11 +70,14 @@ pub(crate) async fn apply(args: &ApplyArgs, output: Output) -> Result<()> {
 /// The failed jobs that brought a batch source online: source and error by job. Empty when the pipelines do not answer:
 /// that is no reason not to apply.
 async fn failed_materializations(pipelines: &dyn Pipelines) -> BTreeMap<String, (String, String)> {
-    let jobs = pipelines.jobs().await.unwrap_or_default();
-    let failed = jobs
+    let query = JobQuery {
+        kind: Some("materialize".to_owned()),
+        state: Some(JobState::Failed),
+        ..JobQuery::default()
+    };
+    let page = pipelines.jobs(query).await.unwrap_or_default();
+    page.jobs
         .into_iter()
-        .filter(|job| job.kind == "materialize" && job.state == JobState::Failed);
-    failed
         .map(|job| (job.id, (job.subject, job.error.unwrap_or_default())))
         .collect()
 }

@@ -8,5 +8,8 @@ pub(crate) mod init;
 pub(crate) mod jobs;
 pub(crate) mod model;
 pub(crate) mod rebuild;
+pub(crate) mod schedule;
+pub(crate) mod sql;
+pub(crate) mod statistics;
 pub(crate) mod stream;
 pub(crate) mod training_set;

@@ -1,6 +1,7 @@
 //! The service: what the contract promises, on top of the queue.
 
 use crate::config::PipelinesConfig;
+use crate::engine::JoinEngine;
 use crate::error::JobError;
 use crate::ledger::Ledger;
 use crate::materialize::{Reaches, reconcile};
@@ -9,10 +10,12 @@ use crate::queue::{Parts, Queue};
 use crate::results::Results;
 use crate::schedule;
 use crate::spines::Spines;
+use crate::statistics::{self, Kept};
 use async_trait::async_trait;
 use ondol_feature_store_api::{FeatureStore, FeatureStoreError};
 use ondol_pipelines_api::wire::{
-    IdempotencyKey, Job, JobPage, JobQuery, JobRequest, Schedule, ScheduleRequest, TrainingSetRequest,
+    IdempotencyKey, Job, JobPage, JobQuery, JobRequest, Schedule, ScheduleRequest, SourceStatistics, StatisticsQuery,
+    TrainingSetRequest,
 };
 use ondol_pipelines_api::{Pipelines, PipelinesError, Rows};
 use ondol_runtime::objects::ObjectStores;
@@ -32,6 +35,7 @@ pub struct PipelinesService {
     store: Arc<dyn FeatureStore>,
     queue: Arc<Queue>,
     ledger: Ledger,
+    kept: Kept,
 }
 
 impl PipelinesService {
@@ -40,6 +44,21 @@ impl PipelinesService {
     /// # Errors
     /// When the data folder or the ledger can't be opened.
     pub async fn open(
+        config: PipelinesConfig,
+        feature_store: Arc<dyn FeatureStore>,
+        clock: Arc<dyn Clock>,
+        shutdown: &Shutdown,
+        health: &Health,
+    ) -> Result<Self, PipelinesError> {
+        Self::open_on(None, config, feature_store, clock, shutdown, health).await
+    }
+
+    /// As [`Self::open`], with training sets joined on `engine` where there is one.
+    ///
+    /// # Errors
+    /// As of [`Self::open`].
+    pub async fn open_on(
+        engine: Option<Arc<dyn JoinEngine>>,
         config: PipelinesConfig,
         feature_store: Arc<dyn FeatureStore>,
         clock: Arc<dyn Clock>,
@@ -61,13 +80,15 @@ impl PipelinesService {
             .map_err(|cause| fault(JobError::internal(cause)))?
             .map_err(fault)?;
         let ledger = Ledger::open(&config.ledger_url()).await.map_err(fault)?;
+        let exclusive = ledger.is_exclusive();
         let opened = tokio::task::spawn_blocking(move || {
             let spines = Spines::open(&ObjectStores::default(), &spines_place)?;
-            Ok((Results::open(results_dir)?, spines))
+            Ok((Results::open(results_dir, exclusive)?, spines))
         });
         let opened = opened.await.map_err(|cause| fault(JobError::internal(cause)))?;
         let (results, spines) = opened.map_err(fault)?;
         let reaches = Reaches::open(ledger.pool()).await.map_err(fault)?;
+        let kept = Kept::open(ledger.pool()).await.map_err(fault)?;
         let reconciles = config.reconcile;
         let queue = Queue::new(Parts {
             store: Arc::clone(&feature_store),
@@ -75,8 +96,10 @@ impl PipelinesService {
             clock,
             ledger: ledger.clone(),
             reaches,
+            kept: kept.clone(),
             results,
             spines,
+            engine,
             shutdown: shutdown.token(),
         });
         queue.sweep_leftovers().await.map_err(fault)?;
@@ -98,6 +121,7 @@ impl PipelinesService {
             store: feature_store,
             queue,
             ledger,
+            kept,
         })
     }
 
@@ -166,6 +190,29 @@ impl Pipelines for PipelinesService {
 
     async fn remove_schedule(&self, name: &str) -> Result<Schedule, PipelinesError> {
         schedule::remove(&self.ledger, name).await
+    }
+
+    async fn statistics(&self, source: &str, query: StatisticsQuery) -> Result<SourceStatistics, PipelinesError> {
+        let snapshot = self.snapshot().await?;
+        let definition = statistics::source(&snapshot, source)?;
+        let (from, to) = statistics::days(&query)?;
+        let unavailable = |cause: JobError| PipelinesError::Unavailable {
+            detail: cause.to_string(),
+        };
+        let Some(computed) = self.kept.computed(source).await.map_err(unavailable)? else {
+            return Err(PipelinesError::NoResult {
+                id: format!("statistics of {source}"),
+                state: "not computed yet: submit one of kind `statistics` (`ondol statistics`)".to_owned(),
+            });
+        };
+        let days = self.kept.days(source, from, to).await.map_err(unavailable)?;
+        let (source, columns) = (source.to_owned(), definition.schema.clone());
+        // Merging takes time in proportion to dates and columns.
+        let merged =
+            tokio::task::spawn_blocking(move || statistics::statistics(&source, &columns, computed, &days)).await;
+        merged.map_err(|cause| PipelinesError::Internal {
+            detail: cause.to_string(),
+        })
     }
 }
 

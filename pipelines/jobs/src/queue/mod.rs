@@ -14,9 +14,11 @@ pub(crate) mod submit;
 mod sweep;
 
 use crate::config::PipelinesConfig;
+use crate::engine::JoinEngine;
 use crate::error::JobError;
 use crate::kind::TRAINING_SET;
 use crate::ledger::Ledger;
+use crate::statistics::Kept;
 use crate::materialize::Reaches;
 use crate::memory::Memory;
 use crate::results::Results;
@@ -48,10 +50,14 @@ pub(crate) struct Parts {
     pub ledger: Ledger,
     /// How far views have been given batch sources.
     pub reaches: Reaches,
+    /// Statistics of sources.
+    pub kept: Kept,
     /// Finished training sets.
     pub results: Results,
     /// Spines of jobs.
     pub spines: Spines,
+    /// Where training sets are joined, if not here.
+    pub engine: Option<Arc<dyn JoinEngine>>,
     /// When to stop.
     pub shutdown: CancellationToken,
 }

@@ -9,6 +9,7 @@ use crate::memory::Room;
 use crate::training_set::TrainingSet;
 use futures::FutureExt;
 use ondol_pipelines_api::wire::{Job, JobRequest, JobState, TrainingSetOptions};
+use ondol_vocabulary::EventTime;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -61,6 +62,11 @@ impl Queue {
         active.publish();
         let outcome = outcome.unwrap_or_else(|_| Err(JobError::internal("the job panicked: see the log")));
         self.finish(&active, outcome).await;
+        if active.job().attempt > 1
+            && let Err(error) = self.sweep_results(EventTime::from_micros(i64::MIN)).await
+        {
+            tracing::warn!(job = id, %error, "what earlier attempts left waits for the sweep");
+        }
         drop(self.active().remove(&id));
         self.report();
         metrics::histogram!("ondol_pipelines_job_seconds", "kind" => kind).record(started.elapsed());
@@ -80,6 +86,8 @@ impl Queue {
             results: self.parts.results.clone(),
             result: result_name(&claimed.job),
             reaches: self.parts.reaches.clone(),
+            kept: self.parts.kept.clone(),
+            engine: self.parts.engine.clone(),
             now: self.now(),
             progress,
         };
@@ -198,13 +206,13 @@ impl Queue {
 
     /// Forgets a job that is another's by now, and what this attempt made of it.
     async fn discard(&self, job: &Job) {
-        let (results, name, id) = (self.parts.results.clone(), result_name(job), job.id.clone());
+        let (results, name) = (self.parts.results.clone(), result_name(job));
         let removed = tokio::task::spawn_blocking(move || match results.ids()?.contains(&name) {
             true => results.remove(&name),
             false => Ok(()),
         });
         if let Ok(Err(error)) = removed.await {
-            tracing::warn!(job = id, %error, "the result of a lost attempt waits for the sweep");
+            tracing::warn!(job = job.id, %error, "the result of a lost attempt waits for the sweep");
         }
     }
 

@@ -1,6 +1,6 @@
 //! Removes what has had its time, and what attempts that never ended have left.
 
-use super::Queue;
+use super::{Queue, result_name};
 use crate::error::JobError;
 use ondol_pipelines_api::wire::Job;
 use ondol_vocabulary::EventTime;
@@ -23,24 +23,39 @@ impl Queue {
         self.parts.ledger.forget(before(config.ledger_age()), self.now()).await
     }
 
-    async fn sweep_results(&self, before: EventTime) -> Result<(), JobError> {
+    /// Removes results whose time has passed, and those of attempts that lost their job.
+    pub(super) async fn sweep_results(&self, before: EventTime) -> Result<(), JobError> {
         let results = self.parts.results.clone();
-        let names = tokio::task::spawn_blocking(move || results.ids());
-        for name in names.await.map_err(JobError::internal)?? {
-            let (id, attempt) = match name.split_once('-') {
-                Some((id, attempt)) => (id, attempt.parse().ok()),
-                None => (name.as_str(), Some(0)),
-            };
-            let job = self.parts.ledger.job(id).await?;
+        let found = tokio::task::spawn_blocking(move || Ok::<_, JobError>((results.ids()?, results.unfinished()?)));
+        let (names, unfinished) = found.await.map_err(JobError::internal)??;
+        let mut remove = Vec::new();
+        for name in names {
             // A result without a job has no reader; one of another attempt has none either.
-            let kept = job.is_some_and(|job| Some(job.attempt) == attempt && is_wanted(&job, before));
-            if !kept {
-                let results = self.parts.results.clone();
-                let removed = tokio::task::spawn_blocking(move || results.remove(&name));
-                removed.await.map_err(JobError::internal)??;
+            let job = self.job_of(&name).await?;
+            if !job.is_some_and(|job| is_wanted(&job, before)) {
+                remove.push(name);
             }
         }
-        Ok(())
+        let mut give_up = Vec::new();
+        for file in unfinished {
+            let job = self.job_of(&file.name).await?;
+            if !job.is_some_and(|job| !job.state.is_final()) {
+                give_up.push(file);
+            }
+        }
+        let results = self.parts.results.clone();
+        let removed = tokio::task::spawn_blocking(move || {
+            remove.iter().try_for_each(|name| results.remove(name))?;
+            give_up.iter().try_for_each(|file| results.remove_unfinished(file))
+        });
+        removed.await.map_err(JobError::internal)?
+    }
+
+    /// The job whose present attempt, or last one, a result is of.
+    async fn job_of(&self, result: &str) -> Result<Option<Job>, JobError> {
+        let id = result.split_once('-').map_or(result, |(id, _)| id);
+        let job = self.parts.ledger.job(id).await?;
+        Ok(job.filter(|job| result_name(job) == result))
     }
 
     async fn sweep_spines(&self, before: EventTime, submitted_before: EventTime) -> Result<(), JobError> {
