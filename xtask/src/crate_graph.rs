@@ -11,12 +11,9 @@ const WIRE: &str = "ondol-wire";
 const RUNTIME: &str = "ondol-runtime";
 const TRANSFORM: &str = "ondol-transform";
 const TESTKIT: &str = "ondol-testkit";
-const SERVICES: [&str; 4] = [
-    "ondol-ingest",
-    "ondol-feature-store",
-    "ondol-jobs",
-    "ondol-model-gateway",
-];
+const CLUSTER: &str = "ondol-cluster";
+const JOBS: &str = "ondol-jobs";
+const SERVICES: [&str; 4] = ["ondol-ingest", "ondol-feature-store", JOBS, "ondol-model-gateway"];
 const CONTRACTS: [&str; 4] = [
     "ondol-feature-store-api",
     "ondol-ingest-api",
@@ -77,7 +74,7 @@ fn sight_of(name: &str) -> Sight {
         [VOCABULARY, WIRE, RUNTIME, TRANSFORM]
             .into_iter()
             .chain(CONTRACTS)
-            .collect()
+            .collect::<Vec<&'static str>>()
     };
     match name {
         VOCABULARY | RUNTIME => Sight::Only(vec![]),
@@ -85,6 +82,8 @@ fn sight_of(name: &str) -> Sight {
         _ if CONTRACTS.contains(&name) => Sight::Only(vec![VOCABULARY, WIRE]),
         // The testkit fakes contracts for the tests of any service: so it may know no service itself.
         _ if name == TESTKIT || SERVICES.contains(&name) => Sight::Only(ground()),
+        // The engine of many machines runs the very joins of the jobs; the jobs know it as a trait of their own.
+        CLUSTER => Sight::Only(ground().into_iter().chain([JOBS]).collect::<Vec<_>>()),
         // It drives whole processes from outside; its oracle must share nothing with what it judges.
         "ondol-faults" => Sight::Only([VOCABULARY, RUNTIME, TESTKIT].into_iter().chain(CONTRACTS).collect()),
         // It only writes the contracts' documents.
@@ -94,7 +93,29 @@ fn sight_of(name: &str) -> Sight {
     }
 }
 
+/// The query engine of many machines costs minutes to build and megabytes to carry: one crate has it.
+fn has_the_engine(dependency: &str) -> bool {
+    matches!(dependency, "datafusion" | "datafusion-datasource" | "datafusion-proto") || dependency.starts_with("ballista")
+}
+
+fn engine_violations(package: &Package) -> impl Iterator<Item = Violation> {
+    let engines = package.dependencies.iter().filter(|dependency| {
+        package.name != CLUSTER && package.name.starts_with("ondol") && has_the_engine(&dependency.name)
+    });
+    engines.map(|dependency| {
+        let what = format!("depends on {}", dependency.name);
+        let remedy = "only ondol-cluster sees the query engine: put what needs it there, behind a trait of the caller's";
+        Violation::new("crate-graph", package.name.as_str(), what, remedy)
+    })
+}
+
 fn violations_of(package: &Package) -> Vec<Violation> {
+    let mut violations = place_violations(package);
+    violations.extend(engine_violations(package));
+    violations
+}
+
+fn place_violations(package: &Package) -> Vec<Violation> {
     let allowed = match sight_of(&package.name) {
         Sight::Only(allowed) => allowed,
         Sight::All => return Vec::new(),
@@ -157,6 +178,16 @@ mod tests {
         check("ondol-ingest", "ondol-feature-store-api", None, 0);
         check("ondol-ingest", "serde", None, 0);
         check("ondol", "ondol-feature-store", None, 0);
+    }
+
+    #[test]
+    fn the_query_engine_is_in_one_crate() {
+        check("ondol-jobs", "datafusion", None, 1);
+        check("ondol-jobs", "datafusion-expr", None, 0);
+        check("ondol", "ballista-core", None, 1);
+        check("ondol-cluster", "ballista-scheduler", None, 0);
+        check("ondol-cluster", "ondol-jobs", None, 0);
+        check("ondol-jobs", "ondol-cluster", None, 1);
     }
 
     #[test]
