@@ -4,14 +4,16 @@
 use crate::cli::ServiceName;
 use crate::config::OndolConfig;
 use anyhow::{Context as _, Result};
+use ondol_cluster::{EngineConfig, PlanEngine, SqlService};
 use ondol_feature_store::FeatureStoreService;
 use ondol_feature_store_api::{FeatureStore, FeatureStoreClient};
 use ondol_ingest::IngestService;
 use ondol_ingest_api::{Ingest, IngestClient};
 use ondol_jobs::PipelinesService;
+use ondol_jobs::engine::JoinEngine;
 use ondol_model_gateway::ModelGatewayService;
 use ondol_pipelines_api::Pipelines;
-use ondol_runtime::{Clock, Health, ServiceRouter, Shutdown, SystemClock, serve};
+use ondol_runtime::{Clock, Health, ObjectStores, ServiceRouter, Shutdown, SystemClock, serve};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -181,7 +183,18 @@ impl Builder {
             return Ok(());
         }
         let shutdown = self.service("pipelines");
-        let service = PipelinesService::open(
+        let objects = ObjectStores::of_process();
+        let engine: Option<Arc<dyn JoinEngine>> = if self.config.pipelines.is_embedded() {
+            None
+        } else {
+            let config = EngineConfig::of(&self.config.pipelines);
+            let engine = PlanEngine::cluster(&config, objects.clone()).context("the pipelines can't start")?;
+            Some(Arc::new(engine))
+        };
+        let sql = SqlService::new(self.config.sql.clone(), self.the_feature_store()?, objects)
+            .context("the pipelines can't start")?;
+        let service = PipelinesService::open_on(
+            engine,
             self.config.pipelines.clone(),
             self.the_feature_store()?,
             Arc::clone(&self.clock),
@@ -197,7 +210,7 @@ impl Builder {
         }
         self.contract(
             "pipelines",
-            ondol_pipelines_api::server::router(service),
+            ondol_pipelines_api::server::router(service).merge(ondol_pipelines_api::sql::server::router(Arc::new(sql))),
             ondol_pipelines_api::server::openapi(),
         );
         Ok(())

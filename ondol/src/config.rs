@@ -2,6 +2,7 @@
 
 use crate::cli::ServerArgs;
 use anyhow::Result;
+use ondol_cluster::SqlConfig;
 use ondol_feature_store::FeatureStoreConfig;
 use ondol_ingest::config::{EmbeddedConfig, IngestConfig, StreamConfig};
 use ondol_jobs::PipelinesConfig;
@@ -38,6 +39,8 @@ pub(crate) struct OndolConfig {
     pub(crate) ingest: IngestConfig,
     /// The pipelines.
     pub(crate) pipelines: PipelinesConfig,
+    /// Queries over offline tables, which the pipelines answer.
+    pub(crate) sql: SqlConfig,
     /// The model gateway.
     pub(crate) model_gateway: ModelGatewayConfig,
 }
@@ -56,6 +59,7 @@ impl Default for OndolConfig {
             feature_store: FeatureStoreConfig::default(),
             ingest: IngestConfig::default(),
             pipelines: PipelinesConfig::default(),
+            sql: SqlConfig::default(),
             model_gateway: ModelGatewayConfig::default(),
         }
     }
@@ -118,6 +122,7 @@ impl OndolConfig {
             "feature-store",
         );
         place(&mut self.pipelines.data_dir, &defaults.pipelines.data_dir, "pipelines");
+        place(&mut self.sql.spill_dir, &defaults.sql.spill_dir, "pipelines/sql-spill");
         place(
             &mut self.model_gateway.data_dir,
             &defaults.model_gateway.data_dir,
@@ -160,7 +165,7 @@ mod tests {
         keys("", &serde_json::to_value(&config).unwrap(), &mut found);
         config.ingest.stream = StreamConfig::Kafka(ondol_ingest::config::KafkaConfig::default());
         keys("", &serde_json::to_value(&config).unwrap(), &mut found);
-        let services = ["feature_store.", "ingest.", "pipelines.", "model_gateway."];
+        let services = ["feature_store.", "ingest.", "pipelines.", "sql.", "model_gateway."];
         for key in found {
             let name = services
                 .iter()

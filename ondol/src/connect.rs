@@ -5,7 +5,7 @@ use anyhow::{Context as _, Result};
 use ondol_feature_store_api::{FeatureStore, FeatureStoreClient};
 use ondol_ingest_api::{Ingest, IngestClient};
 use ondol_model_gateway_api::{ModelGateway, ModelGatewayClient};
-use ondol_pipelines_api::{Pipelines, PipelinesClient};
+use ondol_pipelines_api::{OfflineSql, Pipelines, PipelinesClient};
 use std::sync::Arc;
 use url::Url;
 
@@ -38,6 +38,12 @@ impl ConnectArgs {
     }
 
     pub(crate) fn pipelines(&self) -> Result<Arc<dyn Pipelines>> {
+        Ok(Arc::new(
+            PipelinesClient::new(self.url(self.pipelines.as_ref())).context(CLIENT)?,
+        ))
+    }
+
+    pub(crate) fn sql(&self) -> Result<Arc<dyn OfflineSql>> {
         Ok(Arc::new(
             PipelinesClient::new(self.url(self.pipelines.as_ref())).context(CLIENT)?,
         ))

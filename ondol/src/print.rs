@@ -45,6 +45,19 @@ pub(crate) fn table<const N: usize>(header: [&str; N], rows: impl IntoIterator<I
     table.to_string()
 }
 
+/// As [`table`], of as many columns as there are, none of them wrapped.
+pub(crate) fn wide_table(header: Vec<String>, rows: impl IntoIterator<Item = Vec<String>>) -> String {
+    let mut table = Table::new();
+    table
+        .load_preset(presets::NOTHING)
+        .set_content_arrangement(ContentArrangement::Disabled)
+        .set_header(header);
+    for row in rows {
+        table.add_row(row);
+    }
+    table.to_string()
+}
+
 /// A bar on a terminal, nothing elsewhere. `total` may be unknown.
 pub(crate) fn progress(total: Option<u64>, unit: &str) -> ProgressBar {
     let bar = match total {

@@ -111,7 +111,12 @@ fn table(schema: &SchemaRef, batches: &[RecordBatch], shown: usize) -> Result<St
             .map(|column| ArrayFormatter::try_new(column, &options))
             .collect::<Result<_, _>>()?;
         let rows = (0..batch.num_rows()).take(shown - lines.len());
-        lines.extend(rows.map(|row| columns.iter().map(|column| column.value(row).to_string()).collect::<Vec<_>>()));
+        lines.extend(rows.map(|row| {
+            columns
+                .iter()
+                .map(|column| column.value(row).to_string())
+                .collect::<Vec<_>>()
+        }));
     }
     Ok(print::wide_table(header, lines))
 }

@@ -52,11 +52,11 @@ impl PlanEngine {
     /// # Errors
     /// When the configuration names no cluster.
     #[cfg(feature = "client")]
-    pub fn cluster(config: EngineConfig, objects: ObjectStores) -> Result<Self, EngineError> {
-        let target = Target::Cluster(crate::cluster::Cluster::new(&config, &objects)?);
+    pub fn cluster(config: &EngineConfig, objects: ObjectStores) -> Result<Self, EngineError> {
+        let target = Target::Cluster(crate::cluster::Cluster::new(config, &objects)?);
         Ok(Self {
             objects,
-            config,
+            config: config.clone(),
             target,
         })
     }

@@ -20,7 +20,7 @@ mod spine;
 pub mod sql;
 mod stores;
 
-pub use config::{EMBEDDED, EngineConfig};
+pub use config::EngineConfig;
 pub use engine::PlanEngine;
 pub use fault::EngineError;
 pub use sql::{SqlConfig, SqlService};

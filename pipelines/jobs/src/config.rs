@@ -36,6 +36,15 @@ pub struct PipelinesConfig {
     /// Memory for the events of one training set's join, in MiB. Events beyond it go to a file in the data folder and are
     /// read again in their turn.
     pub event_memory_mib: u64,
+    /// Where training sets are joined: `embedded`, or on a cluster, whose scheduler is at `ballista://host:port`.
+    pub engine: String,
+    /// The folder for what this service and a cluster's executors exchange, which all of them reach: `s3://bucket/prefix`,
+    /// or a path on a file system they share. Absent: `exchange` in the data folder, for a cluster on one machine.
+    pub exchange: Option<String>,
+    /// Parts into which a cluster's join is cut at least; as many run at the same time as its executors have cores.
+    pub join_partitions: usize,
+    /// What one such part may hold of memory, in MiB: the more events, the more parts.
+    pub join_partition_mib: u64,
     /// Rows decoded from a file at a time.
     pub batch_rows: usize,
     /// Rows of a batch source sent to the feature store at a time.
@@ -54,6 +63,9 @@ pub struct PipelinesConfig {
     pub flight: bool,
 }
 
+/// The engine in the service's own process.
+const EMBEDDED: &str = "embedded";
+
 impl Default for PipelinesConfig {
     fn default() -> Self {
         Self {
@@ -68,6 +80,10 @@ impl Default for PipelinesConfig {
             lease_ms: 15_000,
             threads: 0,
             event_memory_mib: 1_024,
+            engine: EMBEDDED.to_owned(),
+            exchange: None,
+            join_partitions: 16,
+            join_partition_mib: 512,
             batch_rows: 16_384,
             delivery_rows: 8_192,
             result_minutes: 60,
@@ -93,6 +109,17 @@ impl PipelinesConfig {
     pub fn ledger_url(&self) -> String {
         let embedded = || format!("sqlite://{}", Path::new(&self.data_dir).join("pipelines.db").display());
         self.ledger.clone().unwrap_or_else(embedded)
+    }
+
+    /// Whether training sets are joined in the service's own process.
+    pub fn is_embedded(&self) -> bool {
+        self.engine == EMBEDDED
+    }
+
+    /// The folder for what a cluster exchanges.
+    pub fn exchange_place(&self) -> String {
+        let here = || self.data_dir.join("exchange").display().to_string();
+        self.exchange.clone().unwrap_or_else(here)
     }
 
     /// The folder of finished training sets.

@@ -64,13 +64,9 @@ impl Cluster {
         let (Some(host), Some(port)) = (url.host_str(), url.port()) else {
             return Err(wrong("it lacks a host or a port"));
         };
-        let exchange = config
-            .exchange
-            .as_deref()
-            .ok_or_else(|| wrong("`exchange` must name a folder that the executors reach too"))?;
         Ok(Self {
             scheduler: format!("http://{host}:{port}"),
-            exchange: objects.at(exchange)?.created()?,
+            exchange: objects.at(&config.exchange)?.created()?,
         })
     }
 

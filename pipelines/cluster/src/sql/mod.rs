@@ -74,7 +74,6 @@ impl OfflineSql for SqlService {
         let bounds = Bounds {
             time: self.config.timeout(),
             deadline: Instant::now() + self.config.timeout(),
-            asked: request.max_rows,
             rows: self.config.max_rows,
         };
         let (store, objects) = (Arc::clone(&self.store), self.objects.clone());
@@ -144,8 +143,6 @@ async fn answer(mut pieces: mpsc::Receiver<Piece>, running: Running) -> Result<R
 struct Bounds {
     time: Duration,
     deadline: Instant,
-    /// Rows after which the answer ends, because the caller said so.
-    asked: Option<u64>,
     /// Rows after which it fails.
     rows: u64,
 }

@@ -27,12 +27,12 @@ pub async fn training_set(
     let service = PipelinesService::open_on(engine, config(&data), store, clock, &shutdown, &Health::new())
         .await
         .unwrap();
-    let mut job = service.training_set(request("m", as_of, rows), None).await.unwrap();
+    let mut job = service.training_set(request("m", as_of, rows)).await.unwrap();
     while !job.state.is_final() {
         job = service.job(&job.id, Some(job.revision), Duration::from_secs(10)).await.unwrap();
     }
     let result = if job.state == JobState::Succeeded {
-        let rows = service.result(&job.id).await.unwrap().collect().await.unwrap();
+        let rows = service.result(&job.id).await.unwrap();
         Ok(arrow::compute::concat_batches(&rows.schema, &rows.batches).unwrap())
     } else {
         Err(job.error.unwrap_or_default())
@@ -44,8 +44,10 @@ pub async fn training_set(
 
 fn plans() -> Option<Arc<dyn JoinEngine>> {
     let config = EngineConfig {
+        engine: "here".to_owned(),
+        exchange: String::new(),
         partitions: 5,
-        ..EngineConfig::default()
+        partition_memory_mib: 512,
     };
     Some(Arc::new(PlanEngine::here(config, ObjectStores::default())))
 }

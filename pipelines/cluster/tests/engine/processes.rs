@@ -119,11 +119,11 @@ impl Cluster {
     pub fn engine(&self, folder: &Path, partitions: usize) -> Arc<dyn JoinEngine> {
         let config = EngineConfig {
             engine: format!("ballista://127.0.0.1:{}", self.port),
-            exchange: Some(folder.join("exchange").display().to_string()),
+            exchange: folder.join("exchange").display().to_string(),
             partitions,
-            ..EngineConfig::default()
+            partition_memory_mib: 512,
         };
-        Arc::new(PlanEngine::cluster(config, ObjectStores::default()).unwrap())
+        Arc::new(PlanEngine::cluster(&config, ObjectStores::default()).unwrap())
     }
 
     pub fn executor(&mut self, number: usize) -> &mut Program {
