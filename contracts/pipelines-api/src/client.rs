@@ -4,7 +4,10 @@ use crate::error::PipelinesError;
 use crate::rows::{self, Rows};
 use crate::server::MAX_WAIT;
 use crate::service::Pipelines;
-use crate::wire::{IdempotencyKey, Job, JobPage, JobQuery, JobRequest, Schedule, ScheduleRequest, TrainingSetRequest};
+use crate::wire::{
+    ColumnStatistics, IdempotencyKey, Job, JobPage, JobQuery, JobRequest, Schedule, ScheduleRequest, SourceStatistics, StatisticsQuery,
+    TrainingSetRequest,
+};
 use async_trait::async_trait;
 use http::{Method, header};
 use ondol_vocabulary::batch;
@@ -124,6 +127,17 @@ impl Pipelines for PipelinesClient {
     async fn remove_schedule(&self, name: &str) -> Result<Schedule, PipelinesError> {
         let path = format!("/v1/schedules/{}", encode_segment(name));
         self.caller.json(self.caller.request(Method::DELETE, &path)).await
+    }
+
+    async fn statistics(&self, source: &str, query: StatisticsQuery) -> Result<SourceStatistics, PipelinesError> {
+        let path = format!("/v1/sources/{}/statistics", encode_segment(source));
+        self.caller.json(self.caller.request(Method::GET, &path).query(&query)).await
+    }
+
+    async fn result_statistics(&self, id: &str) -> Result<Vec<ColumnStatistics>, PipelinesError> {
+        let path = format!("/v1/jobs/{}/statistics", encode_segment(id));
+        let call = self.caller.request(Method::GET, &path).timeout(BULK_TIMEOUT);
+        self.caller.json(call).await
     }
 }
 

@@ -3,8 +3,8 @@
 use crate::error::PipelinesError;
 use crate::rows::Rows;
 use crate::wire::{
-    IdempotencyKey, Job, JobPage, JobQuery, JobRequest, JobResult, MaterializeRequest, Schedule, ScheduleRequest,
-    TrainingSetRequest,
+    ColumnStatistics, IdempotencyKey, Job, JobPage, JobQuery, JobRequest, JobResult, MaterializeRequest, Schedule, ScheduleRequest,
+    SourceStatistics, StatisticsQuery, TrainingSetRequest,
 };
 use async_trait::async_trait;
 use std::time::Duration;
@@ -72,4 +72,10 @@ pub trait Pipelines: Send + Sync + 'static {
 
     /// Removes a schedule. Its jobs stay.
     async fn remove_schedule(&self, name: &str) -> Result<Schedule, PipelinesError>;
+
+    /// The statistics of a source over a range of event dates, as a `statistics` job last computed them.
+    async fn statistics(&self, source: &str, query: StatisticsQuery) -> Result<SourceStatistics, PipelinesError>;
+
+    /// What the columns of a finished training set come to. Kept as long as its rows are.
+    async fn result_statistics(&self, id: &str) -> Result<Vec<ColumnStatistics>, PipelinesError>;
 }

@@ -91,6 +91,9 @@ impl Pipelines for Stub {
     async fn statistics(&self, source: &str, query: StatisticsQuery) -> Result<SourceStatistics, PipelinesError> {
         self.take(format!("statistics {source} {query:?}"), statistics())
     }
+    async fn result_statistics(&self, id: &str) -> Result<Vec<ColumnStatistics>, PipelinesError> {
+        self.take(format!("result_statistics {id}"), statistics().columns)
+    }
 }
 
 fn page() -> JobPage {
@@ -399,6 +402,7 @@ async fn schedules_travel_whole() {
         to: None,
     };
     assert_eq!(client.statistics("a/b", query.clone()).await.unwrap(), told);
+    assert_eq!(client.result_statistics("01J").await.unwrap(), told.columns);
     let expected = [
         format!("create_schedule {request:?}"),
         "schedules".to_owned(),
@@ -407,6 +411,7 @@ async fn schedules_travel_whole() {
         "pause_schedule nightly false".to_owned(),
         "remove_schedule nightly".to_owned(),
         format!("statistics a/b {query:?}"),
+        "result_statistics 01J".to_owned(),
     ];
     assert_eq!(*stub.calls.lock().unwrap(), expected);
 }

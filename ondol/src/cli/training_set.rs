@@ -8,16 +8,19 @@ use std::path::PathBuf;
 #[derive(Debug, Args)]
 pub(crate) struct TrainingSetArgs {
     /// The model whose feature vector is built.
-    #[arg(required_unless_present = "from_manifest", conflicts_with = "from_manifest")]
+    #[arg(required_unless_present_any = ["from_manifest", "job"], conflicts_with_all = ["from_manifest", "job"])]
     pub(crate) model: Option<String>,
     /// Parquet, CSV or Arrow with the model's inputs, a time column and any extra columns such as the label. With
     /// --from-manifest: where the spine is now, if not where it was.
-    #[arg(long, value_name = "FILE", required_unless_present = "from_manifest")]
+    #[arg(long, value_name = "FILE", required_unless_present_any = ["from_manifest", "job"], conflicts_with = "job")]
     pub(crate) spine: Option<PathBuf>,
     /// Make the training set of this manifest again: the same definitions, the same versions of the tables, the same
     /// bytes.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", conflicts_with = "job")]
     pub(crate) from_manifest: Option<PathBuf>,
+    /// Fetch what an earlier job makes or has made, after a lost connection or in another form.
+    #[arg(long, value_name = "ID")]
+    pub(crate) job: Option<String>,
     /// Where to write: .parquet, .csv or .arrow, or a folder with --partition-by or --rows-per-file; the manifest goes
     /// beside it.
     #[arg(short, long = "out", value_name = "FILE|FOLDER")]
@@ -32,10 +35,10 @@ pub(crate) struct TrainingSetArgs {
     #[arg(long, value_enum)]
     pub(crate) format: Option<Form>,
     /// The spine's time column, if its name does not say so.
-    #[arg(long, value_name = "COLUMN", conflicts_with = "from_manifest")]
+    #[arg(long, value_name = "COLUMN", conflicts_with_all = ["from_manifest", "job"])]
     pub(crate) time_column: Option<String>,
     /// What a row may see.
-    #[arg(long, value_enum, default_value_t = AsOfArg::KnownAt, conflicts_with = "from_manifest")]
+    #[arg(long, value_enum, default_value_t = AsOfArg::KnownAt, conflicts_with_all = ["from_manifest", "job"])]
     pub(crate) as_of: AsOfArg,
     #[command(flatten)]
     pub(crate) connect: ConnectArgs,

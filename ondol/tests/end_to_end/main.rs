@@ -11,6 +11,7 @@
     reason = "tests"
 )]
 
+mod batch_only;
 mod messages;
 mod platform;
 mod published;
@@ -26,4 +27,9 @@ async fn one_process_carries_an_event_to_a_prediction() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn separate_services_carry_an_event_to_a_prediction() {
     scenario::run(Platform::separate().await).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn batch_sources_alone_carry_a_row_to_a_prediction() {
+    batch_only::run().await;
 }

@@ -290,8 +290,19 @@ pub(crate) async fn ended(platform: &Platform, mut job: Job) -> Job {
 async fn the_training_set_says_the_same(platform: &Platform, served: &Prediction) {
     let (_, rows) = training_set(platform, served.as_of).await;
     // A stream's windows and its latest row, a batch source, an input and what is derived of them.
-    for name in ["card.spend_24h", "card.last_amount", "merchant.risk", "amount", "derived.ratio", "derived.abroad"] {
-        assert!(served.features.contains_key(name), "{name} was not served: {:?}", served.features.keys());
+    for name in [
+        "card.spend_24h",
+        "card.last_amount",
+        "merchant.risk",
+        "amount",
+        "derived.ratio",
+        "derived.abroad",
+    ] {
+        assert!(
+            served.features.contains_key(name),
+            "{name} was not served: {:?}",
+            served.features.keys()
+        );
     }
     for (name, feature) in &served.features {
         let column = rows
@@ -301,7 +312,7 @@ async fn the_training_set_says_the_same(platform: &Platform, served: &Prediction
     }
 }
 
-fn value(column: &ArrayRef) -> Value {
+pub(crate) fn value(column: &ArrayRef) -> Value {
     if column.is_null(0) {
         return Value::Null;
     }

@@ -2,10 +2,12 @@
 //! [`JobRequest`](ondol_pipelines_api::wire::JobRequest), a [`Work`], and a line in [`check`].
 
 use crate::config::PipelinesConfig;
+use crate::engine::JoinEngine;
 use crate::error::JobError;
 use crate::materialize::{Materialization, Reaches};
 use crate::progress::Progress;
 use crate::results::Results;
+use crate::statistics::{Kept, Statistics, Workplace};
 use crate::training_set::{Limits, TrainingSet};
 use async_trait::async_trait;
 use ondol_feature_store_api::FeatureStore;
@@ -48,6 +50,10 @@ pub(crate) struct Context {
     pub result: String,
     /// How far views have been given batch sources.
     pub reaches: Reaches,
+    /// Statistics of sources.
+    pub kept: Kept,
+    /// Where training sets are joined, if not here.
+    pub engine: Option<Arc<dyn JoinEngine>>,
     /// The present.
     pub now: EventTime,
     /// How far it is, and whether to go on.
@@ -104,6 +110,10 @@ pub(crate) fn check(snapshot: &Snapshot, request: &JobRequest) -> Result<Checked
             stream(snapshot, &request.source)?;
             checked(&request.source, ASKING_MIB, Box::new(Vacuum(request.clone())))
         }
+        JobRequest::Statistics(request) => {
+            let work = Statistics::check(snapshot, request.clone())?;
+            checked(&request.source, STREAMING_MIB, Box::new(work))
+        }
     })
 }
 
@@ -154,6 +164,7 @@ impl Work for TrainingSet {
                 progress,
                 results,
                 context.result.clone(),
+                context.engine.as_deref(),
             )
             .await?;
         Ok(Outcome {
@@ -169,6 +180,21 @@ impl Work for Materialization {
         let (store, rows) = (context.store.as_ref(), context.config.delivery_rows);
         let outcome = Self::run(*self, store, &context.reaches, rows, Arc::clone(&context.progress)).await?;
         Outcome::of(&outcome)
+    }
+}
+
+#[async_trait]
+impl Work for Statistics {
+    async fn run(self: Box<Self>, context: &Context) -> Result<Outcome, JobError> {
+        let workplace = Workplace {
+            store: context.store.as_ref(),
+            kept: &context.kept,
+            batch_rows: context.config.batch_rows,
+            memory_mib: context.memory_mib,
+            now: context.now,
+            progress: &context.progress,
+        };
+        Outcome::of(&Self::run(*self, workplace).await?)
     }
 }
 

@@ -25,6 +25,7 @@ mod schedule;
 mod service;
 mod speed;
 mod spines;
+mod statistics;
 mod table;
 mod training_set;
 

@@ -10,12 +10,13 @@ use crate::queue::{Parts, Queue};
 use crate::results::Results;
 use crate::schedule;
 use crate::spines::Spines;
-use crate::statistics::{self, Kept};
+use crate::statistics::{self, Kept, Summary};
 use async_trait::async_trait;
+use futures::StreamExt;
 use ondol_feature_store_api::{FeatureStore, FeatureStoreError};
 use ondol_pipelines_api::wire::{
-    IdempotencyKey, Job, JobPage, JobQuery, JobRequest, Schedule, ScheduleRequest, SourceStatistics, StatisticsQuery,
-    TrainingSetRequest,
+    ColumnStatistics, IdempotencyKey, Job, JobPage, JobQuery, JobRequest, Schedule, ScheduleRequest, SourceStatistics,
+    StatisticsQuery, TrainingSetRequest,
 };
 use ondol_pipelines_api::{Pipelines, PipelinesError, Rows};
 use ondol_runtime::objects::ObjectStores;
@@ -210,9 +211,19 @@ impl Pipelines for PipelinesService {
         // Merging takes time in proportion to dates and columns.
         let merged =
             tokio::task::spawn_blocking(move || statistics::statistics(&source, &columns, computed, &days)).await;
-        merged.map_err(|cause| PipelinesError::Internal {
-            detail: cause.to_string(),
-        })
+        merged.map_err(internal)
+    }
+
+    async fn result_statistics(&self, id: &str) -> Result<Vec<ColumnStatistics>, PipelinesError> {
+        let mut rows = self.queue.rows(id).await?;
+        let mut summary = Summary::of(&rows.schema);
+        while let Some(batch) = rows.batches.next().await {
+            let batch = batch?;
+            // CPU work in proportion to the batch.
+            let taken = tokio::task::spawn_blocking(move || summary.add(&batch).map(|()| summary)).await;
+            summary = taken.map_err(internal)?.map_err(internal)?;
+        }
+        Ok(summary.columns())
     }
 }
 
@@ -226,5 +237,11 @@ async fn sweep(queue: Arc<Queue>, shutdown: Shutdown) {
         if let Err(error) = queue.sweep().await {
             tracing::warn!(%error, "old results are not removed, trying again");
         }
+    }
+}
+
+fn internal(cause: impl std::fmt::Display) -> PipelinesError {
+    PipelinesError::Internal {
+        detail: cause.to_string(),
     }
 }

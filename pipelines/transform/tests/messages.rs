@@ -308,6 +308,39 @@ proptest! {
     }
 }
 
+#[test]
+fn of_a_tables_rows_of_one_time_each_value_decides_for_itself() {
+    let text = "[source.s]\nparquet = \"s\"\ntime = \"at\"\n\
+        schema = { id = \"string\", tier = \"string\", n = \"i64\", at = \"timestamp\" }\n\
+        [view.v]\nfrom = \"s\"\nkey = \"id\"\nfeatures.tier = \"tier\"\nfeatures.n = \"n\"\n";
+    let files = DefinitionFiles {
+        files: vec![DefinitionFile {
+            path: "test.toml".to_owned(),
+            text: text.to_owned(),
+        }],
+    };
+    let definitions = definition::compile(&files).unwrap();
+    let engine = ViewEngine::compile(&definitions.views[0], &definitions.sources[0]).unwrap();
+    let at = |offset, tier, n| Event {
+        offset,
+        tier: Some(tier),
+        n,
+        ..Event::default()
+    };
+    let mut events = [at(0, "silver", 9), at(1, "gold", 7), at(2, "bronze", 8)];
+    for _ in 0..3 {
+        // Whoever reads the table numbers its rows, in whatever order they stand.
+        events.rotate_left(1);
+        for (event, offset) in events.iter_mut().zip(0..) {
+            event.offset = offset;
+        }
+        let row = row_of(&engine, &events);
+        let found = engine.finish(&[Some(&row)], &[EventTime::from_micros(1_000)], &[0, 1]);
+        assert_eq!(array_value_to_string(&found[0].values, 0).unwrap(), "silver");
+        assert_eq!(found[1].values.as_primitive::<Int64Type>().value(0), 9);
+    }
+}
+
 /// Any order, by a few steps of a linear congruence.
 fn shuffle<T>(items: &mut [T], mut seed: u64) {
     for place in (1..items.len()).rev() {

@@ -4,11 +4,12 @@ mod events;
 mod jobs;
 mod key;
 mod schedules;
+mod statistics;
 
 use crate::error::PipelinesError;
 use crate::rows;
 use crate::service::Pipelines;
-use crate::wire::{Job, Manifest, TrainingSetOptions, TrainingSetRequest};
+use crate::wire::{Job, Manifest, MaterializeOutcome, StatisticsOutcome, TrainingSetOptions, TrainingSetRequest};
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, State};
 use axum::response::Response;
@@ -48,6 +49,8 @@ pub fn router(pipelines: Service) -> Router {
             "/v1/schedules/{name}",
             get(schedules::schedule).post(schedules::verb).delete(schedules::remove),
         )
+        .route("/v1/jobs/{id}/statistics", get(statistics::of_result))
+        .route("/v1/sources/{name}/statistics", get(statistics::statistics))
         .with_state(pipelines)
 }
 
@@ -67,14 +70,16 @@ pub fn openapi() -> utoipa::openapi::OpenApi {
     ),
     tags(
         (name = "jobs", description = "Training sets, materialization and upkeep, and the jobs that do them."),
-        (name = "schedules", description = "Jobs that are submitted again and again.")
+        (name = "schedules", description = "Jobs that are submitted again and again."),
+        (name = "statistics", description = "What the columns of a source come to."),
+        (name = "sql", description = "Queries over the offline tables.")
     ),
     paths(
         training_set, result, jobs::submit, jobs::materialize, jobs::list, jobs::job, jobs::cancel, jobs::retry,
         events::events, schedules::create, schedules::list, schedules::schedule, schedules::pause, schedules::resume,
-        schedules::remove
+        schedules::remove, statistics::statistics, crate::sql::server::sql
     ),
-    components(schemas(Problem, Manifest))
+    components(schemas(Problem, Manifest, MaterializeOutcome, StatisticsOutcome))
 )]
 struct Document;
 

@@ -1,6 +1,6 @@
 //! Jobs: what is asked for, and where it stands.
 
-use super::{Manifest, MaterializeRequest};
+use super::{Manifest, MaterializeRequest, StatisticsRequest};
 use ondol_vocabulary::EventTime;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -17,6 +17,8 @@ pub enum JobRequest {
     Compact(CompactRequest),
     /// Delete what the retention of a stream's log no longer needs.
     Vacuum(VacuumRequest),
+    /// Bring the statistics of a source up to date.
+    Statistics(StatisticsRequest),
 }
 
 impl JobRequest {
@@ -26,6 +28,7 @@ impl JobRequest {
             Self::Materialize(_) => "materialize",
             Self::Compact(_) => "compact",
             Self::Vacuum(_) => "vacuum",
+            Self::Statistics(_) => "statistics",
         }
     }
 }

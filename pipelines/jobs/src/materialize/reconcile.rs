@@ -3,7 +3,7 @@
 
 use crate::queue::Queue;
 use ondol_feature_store_api::FeatureStore;
-use ondol_pipelines_api::wire::JobState;
+use ondol_pipelines_api::wire::{JobState, MaterializeRequest};
 use ondol_vocabulary::{Snapshot, ViewState};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -80,11 +80,16 @@ async fn submit_waiting(snapshot: &Snapshot, queue: &Arc<Queue>, attempts: &mut 
                 false => continue,
             },
         };
-        if queue.works_on("materialize", name) {
+        match queue.works_on("materialize", name).await {
+            Ok(false) => {}
             // Somebody asked for it already; what that run leaves undone is seen the next time.
-            continue;
+            Ok(true) => continue,
+            Err(error) => {
+                tracing::warn!(source = name, %error, "the job ledger can't be read, trying again");
+                continue;
+            }
         }
-        match queue.materialize(snapshot, name).await {
+        match queue.materialize(snapshot, MaterializeRequest::of(name)).await {
             Ok(job) => {
                 attempts.insert(
                     name.to_owned(),

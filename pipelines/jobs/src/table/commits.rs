@@ -1,15 +1,16 @@
 //! What the commits of a Delta table did to its files, from the log alone.
 
-use super::delta;
+use super::file::UNKNOWN_ROWS;
+use super::{TableFile, delta};
 use crate::error::JobError;
 use deltalake_core::kernel::Action;
 use deltalake_core::logstore::get_actions;
 use object_store::path::Path;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::ops::RangeInclusive;
 
 /// One commit.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Commit {
     /// Its version.
     pub version: i64,
@@ -21,6 +22,8 @@ pub(crate) struct Commit {
     pub removed: HashSet<String>,
     /// Files whose rows are in [`Self::rearranged`] from now on.
     pub replaced: HashSet<String>,
+    /// The files of [`Self::added`] and [`Self::removed`], with what the log says of their rows.
+    pub changed: Vec<TableFile>,
 }
 
 /// The commits `versions` of the table at `place`, in order; `None` if the log no longer has one of them.
@@ -47,10 +50,16 @@ impl Commit {
         };
         for action in actions {
             match action {
-                Action::Add(add) if add.data_change => commit.added.insert(path(&add.path)),
-                Action::Add(add) => commit.rearranged.insert(path(&add.path)),
-                Action::Remove(remove) if remove.data_change => commit.removed.insert(path(&remove.path)),
-                Action::Remove(remove) => commit.replaced.insert(path(&remove.path)),
+                Action::Add(add) if add.data_change => {
+                    commit.changed.push(file(&add.path, Some(add.partition_values), add.stats));
+                    commit.added.insert(path(&add.path).to_string())
+                }
+                Action::Add(add) => commit.rearranged.insert(path(&add.path).to_string()),
+                Action::Remove(remove) if remove.data_change => {
+                    commit.changed.push(file(&remove.path, remove.partition_values, None));
+                    commit.removed.insert(path(&remove.path).to_string())
+                }
+                Action::Remove(remove) => commit.replaced.insert(path(&remove.path).to_string()),
                 _ => false,
             };
         }
@@ -59,6 +68,23 @@ impl Commit {
 }
 
 /// As the table's list of files names it.
-fn path(logged: &str) -> String {
-    Path::parse(logged).unwrap_or_else(|_| Path::from(logged)).to_string()
+fn path(logged: &str) -> Path {
+    Path::parse(logged).unwrap_or_else(|_| Path::from(logged))
+}
+
+/// A file of which only its place and its bounds are of interest.
+fn file(
+    logged: &str,
+    partition_values: Option<HashMap<String, Option<String>>>,
+    statistics: Option<String>,
+) -> TableFile {
+    TableFile {
+        path: path(logged),
+        size: 0,
+        modified_us: 0,
+        rows: UNKNOWN_ROWS,
+        first_row: 0,
+        partition_values: partition_values.unwrap_or_default(),
+        statistics,
+    }
 }
