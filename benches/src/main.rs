@@ -7,7 +7,7 @@
 //! - [`freshness`]: from an event's acknowledgement to its being read;
 //! - [`memory`]: of the services, under steady load and draining a backlog;
 //! - [`bytes_per_key`]: what an online row weighs, against a Redis hash;
-//! - [`training_set`]: windows as of each spine row, against DuckDB on the same files;
+//! - [`training_set`]: windows and latest rows as of each spine row, against DuckDB and Polars on the same files;
 //! - [`gateway`]: what a prediction costs beside its feature read and its model;
 //! - [`process`]: what the `ondol` binary weighs, and how fast it is ready.
 //!
@@ -68,7 +68,7 @@ enum Benchmark {
     Memory(memory::Args),
     /// Bytes of an online row, against a Redis hash with a field per feature.
     BytesPerKey(bytes_per_key::Args),
-    /// Windows over an event log as of each spine row, against DuckDB on the same files.
+    /// Windows and latest rows as of each spine row, against DuckDB and Polars on the same files.
     TrainingSet(training_set::Args),
     /// What a prediction costs beside its feature read and its model.
     Gateway(gateway::Args),

@@ -95,8 +95,8 @@ fn each(delivery: &Delivery) -> Result<Vec<Delivery>> {
         let from = std::mem::replace(&mut range.from, to);
         let header = DeliveryHeader {
             ranges: vec![PartitionRange { partition, from, to }],
-            ..delivery.header.clone()
             table: None,
+            ..delivery.header.clone()
         };
         // Copied: a slice would keep the memory of all of them.
         let row = UInt32Array::from_value(u32::try_from(row)?, 1);

@@ -4,10 +4,12 @@
 //! straight to their row, so that a column is held once; the others wait as they came and are gathered at the end.
 
 use crate::error::JobError;
-use arrow::array::{Array, ArrayRef, AsArray, PrimitiveArray, new_empty_array};
-use arrow::buffer::{BooleanBuffer, Buffer, NullBuffer};
+use arrow::array::{Array, ArrayRef, PrimitiveArray, new_empty_array, new_null_array};
+use arrow::buffer::{BooleanBuffer, Buffer, NullBuffer, ScalarBuffer};
 use arrow::compute::interleave;
-use arrow::datatypes::{ArrowPrimitiveType, Float32Type, Float64Type, Int32Type, Int64Type, TimestampMicrosecondType};
+use arrow::datatypes::{
+    ArrowNativeType, ArrowPrimitiveType, Float32Type, Float64Type, Int32Type, Int64Type, TimestampMicrosecondType,
+};
 use ondol_vocabulary::DataType;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -76,50 +78,20 @@ impl Assembly {
                     let values = Arc::clone(values);
                     let mut pieces = pieces.lock().map_err(|_| JobError::internal("a writer panicked"))?;
                     pieces.push(Piece { rows, values });
+                    continue;
                 }
                 Values::Bits32(places) => {
-                    let bits: Option<Vec<u32>> = match target.data_type {
-                        DataType::I32 => values
-                            .as_primitive_opt::<Int32Type>()
-                            .map(|v| v.values().iter().map(|v| *v as u32).collect()),
-                        _ => values
-                            .as_primitive_opt::<Float32Type>()
-                            .map(|v| v.values().iter().map(|v| v.to_bits()).collect()),
-                    };
-                    let bits = bits.ok_or_else(|| misfit(target, values))?;
-                    for (row, bits) in rows.iter().zip(bits) {
-                        places[*row as usize].store(bits, Ordering::Relaxed);
-                    }
-                    target.mark(rows, values);
+                    let bits = bits::<u32>(values).ok_or_else(|| misfit(target, values))?;
+                    let values = rows.iter().zip(bits.iter());
+                    values.for_each(|(row, bits)| places[*row as usize].store(*bits, Ordering::Relaxed));
                 }
                 Values::Bits64(places) => {
-                    let values_of = |row: usize| places[row].store(0, Ordering::Relaxed);
-                    let _ = values_of;
-                    match target.data_type {
-                        DataType::F64 => {
-                            let floats = values
-                                .as_primitive_opt::<Float64Type>()
-                                .ok_or_else(|| misfit(target, values))?;
-                            for (row, value) in rows.iter().zip(floats.values()) {
-                                places[*row as usize].store(value.to_bits(), Ordering::Relaxed);
-                            }
-                        }
-                        _ => {
-                            let integers = match target.data_type {
-                                DataType::Timestamp => values
-                                    .as_primitive_opt::<TimestampMicrosecondType>()
-                                    .map(|array| array.values()),
-                                _ => values.as_primitive_opt::<Int64Type>().map(|array| array.values()),
-                            };
-                            let integers = integers.ok_or_else(|| misfit(target, values))?;
-                            for (row, value) in rows.iter().zip(integers) {
-                                places[*row as usize].store(*value as u64, Ordering::Relaxed);
-                            }
-                        }
-                    }
-                    target.mark(rows, values);
+                    let bits = bits::<u64>(values).ok_or_else(|| misfit(target, values))?;
+                    let values = rows.iter().zip(bits.iter());
+                    values.for_each(|(row, bits)| places[*row as usize].store(*bits, Ordering::Relaxed));
                 }
             }
+            target.mark(rows, values);
         }
         Ok(())
     }
@@ -183,7 +155,7 @@ fn gather(pieces: &[Piece], data_type: DataType, rows: usize) -> Result<ArrayRef
     let mut arrays: Vec<ArrayRef> = pieces.iter().map(|piece| Arc::clone(&piece.values)).collect();
     if places.contains(&NOWHERE) {
         let null = (arrays.len(), 0);
-        arrays.push(arrow::array::new_null_array(&data_type.arrow(), 1));
+        arrays.push(new_null_array(&data_type.arrow(), 1));
         places
             .iter_mut()
             .filter(|place| **place == NOWHERE)
@@ -194,6 +166,14 @@ fn gather(pieces: &[Piece], data_type: DataType, rows: usize) -> Result<ArrayRef
     }
     let arrays: Vec<&dyn Array> = arrays.iter().map(AsRef::as_ref).collect();
     Ok(interleave(&arrays, &places)?)
+}
+
+/// The values of an array of that width as they lie in memory, whatever its type.
+fn bits<T: ArrowNativeType>(values: &ArrayRef) -> Option<ScalarBuffer<T>> {
+    let data = values.to_data();
+    let fits = data.data_type().primitive_width() == Some(size_of::<T>());
+    let buffer = data.buffers().first().filter(|_| fits)?;
+    Some(ScalarBuffer::new(buffer.clone(), data.offset(), data.len()))
 }
 
 fn misfit(target: &Target, values: &ArrayRef) -> JobError {

@@ -228,13 +228,13 @@ impl Entities {
                         .iter()
                         .map(|value| none(self.keys.find_short(of_integer(*value)))),
                 );
-                blank(found, *column);
+                blank(found, column);
             }
             [column] if *column.data_type() == ArrowType::Int32 => {
                 let values = column.as_primitive::<Int32Type>();
                 let wide = values.values().iter().map(|value| of_integer(i64::from(*value)));
                 found.extend(wide.map(|key| none(self.keys.find_short(key))));
-                blank(found, *column);
+                blank(found, column);
             }
             columns => {
                 let rows = columns.first().map_or(0, |column| column.len());
