@@ -142,6 +142,7 @@ impl Story {
             model: Some("fraud".to_owned()),
             spine: Some(spine),
             from_manifest: None,
+            job: None,
             out: out.clone(),
             partition_by: Vec::new(),
             rows_per_file: None,

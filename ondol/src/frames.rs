@@ -9,8 +9,8 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::{Schema, SchemaRef};
 use clap::ValueEnum;
 use file::{Cutter, WholeFile};
+pub(crate) use folder::Layout;
 use folder::WholeFolder;
-pub(crate) use folder::{EVENT_DATE, Layout};
 use ondol_vocabulary::Field as NamedField;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
@@ -76,7 +76,11 @@ impl Target {
             .filter(|folder| !folder.as_os_str().is_empty())
             .unwrap_or(Path::new("."));
         if !parent.is_dir() {
-            bail!("can't write `{}`: there is no folder `{}`", path.display(), parent.display());
+            bail!(
+                "can't write `{}`: there is no folder `{}`",
+                path.display(),
+                parent.display()
+            );
         }
         if layout == Layout::default() {
             let of_ending = Form::of(path)?;
@@ -95,7 +99,10 @@ impl Target {
             path.exists()
         };
         if taken {
-            bail!("can't write a folder to `{}`: it exists; remove it or name another", path.display());
+            bail!(
+                "can't write a folder to `{}`: it exists; remove it or name another",
+                path.display()
+            );
         }
         Ok(Self {
             path: path.to_owned(),
@@ -106,7 +113,9 @@ impl Target {
 
     /// Refuses a layout that columns known beforehand don't allow.
     pub(crate) fn check(&self, known: &Schema) -> Result<()> {
-        self.layout.as_ref().map_or(Ok(()), |layout| folder::check_known(layout, known))
+        self.layout
+            .as_ref()
+            .map_or(Ok(()), |layout| folder::check_known(layout, known))
     }
 
     /// Begins the table. `moment` is the column of the rows' moments.

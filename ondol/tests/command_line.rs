@@ -311,13 +311,18 @@ fn a_training_set_is_made_again_from_its_manifest_byte_by_byte() {
     let desk = Desk::with_dev();
     desk.write("features.toml", DEFINITIONS);
     desk.succeeds("apply");
-    let event = |second: u32| format!("{{\"card\":\"a\",\"amount\":{second},\"ts\":\"2026-01-01T00:00:{second:02}Z\"}}\n");
+    let event =
+        |second: u32| format!("{{\"card\":\"a\",\"amount\":{second},\"ts\":\"2026-01-01T00:00:{second:02}Z\"}}\n");
     desk.write("events.jsonl", &(10..20).map(event).collect::<String>());
     desk.succeeds("push payments events.jsonl");
-    let spine: String = (0..40).map(|row| format!("a,1,2026-01-01T00:00:{:02}Z,{row}\n", row + 5)).collect();
+    let spine: String = (0..40)
+        .map(|row| format!("a,1,2026-01-01T00:00:{:02}Z,{row}\n", row + 5))
+        .collect();
     desk.write("spine.csv", &format!("card,amount,time,label\n{spine}"));
     for ending in ["parquet", "csv", "arrow"] {
-        desk.succeeds(&format!("training-set fraud --spine spine.csv --as-of event-time -o first.{ending}"));
+        desk.succeeds(&format!(
+            "training-set fraud --spine spine.csv --as-of event-time -o first.{ending}"
+        ));
     }
     // More events that the rows would see, and other definitions under the same names.
     desk.write("more.jsonl", &(20..50).map(event).collect::<String>());
@@ -326,13 +331,26 @@ fn a_training_set_is_made_again_from_its_manifest_byte_by_byte() {
     desk.succeeds("apply");
     let bytes = |name: &str| std::fs::read(desk.path().join(name)).unwrap();
     for ending in ["parquet", "csv", "arrow"] {
-        desk.succeeds(&format!("training-set --from-manifest first.{ending}.manifest.json -o second.{ending}"));
-        assert!(bytes(&format!("first.{ending}")) == bytes(&format!("second.{ending}")), "{ending}");
-        desk.succeeds(&format!("training-set fraud --spine spine.csv --as-of event-time -o now.{ending}"));
-        assert!(bytes(&format!("first.{ending}")) != bytes(&format!("now.{ending}")), "{ending}");
+        desk.succeeds(&format!(
+            "training-set --from-manifest first.{ending}.manifest.json -o second.{ending}"
+        ));
+        assert!(
+            bytes(&format!("first.{ending}")) == bytes(&format!("second.{ending}")),
+            "{ending}"
+        );
+        desk.succeeds(&format!(
+            "training-set fraud --spine spine.csv --as-of event-time -o now.{ending}"
+        ));
+        assert!(
+            bytes(&format!("first.{ending}")) != bytes(&format!("now.{ending}")),
+            "{ending}"
+        );
     }
     let manifest = |name: &str| -> Value { serde_json::from_slice(&bytes(name)).unwrap() };
-    let (mut first, mut second) = (manifest("first.csv.manifest.json"), manifest("second.csv.manifest.json"));
+    let (mut first, mut second) = (
+        manifest("first.csv.manifest.json"),
+        manifest("second.csv.manifest.json"),
+    );
     for manifest in [&mut first, &mut second] {
         manifest.as_object_mut().unwrap().remove("built_at").unwrap();
     }
@@ -341,14 +359,22 @@ fn a_training_set_is_made_again_from_its_manifest_byte_by_byte() {
     // The spine is looked for where it was, then in the training set itself.
     std::fs::rename(desk.path().join("spine.csv"), desk.path().join("elsewhere.csv")).unwrap();
     for ending in ["parquet", "csv", "arrow"] {
-        desk.succeeds(&format!("training-set --from-manifest first.{ending}.manifest.json -o third.{ending}"));
-        assert!(bytes(&format!("first.{ending}")) == bytes(&format!("third.{ending}")), "{ending}");
+        desk.succeeds(&format!(
+            "training-set --from-manifest first.{ending}.manifest.json -o third.{ending}"
+        ));
+        assert!(
+            bytes(&format!("first.{ending}")) == bytes(&format!("third.{ending}")),
+            "{ending}"
+        );
     }
     std::fs::rename(desk.path().join("first.csv"), desk.path().join("kept.csv")).unwrap();
     std::fs::remove_file(desk.path().join("third.csv")).unwrap();
     contains(
         &desk.fails("training-set --from-manifest first.csv.manifest.json -o third.csv"),
-        &["the spine of this training set was not found: name it with --spine", "spine.csv"],
+        &[
+            "the spine of this training set was not found: name it with --spine",
+            "spine.csv",
+        ],
     );
     desk.succeeds("training-set --from-manifest first.csv.manifest.json --spine elsewhere.csv -o third.csv");
     assert!(bytes("kept.csv") == bytes("third.csv"));
@@ -373,9 +399,12 @@ fn a_large_training_set_goes_into_a_folder_cut_by_day_and_rows() {
     let desk = Desk::with_dev();
     desk.write("features.toml", DEFINITIONS);
     desk.succeeds("apply");
-    let spine: String = (0..30).map(|row| format!("a,1,2026-01-{:02}T00:00:00Z,{row}\n", 1 + row % 2)).collect();
+    let spine: String = (0..30)
+        .map(|row| format!("a,1,2026-01-{:02}T00:00:00Z,{row}\n", 1 + row % 2))
+        .collect();
     desk.write("spine.csv", &format!("card,amount,time,label\n{spine}"));
-    let printed = desk.succeeds("training-set fraud --spine spine.csv -o set/ --partition-by event_date --rows-per-file 10");
+    let printed =
+        desk.succeeds("training-set fraud --spine spine.csv -o set/ --partition-by event_date --rows-per-file 10");
     contains(&printed, &["30 rows", "manifest: set.manifest.json"]);
     for file in [
         "set/event_date=2026-01-01/part-00000.parquet",
@@ -385,6 +414,15 @@ fn a_large_training_set_goes_into_a_folder_cut_by_day_and_rows() {
     ] {
         assert!(desk.path().join(file).exists(), "{file}");
     }
+    let jobs: Vec<Value> = serde_json::from_str(&desk.succeeds("jobs --output json")).unwrap();
+    let job = jobs[0]["id"].as_str().unwrap();
+    desk.succeeds(&format!("training-set --job {job} -o later.csv"));
+    let later = std::fs::read_to_string(desk.path().join("later.csv")).unwrap();
+    assert_eq!(later.lines().count(), 31);
+    contains(
+        &desk.fails("training-set --job nope -o none.csv"),
+        &["unknown job `nope`"],
+    );
     contains(
         &desk.fails("training-set fraud --spine spine.csv -o set --partition-by event_date"),
         &["it exists"],

@@ -1,5 +1,5 @@
 //! `training-set`: a spine file in, the same rows with their feature vectors out, a manifest beside them; or the same
-//! once more, from the manifest.
+//! once more, from the manifest; or what an earlier job made.
 
 use crate::cli::{AsOfArg, Output, TrainingSetArgs};
 use crate::commands::jobs;
@@ -14,6 +14,7 @@ use ondol_pipelines_api::{Pipelines, RowsDigest};
 use ondol_vocabulary::Field;
 use serde_json::json;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// `ondol training-set`.
 pub(crate) async fn run(args: &TrainingSetArgs, output: Output) -> Result<()> {
@@ -22,23 +23,28 @@ pub(crate) async fn run(args: &TrainingSetArgs, output: Output) -> Result<()> {
         rows_per_file: args.rows_per_file,
     };
     let target = Target::new(&args.out, layout, args.format)?;
-    let (request, spine) = match &args.from_manifest {
-        Some(manifest) => again(args, manifest)?,
-        None => anew(args).await?,
-    };
-    target.check(&request.spine_schema)?;
-    refuse_to_replace(&spine, &args.out)?;
-
     let pipelines = args.connect.pipelines()?;
-    let job = pipelines.training_set(request).await?;
+    let (job, spine) = match &args.job {
+        Some(id) => (pipelines.job(id, None, Duration::ZERO).await?, None),
+        None => {
+            let (request, spine) = match &args.from_manifest {
+                Some(manifest) => again(args, manifest)?,
+                None => anew(args).await?,
+            };
+            target.check(&request.spine_schema)?;
+            refuse_to_replace(&spine, &args.out)?;
+            (pipelines.training_set(request).await?, Some(spine))
+        }
+    };
     let job = jobs::wait(pipelines.as_ref(), job).await?;
     let mut manifest = job
         .manifest
-        .ok_or_else(|| anyhow!("job {} left no manifest", job.id))?;
+        .ok_or_else(|| anyhow!("job {} ({}) made no training set", job.id, job.kind))?;
     write(pipelines.as_ref(), &job.id, &target, &manifest).await?;
 
     if let Some(snapshot) = &mut manifest.snapshot {
-        snapshot.spine.file = std::fs::canonicalize(&spine).ok().map(|path| path.display().to_string());
+        let spine = spine.and_then(|spine| std::fs::canonicalize(spine).ok());
+        snapshot.spine.file = spine.map(|path| path.display().to_string());
     }
     let manifest_path = frames::manifest_path(&args.out);
     frames::write_text(&manifest_path, &serde_json::to_vec_pretty(&manifest)?)?;

@@ -229,5 +229,8 @@ fn plain(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
             cast(column, field.data_type())
         }
     });
-    Ok(RecordBatch::try_new(Arc::clone(schema), columns.collect::<Result<_, _>>()?)?)
+    Ok(RecordBatch::try_new(
+        Arc::clone(schema),
+        columns.collect::<Result<_, _>>()?,
+    )?)
 }

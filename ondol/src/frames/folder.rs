@@ -20,7 +20,7 @@ use std::sync::Arc;
 /// What stands for null in a folder's name.
 const NULL: &str = "__HIVE_DEFAULT_PARTITION__";
 /// The partition that needs no column: the day of the row's moment, in UTC.
-pub(crate) const EVENT_DATE: &str = "event_date";
+pub(super) const EVENT_DATE: &str = "event_date";
 /// Partitions at most; each has a file open.
 const PARTITIONS: usize = 500;
 /// What open files may hold in memory together, encoded.
@@ -83,7 +83,9 @@ impl WholeFolder {
         };
         let partitions: Vec<Partition> = layout.partition_by.iter().map(partition).collect::<Result<_>>()?;
         let names_folders = |index: &usize| partitions.iter().any(|part| part.column == *index && !part.is_moment);
-        let kept: Vec<usize> = (0..schema.fields().len()).filter(|index| !names_folders(index)).collect();
+        let kept: Vec<usize> = (0..schema.fields().len())
+            .filter(|index| !names_folders(index))
+            .collect();
         let unfinished = unfinished_name(path);
         if unfinished.exists() {
             // Of a run that was killed.
@@ -234,7 +236,11 @@ impl Partition {
     /// Each row's part of the folder's name.
     fn texts(&self, column: &ArrayRef) -> Result<Vec<String>> {
         let name = escape(&self.name);
-        let column = if self.is_moment { days(column)? } else { Arc::clone(column) };
+        let column = if self.is_moment {
+            days(column)?
+        } else {
+            Arc::clone(column)
+        };
         let options = FormatOptions::new();
         let formatter = ArrayFormatter::try_new(&column, &options)?;
         let text = |row| {
@@ -254,8 +260,12 @@ fn days(column: &ArrayRef) -> Result<ArrayRef> {
     let moments = match column.data_type() {
         ArrowType::Utf8 | ArrowType::LargeUtf8 | ArrowType::Utf8View | ArrowType::Dictionary(..) => {
             let texts = cast(column, &ArrowType::Utf8)?;
-            let parsed = texts.as_string::<i32>().iter().map(|text| text.map(EventTime::parse).transpose());
-            let parsed: Vec<Option<EventTime>> = parsed.collect::<Result<_, _>>().map_err(|cause| anyhow!("{cause}"))?;
+            let parsed = texts
+                .as_string::<i32>()
+                .iter()
+                .map(|text| text.map(EventTime::parse).transpose());
+            let parsed: Vec<Option<EventTime>> =
+                parsed.collect::<Result<_, _>>().map_err(|cause| anyhow!("{cause}"))?;
             let micros = parsed.into_iter().map(|moment| moment.map(EventTime::micros));
             let micros: arrow::array::PrimitiveArray<TimestampMicrosecondType> = micros.collect();
             Arc::new(micros.with_timezone("UTC")) as ArrayRef

@@ -1,5 +1,6 @@
 //! Every form brings its rows back, the same bytes for the same rows, whole or not at all.
 
+use super::folder::EVENT_DATE;
 use super::*;
 use arrow::array::{Array as _, ArrayRef, AsArray as _, DictionaryArray, Float64Array, ListArray, StringArray};
 use arrow::datatypes::{DataType as ArrowType, Field, Float64Type, Int32Type};
@@ -50,7 +51,9 @@ fn every_form_brings_the_same_rows_back() {
 fn cut(batches: &[RecordBatch], rows: usize) -> Vec<RecordBatch> {
     let slices = |batch: &RecordBatch| {
         let starts = (0..batch.num_rows()).step_by(rows);
-        starts.map(|at| batch.slice(at, rows.min(batch.num_rows() - at))).collect::<Vec<_>>()
+        starts
+            .map(|at| batch.slice(at, rows.min(batch.num_rows() - at)))
+            .collect::<Vec<_>>()
     };
     batches.iter().flat_map(slices).collect()
 }
@@ -61,9 +64,14 @@ fn many() -> (SchemaRef, Vec<RecordBatch>) {
     let days: ArrayRef = Arc::new(StringArray::from_iter_values(
         (0..rows).map(|row| format!("2026-01-0{}T10:00:00+09:00", 1 + row % 2)),
     ));
-    let numbers: ArrayRef = Arc::new(Float64Array::from_iter((0..rows).map(|row| (row % 7 > 0).then_some(row as f64))));
-    let columns: [(&str, ArrayRef, bool); 3] =
-        [("word", Arc::new(words), true), ("time", days, true), ("x", numbers, true)];
+    let numbers: ArrayRef = Arc::new(Float64Array::from_iter(
+        (0..rows).map(|row| (row % 7 > 0).then_some(row as f64)),
+    ));
+    let columns: [(&str, ArrayRef, bool); 3] = [
+        ("word", Arc::new(words), true),
+        ("time", days, true),
+        ("x", numbers, true),
+    ];
     let batch = RecordBatch::try_from_iter_with_nullable(columns).unwrap();
     (batch.schema(), vec![batch])
 }
@@ -80,7 +88,11 @@ fn the_same_rows_are_the_same_bytes_however_they_come() {
         });
         assert!(bytes.iter().all(|other| *other == bytes[0]), "{ending}");
     }
-    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 12, "nothing unfinished is left");
+    assert_eq!(
+        std::fs::read_dir(folder.path()).unwrap().count(),
+        12,
+        "nothing unfinished is left"
+    );
 }
 
 fn write_folder(path: &Path, layout: Layout, form: Form, batches: &[RecordBatch]) -> Result<Vec<String>> {
@@ -91,7 +103,10 @@ fn write_folder(path: &Path, layout: Layout, form: Form, batches: &[RecordBatch]
     for batch in batches {
         writer.write(batch.clone())?;
     }
-    assert!(!path.is_dir() || std::fs::read_dir(path)?.next().is_none(), "nothing is seen before the end");
+    assert!(
+        !path.is_dir() || std::fs::read_dir(path)?.next().is_none(),
+        "nothing is seen before the end"
+    );
     writer.finish()?;
     let mut files = Vec::new();
     names(path, path, &mut files);
@@ -119,7 +134,10 @@ fn a_folder_is_cut_by_values_and_by_rows() {
     };
     let at = |name: &str| folder.path().join(name);
     let by_rows = write_folder(&at("rows"), layout(&[], Some(40_000)), Form::Csv, &batches).unwrap();
-    assert_eq!(by_rows, ["part-00000.csv", "part-00001.csv", "part-00002.csv", "part-00003.csv"]);
+    assert_eq!(
+        by_rows,
+        ["part-00000.csv", "part-00001.csv", "part-00002.csv", "part-00003.csv"]
+    );
     let both = layout(&["word", EVENT_DATE], Some(20_000));
     let cut_in_two = write_folder(&at("both"), both, Form::Parquet, &batches).unwrap();
     // Ten in the morning in Seoul is one at night in Greenwich: the same day.
@@ -128,12 +146,19 @@ fn a_folder_is_cut_by_values_and_by_rows() {
     assert_eq!(cut_in_two[11], "word=c/event_date=2026-01-02/part-00001.parquet");
     let (schema, read) = read(&at("both").join(&cut_in_two[1]), &[]).unwrap();
     let columns: Vec<&str> = schema.fields().iter().map(|field| field.name().as_str()).collect();
-    assert_eq!(columns, ["time", "x"], "a column that names folders is not in the files");
+    assert_eq!(
+        columns,
+        ["time", "x"],
+        "a column that names folders is not in the files"
+    );
     assert_eq!(read.iter().map(RecordBatch::num_rows).sum::<usize>(), 5_000);
 
     // However the rows come, the files are the same.
     let again = layout(&["word", EVENT_DATE], Some(20_000));
-    assert_eq!(write_folder(&at("again"), again, Form::Parquet, &cut(&batches, 999)).unwrap(), cut_in_two);
+    assert_eq!(
+        write_folder(&at("again"), again, Form::Parquet, &cut(&batches, 999)).unwrap(),
+        cut_in_two
+    );
     for file in &cut_in_two {
         assert!(std::fs::read(at("both").join(file)).unwrap() == std::fs::read(at("again").join(file)).unwrap());
     }

@@ -81,7 +81,10 @@ fn expected(events: &[Event], t: i64, keyed: bool, is_mine: impl Fn(&Event) -> b
     let from = (t - 2 * HOUR).div_euclid(5 * MINUTE) * (5 * MINUTE);
     let count = seen.iter().filter(|event| event.time >= from).count();
     let last = seen.iter().rev().find_map(|event| event.amount);
-    (count.to_string(), last.map_or_else(|| "null".to_owned(), |last| format!("{last:?}")))
+    (
+        count.to_string(),
+        last.map_or_else(|| "null".to_owned(), |last| format!("{last:?}")),
+    )
 }
 
 fn check(found: &RecordBatch, events: &[Event], rows: &[Row]) {
@@ -100,7 +103,12 @@ fn check(found: &RecordBatch, events: &[Event], rows: &[Row]) {
             let expected = expected(events, *t, keyed, |event| {
                 (!by_k || event.key == *k) && (!by_n || event.n == *n) && (!by_flag || event.flag == *flag)
             });
-            assert_eq!((counts[row].clone(), lasts[row].clone()), expected, "{view}, row {row}: {:?}", rows[row]);
+            assert_eq!(
+                (counts[row].clone(), lasts[row].clone()),
+                expected,
+                "{view}, row {row}: {:?}",
+                rows[row]
+            );
         }
     }
 }
