@@ -21,9 +21,13 @@ pub fn encode(schema: &arrow::datatypes::SchemaRef, batches: &[RecordBatch]) -> 
 /// The schema and batches of one IPC stream. Outside bytes: a malformed stream is an error. The decoder takes from what
 /// is there, so that a forged length can't make it allocate (the reader over `io::Read` allocates what a message claims).
 pub fn decode(bytes: &[u8]) -> Result<(arrow::datatypes::SchemaRef, Vec<RecordBatch>), ArrowError> {
-    // The decoder panics on some corrupt streams, such as one whose buffers lie beyond its body. It holds no state that
-    // outlives the call.
-    std::panic::catch_unwind(|| decode_stream(bytes))
+    guarded(|| decode_stream(bytes))
+}
+
+/// Arrow panics on some corrupt streams, such as one whose buffers lie beyond its body, or on an empty one with a type
+/// that can't be. It holds no state that outlives the call.
+fn guarded<T>(decode: impl FnOnce() -> Result<T, ArrowError> + std::panic::UnwindSafe) -> Result<T, ArrowError> {
+    std::panic::catch_unwind(decode)
         .unwrap_or_else(|_| Err(ArrowError::IpcError("the stream is corrupt".to_owned())))
 }
 
@@ -43,9 +47,11 @@ fn decode_stream(bytes: &[u8]) -> Result<(arrow::datatypes::SchemaRef, Vec<Recor
 
 /// As [`decode`], all rows in one batch.
 pub fn decode_one(bytes: &[u8]) -> Result<RecordBatch, ArrowError> {
-    let (schema, batches) = decode(bytes)?;
-    match <[RecordBatch; 1]>::try_from(batches) {
-        Ok([batch]) => Ok(batch),
-        Err(batches) => arrow::compute::concat_batches(&schema, &batches),
-    }
+    guarded(|| {
+        let (schema, batches) = decode_stream(bytes)?;
+        match <[RecordBatch; 1]>::try_from(batches) {
+            Ok([batch]) => Ok(batch),
+            Err(batches) => arrow::compute::concat_batches(&schema, &batches),
+        }
+    })
 }

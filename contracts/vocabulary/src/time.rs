@@ -41,12 +41,13 @@ impl EventTime {
         Self(Utc::now().timestamp_micros())
     }
 
-    /// Parses an RFC 3339 timestamp. A text without a zone is refused rather than guessed.
+    /// Parses an RFC 3339 timestamp, and what is written of moments that have none. A text without a zone is refused
+    /// rather than guessed.
     pub fn parse(text: &str) -> Result<Self, EventTimeError> {
         match DateTime::parse_from_rfc3339(text) {
             Ok(moment) => Ok(Self(moment.timestamp_micros())),
             Err(_) if is_naive(text) => Err(EventTimeError::Naive(text.to_owned())),
-            Err(_) => Err(EventTimeError::Malformed(text.to_owned())),
+            Err(_) => far(text).ok_or_else(|| EventTimeError::Malformed(text.to_owned())),
         }
     }
 
@@ -59,6 +60,19 @@ impl EventTime {
     pub const fn plus_micros(self, micros: i64) -> Self {
         Self(self.0.saturating_add(micros))
     }
+}
+
+/// A moment outside the years 0 to 9999 of RFC 3339, in the form in which it is shown: with a signed year, or in
+/// microseconds beyond the calendar.
+fn far(text: &str) -> Option<EventTime> {
+    let time = match text.strip_suffix("us") {
+        Some(micros) => EventTime(micros.parse().ok()?),
+        None => {
+            let moment = chrono::NaiveDateTime::parse_from_str(text, "%Y-%m-%dT%H:%M:%S%.fZ").ok()?;
+            EventTime(moment.and_utc().timestamp_micros())
+        }
+    };
+    (time.to_string() == text).then_some(time)
 }
 
 fn is_naive(text: &str) -> bool {
@@ -115,6 +129,17 @@ mod tests {
     fn a_timestamp_without_a_zone_is_refused() {
         let text = "2013-01-01T05:17:00".to_owned();
         assert_eq!(EventTime::parse(&text), Err(EventTimeError::Naive(text)));
+    }
+
+    #[test]
+    fn every_moment_is_read_as_it_is_written() {
+        let year = 366 * 86_400_000_000;
+        for micros in [i64::MIN, i64::MAX, 231_331 * year, -262_000 * year, -2_000 * year, -1, 0, 8_000 * year] {
+            let time = EventTime::from_micros(micros);
+            assert_eq!(EventTime::parse(&time.to_string()), Ok(time), "{time}");
+        }
+        let other = "12us".to_owned();
+        assert_eq!(EventTime::parse(&other), Err(EventTimeError::Malformed(other)), "one form for each moment");
     }
 
     #[test]
