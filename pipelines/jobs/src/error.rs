@@ -81,8 +81,8 @@ impl JobError {
         Self::Storage {
             action: action.into(),
             cause: match remedy(&cause) {
-                Some(remedy) => format!("{cause}: {remedy}"),
-                None => cause,
+                Some(remedy) if !cause.contains("free space") => format!("{cause}: {remedy}"),
+                _ => cause,
             },
         }
     }

@@ -308,7 +308,7 @@ fn what_may_not_be_read_or_written_is_named() {
 async fn child_without_rights() {
     let Ok(folder) = std::env::var(CHILD) else { return };
     let folder = Path::new(&folder);
-    let readable = "let the pipelines' user or credentials read it";
+    let readable = "check the rights of the user that the process runs as";
     check(
         "file",
         DEFINITIONS,
@@ -344,8 +344,17 @@ async fn child_without_space() {
     let definitions = DEFINITIONS.replace("LOCATION", folder.join("table").to_str().unwrap());
     let store = Arc::new(FakeStore::with(&definitions, ViewState::Active));
     let bench = Bench::open(store, config(&folder.join("data"))).await;
-    // About 7 MB.
-    let job = bench.service.training_set(spine(300_000)).await.unwrap();
+    // 4.8 MB: the request itself can't be kept.
+    let refused = bench
+        .service
+        .training_set(spine(300_000))
+        .await
+        .unwrap_err()
+        .to_string();
+    assert!(refused.contains("free space on its disk"), "{refused}");
+    assert_eq!(files(&folder.join("data/spines")), Vec::<PathBuf>::new());
+    // 0.8 MB, but its training set has 1.5 MB.
+    let job = bench.service.training_set(spine(50_000)).await.unwrap();
     let job = bench.ended(&job.id).await;
     let error = job.error.unwrap();
     assert_eq!(job.state, JobState::Failed);

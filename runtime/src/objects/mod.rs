@@ -273,20 +273,72 @@ impl Location {
 
     /// `error` of `doing` something here, with what to do about it.
     pub fn explain(&self, doing: &str, error: &Error) -> ObjectsError {
-        let local = self.url.scheme() == "file";
-        let remedy = match error {
-            Error::PermissionDenied { .. } | Error::Unauthenticated { .. } if local => {
-                "check the rights of the user that the process runs as"
-            }
-            Error::PermissionDenied { .. } | Error::Unauthenticated { .. } => {
+        let text = error.to_string();
+        let detail = match Cause::of(error).remedy(self.url.scheme() == "file") {
+            remedy if text.contains(remedy) => format!("{doing} failed: {text}"),
+            remedy => format!("{doing} failed: {text}; {remedy}"),
+        };
+        ObjectsError::new(self.url.as_str(), detail)
+    }
+}
+
+/// Why a store failed, as far as somebody can do something about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// Rights are missing.
+    Forbidden,
+    /// Bucket or object is missing.
+    Missing,
+    /// No space is left.
+    Full,
+    /// Something else; trying again may help.
+    Other,
+}
+
+impl Cause {
+    /// The cause of `error`. Some failures (of a listing, of opening a local file) come without a kind: then what the
+    /// server or the system said tells.
+    pub fn of(error: &Error) -> Self {
+        match error {
+            Error::PermissionDenied { .. } | Error::Unauthenticated { .. } => return Self::Forbidden,
+            Error::NotFound { .. } => return Self::Missing,
+            _ => {}
+        }
+        let text = error.to_string();
+        let says = |signs: &[&str]| signs.iter().any(|sign| text.contains(sign));
+        if says(&[
+            "AccessDenied",
+            "InvalidAccessKeyId",
+            "SignatureDoesNotMatch",
+            "(os error 1)",
+            "(os error 13)",
+            "(os error 30)",
+        ]) {
+            Self::Forbidden
+        } else if says(&["NoSuchBucket", "NoSuchKey", "(os error 2)"]) {
+            Self::Missing
+        } else if says(&["(os error 27)", "(os error 28)", "(os error 122)"]) {
+            Self::Full
+        } else {
+            Self::Other
+        }
+    }
+
+    /// What to do, on a disk of this machine (`local`) or on S3.
+    pub const fn remedy(self, local: bool) -> &'static str {
+        match (self, local) {
+            (Self::Forbidden, true) => "check the rights of the user that the process runs as",
+            (Self::Forbidden, false) => {
                 "check the credentials (`[s3]`, or the AWS_… variables) and the bucket's policy"
             }
-            Error::NotFound { .. } if local => "check the path",
-            Error::NotFound { .. } => "check the bucket's name, `s3.endpoint` and `s3.region`",
-            _ if local => "check the path and the disk",
-            _ => "check `s3.endpoint` and `s3.region` of the configuration, and that the server answers",
-        };
-        ObjectsError::new(self.url.as_str(), format!("{doing} failed: {error}; {remedy}"))
+            (Self::Missing, true) => "check the path",
+            (Self::Missing, false) => "check the bucket's name, `s3.endpoint` and `s3.region`",
+            (Self::Full, _) => "free space on its disk",
+            (Self::Other, true) => "check the path and the disk",
+            (Self::Other, false) => {
+                "check `s3.endpoint` and `s3.region` of the configuration, and that the server answers"
+            }
+        }
     }
 }
 

@@ -54,3 +54,31 @@ async fn a_folder_that_can_be_written_to_passes_and_one_below_a_file_does_not() 
     let error = below.check_writable().await.unwrap_err().to_string();
     assert!(error.contains("check the path"), "{error}");
 }
+
+#[test]
+fn what_a_store_says_tells_the_cause() {
+    let generic = |text: &str| Error::Generic {
+        store: "S3",
+        source: text.to_owned().into(),
+    };
+    for (text, cause) in [
+        (
+            "404 Not Found: <Error><Code>NoSuchBucket</Code></Error>",
+            Cause::Missing,
+        ),
+        (
+            "403 Forbidden: <Error><Code>AccessDenied</Code></Error>",
+            Cause::Forbidden,
+        ),
+        ("Unable to open file: Permission denied (os error 13)", Cause::Forbidden),
+        ("No space left on device (os error 28)", Cause::Full),
+        ("Connection refused (os error 111)", Cause::Other),
+    ] {
+        assert_eq!(Cause::of(&generic(text)), cause, "{text}");
+    }
+    let full = at("/somewhere").explain(
+        "writing",
+        &generic("No space left on device (os error 28): free space on its disk"),
+    );
+    assert_eq!(full.to_string().matches("free space").count(), 1, "{full}");
+}

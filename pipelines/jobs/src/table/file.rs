@@ -8,6 +8,7 @@ use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt, TryStreamExt};
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
+use ondol_runtime::objects::Cause;
 use ondol_vocabulary::EventTime;
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
 use parquet::arrow::async_reader::AsyncFileReader;
@@ -106,13 +107,10 @@ impl Table {
             ParquetError::External(source) => source.downcast_ref::<object_store::Error>(),
             _ => None,
         };
-        let remedy = match from_store {
-            Some(object_store::Error::NotFound { .. }) => "it was removed while the table was read: try again",
-            Some(object_store::Error::PermissionDenied { .. } | object_store::Error::Unauthenticated { .. }) => {
-                "let the pipelines' user or credentials read it"
-            }
-            Some(_) => "check that the store answers, and try again",
+        let remedy = match from_store.map(Cause::of) {
             None => "it is damaged: write it again, or remove it",
+            Some(Cause::Missing) => "it was removed while the table was read: try again",
+            Some(cause) => cause.remedy(self.root.scheme() == "file"),
         };
         self.error(format!("{path} can't be read: {cause}; {remedy}"))
     }
