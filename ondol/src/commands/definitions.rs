@@ -82,6 +82,22 @@ async fn failed_materializations(pipelines: &dyn Pipelines) -> BTreeMap<String, 
         .collect()
 }
 
+/// How far a job is that brings one of `sources` online.
+async fn at_work(pipelines: &dyn Pipelines, sources: &[&str]) -> Option<String> {
+    let query = JobQuery {
+        kind: Some("materialize".to_owned()),
+        state: Some(JobState::Running),
+        ..JobQuery::default()
+    };
+    let page = pipelines.jobs(query).await.ok()?;
+    let job = page
+        .jobs
+        .into_iter()
+        .find(|job| sources.contains(&job.subject.as_str()))?;
+    let total = job.rows_total.map(|total| format!(" of {total}")).unwrap_or_default();
+    Some(format!(": {}, {}{total} rows", job.stage, job.rows_done))
+}
+
 /// Waits until no view is being provisioned, or until a batch source of one can't be read.
 async fn wait_until_active(
     store: &dyn FeatureStore,
@@ -116,7 +132,9 @@ async fn wait_until_active(
                 );
             }
         }
-        bar.set_message(format!("provisioning {}", waiting.join(", ")));
+        let sources: Vec<&str> = provisioning.iter().map(|view| view.source.as_str()).collect();
+        let stage = at_work(pipelines, &sources).await.unwrap_or_default();
+        bar.set_message(format!("provisioning {}{stage}", waiting.join(", ")));
         if started.elapsed() > Duration::from_secs(600) {
             bar.finish_and_clear();
             bail!(

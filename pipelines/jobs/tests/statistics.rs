@@ -13,7 +13,7 @@ mod support;
 
 use delta_log::DeltaLog;
 use ondol_pipelines_api::wire::{
-    JobRequest, JobState, SourceStatistics, StatisticsOutcome, StatisticsQuery, StatisticsRequest,
+    JobRequest, JobState, MaterializeRequest, SourceStatistics, StatisticsOutcome, StatisticsQuery, StatisticsRequest,
 };
 use ondol_pipelines_api::{Pipelines, PipelinesError};
 use ondol_vocabulary::{Value, ViewState};
@@ -27,6 +27,11 @@ const DEFINITIONS: &str = r#"
 FORMAT = "LOCATION"
 time = "updated_at"
 schema = { id = "i64", country = "string", updated_at = "timestamp" }
+
+[view.merchant]
+from = "merchants"
+key = "id"
+features.country = "country"
 "#;
 
 const DAY: i64 = 86_400_000_000;
@@ -129,6 +134,53 @@ async fn a_date_is_read_again_when_it_has_changed_and_not_when_it_was_compacted(
         assert!(matches!(refused, Err(PipelinesError::InvalidRequest { .. })));
     }
     bench.close().await;
+}
+
+/// Runs statements in the database of the tests.
+async fn in_postgres(statements: &str) {
+    sqlx::any::install_default_drivers();
+    let pool = sqlx::AnyPool::connect(&ondol_testkit::services::postgres())
+        .await
+        .unwrap();
+    let statements = sqlx::AssertSqlSafe(statements.to_owned());
+    sqlx::raw_sql(statements).execute(&pool).await.unwrap();
+    pool.close().await;
+}
+
+#[tokio::test]
+async fn what_is_kept_in_postgresql_is_read_back() {
+    let schema = ondol_testkit::unique_name("statistics");
+    in_postgres(&format!("CREATE SCHEMA \"{schema}\"")).await;
+    let url = ondol_testkit::services::postgres();
+    let joint = if url.contains('?') { '&' } else { '?' };
+    let folder = tempfile::tempdir().unwrap();
+    let table = folder.path().join("merchants");
+    write_parquet(
+        &table.join("a.parquet"),
+        &rows(&[(Some(1), 1, 0, 5), (None, 0, 1, 5)]),
+        10,
+    );
+    let text = DEFINITIONS
+        .replace("FORMAT", "parquet")
+        .replace("LOCATION", table.to_str().unwrap());
+    let mut config = config(folder.path());
+    config.ledger = Some(format!("{url}{joint}options=-c%20search_path%3D{schema}"));
+    let bench = Bench::open(Arc::new(FakeStore::with(&text, ViewState::Provisioning)), config).await;
+    assert_eq!(compute(&bench).await.rows, 2);
+    assert_eq!(compute(&bench).await.rows, 0);
+    let statistics = between(&bench, None, None).await;
+    assert_eq!((statistics.rows, statistics.columns[0].nulls), (2, 1));
+    for delivered in [2, 0] {
+        let job = bench
+            .service
+            .materialize(MaterializeRequest::of("merchants"))
+            .await
+            .unwrap();
+        let outcome = bench.ended(&job.id).await.outcome.unwrap();
+        assert_eq!(outcome["delivered"], delivered);
+    }
+    bench.close().await;
+    in_postgres(&format!("DROP SCHEMA \"{schema}\" CASCADE")).await;
 }
 
 /// What becomes of a table.

@@ -47,9 +47,9 @@ pub(super) struct Identity {
 }
 
 impl Reach {
-    /// If a run was interrupted: as if the view had been given everything that the run had begun to give it.
+    /// As if the view had been given everything that a run had begun to give it.
     pub(super) fn as_if_ended(&self) -> Option<Self> {
-        let begun = self.begun.clone()?;
+        let begun = self.begun.clone().or_else(|| self.reached.clone())?;
         Some(Self {
             reached: Some(begun),
             begun: None,
@@ -92,10 +92,13 @@ pub(crate) struct Reaches {
 impl Reaches {
     /// In the database of `pool`.
     pub(crate) async fn open(pool: AnyPool) -> Result<Self, JobError> {
-        sqlx::query(CREATE)
-            .execute(&pool)
-            .await
-            .map_err(|cause| storage("can't note how far sources are materialized", &cause))?;
+        // Two instances that start at once may both find that there is none; the second attempt finds one.
+        if sqlx::query(CREATE).execute(&pool).await.is_err() {
+            sqlx::query(CREATE)
+                .execute(&pool)
+                .await
+                .map_err(|cause| storage("can't note how far sources are materialized", &cause))?;
+        }
         Ok(Self { pool })
     }
 

@@ -53,10 +53,11 @@ impl Kept {
                 .to_owned(),
         ];
         for table in tables {
-            sqlx::query(sqlx::AssertSqlSafe(table))
-                .execute(&pool)
-                .await
-                .map_err(|cause| storage("open", &cause))?;
+            // Two instances that start at once may both find that there is none; the second attempt finds one.
+            let create = || sqlx::query(sqlx::AssertSqlSafe(table.clone())).execute(&pool);
+            if create().await.is_err() {
+                create().await.map_err(|cause| storage("open", &cause))?;
+            }
         }
         Ok(Self { pool })
     }

@@ -88,12 +88,14 @@ impl State {
                 let place = (view, entity);
                 let row = self.rows.entry(place).or_default();
                 if !fences.contains_key(&place) {
-                    if table.whole && row.generation != delivery.header.generation {
-                        *row = OnlineRow::default();
+                    if row.generation != delivery.header.generation {
+                        if table.whole {
+                            row.latest = None;
+                        }
+                        row.fence = 0;
+                        row.generation.clone_from(&delivery.header.generation);
                     }
-                    let same = row.generation == delivery.header.generation;
-                    fences.insert(place, if same { row.fence } else { i64::MIN });
-                    row.generation.clone_from(&delivery.header.generation);
+                    fences.insert(place, row.fence);
                 }
                 if offset < fences[&place] {
                     continue;
