@@ -78,12 +78,6 @@ pub(crate) struct Unit {
 }
 
 impl TimeRange {
-    /// Every moment.
-    pub(crate) const ALL: Self = Self {
-        from: i64::MIN,
-        before: i64::MAX,
-    };
-
     pub(super) fn overlaps(&self, bounds: Option<(i64, i64)>) -> bool {
         bounds.is_none_or(|(least, greatest)| greatest >= self.from && least < self.before)
     }
