@@ -87,7 +87,8 @@ impl State {
             for (entity, time, value, offset) in events.iter() {
                 let place = (view, entity);
                 let row = self.rows.entry(place).or_default();
-                if !fences.contains_key(&place) {
+                // The fences as they were decide for the whole delivery.
+                let fence = *fences.entry(place).or_insert_with(|| {
                     if row.generation != delivery.header.generation {
                         if table.whole {
                             row.latest = None;
@@ -95,9 +96,9 @@ impl State {
                         row.fence = 0;
                         row.generation.clone_from(&delivery.header.generation);
                     }
-                    fences.insert(place, row.fence);
-                }
-                if offset < fences[&place] {
+                    row.fence
+                });
+                if offset < fence {
                     continue;
                 }
                 row.latest = row.latest.take().max(Some((time, value)));

@@ -386,7 +386,7 @@ impl ColumnProfile {
     ///
     /// # Errors
     /// When the bytes are no profile of this type.
-    pub fn decode<'b>(data_type: DataType, bytes: &'b [u8]) -> Result<(Self, &'b [u8]), RowError> {
+    pub fn decode(data_type: DataType, bytes: &[u8]) -> Result<(Self, &[u8]), RowError> {
         stored::decode(data_type, bytes)
     }
 }
