@@ -95,7 +95,8 @@ fn sight_of(name: &str) -> Sight {
 
 /// The query engine of many machines costs minutes to build and megabytes to carry: one crate has it.
 fn has_the_engine(dependency: &str) -> bool {
-    matches!(dependency, "datafusion" | "datafusion-datasource" | "datafusion-proto") || dependency.starts_with("ballista")
+    matches!(dependency, "datafusion" | "datafusion-datasource" | "datafusion-proto")
+        || dependency.starts_with("ballista")
 }
 
 fn engine_violations(package: &Package) -> impl Iterator<Item = Violation> {
@@ -104,7 +105,8 @@ fn engine_violations(package: &Package) -> impl Iterator<Item = Violation> {
     });
     engines.map(|dependency| {
         let what = format!("depends on {}", dependency.name);
-        let remedy = "only ondol-cluster sees the query engine: put what needs it there, behind a trait of the caller's";
+        let remedy =
+            "only ondol-cluster sees the query engine: put what needs it there, behind a trait of the caller's";
         Violation::new("crate-graph", package.name.as_str(), what, remedy)
     })
 }

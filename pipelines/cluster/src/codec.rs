@@ -46,11 +46,13 @@ impl PhysicalExtensionCodec for JoinCodec {
         match (ours.split_first(), inputs) {
             (Some((&JOIN, join)), [spine, events]) => {
                 let join = Join::decode(join)?;
-                Ok(Arc::new(PointInTimeExec::new(join, Arc::clone(spine), Arc::clone(events))?))
+                Ok(Arc::new(PointInTimeExec::new(
+                    join,
+                    Arc::clone(spine),
+                    Arc::clone(events),
+                )?))
             }
-            (Some((&EVENTS, join)), [lists]) => {
-                Ok(Arc::new(EventsExec::new(Join::decode(join)?, Arc::clone(lists))))
-            }
+            (Some((&EVENTS, join)), [lists]) => Ok(Arc::new(EventsExec::new(Join::decode(join)?, Arc::clone(lists)))),
             _ => Err(odd("an operator that this version does not know")),
         }
     }

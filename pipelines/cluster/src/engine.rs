@@ -90,7 +90,9 @@ impl PlanEngine {
         let largest = request.views.iter().map(|join| join.events.bytes()).max().unwrap_or(0);
         let memory = self.config.partition_memory_mib.max(1).saturating_mul(1 << 20);
         let needed = largest.saturating_mul(MEMORY_PER_FILE_BYTE).div_ceil(memory);
-        usize::try_from(needed).unwrap_or(usize::MAX).clamp(self.config.partitions.max(1), 4_096)
+        usize::try_from(needed)
+            .unwrap_or(usize::MAX)
+            .clamp(self.config.partitions.max(1), 4_096)
     }
 
     fn context(&self, config: SessionConfig, partitions: usize) -> Result<SessionContext, EngineError> {
@@ -114,7 +116,9 @@ impl PlanEngine {
 #[async_trait]
 impl JoinEngine for PlanEngine {
     async fn join(&self, request: JoinRequest) -> Result<Vec<JoinedRows>, JobError> {
-        self.run(request).await.map_err(|error| JobError::Engine(error.to_string()))
+        self.run(request)
+            .await
+            .map_err(|error| JobError::Engine(error.to_string()))
     }
 }
 

@@ -42,12 +42,6 @@ impl ListedTable {
         Self { listing, schema }
     }
 
-    /// Its files.
-    #[cfg_attr(not(feature = "client"), allow(dead_code, reason = "only a cluster sends listings"))]
-    pub(crate) fn listing(&self) -> &Listing {
-        &self.listing
-    }
-
     /// Whether each file may hold a row that passes `filters`.
     fn kept(&self, state: &dyn Session, filters: &[Expr], statistics: &FileStatistics<'_>) -> Result<Vec<bool>> {
         let all = || vec![true; self.listing.files.len()];

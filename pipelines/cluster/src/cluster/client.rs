@@ -4,8 +4,8 @@ use super::MESSAGE_BYTES;
 use crate::codec::JoinCodec;
 use crate::config::EngineConfig;
 use crate::fault::EngineError;
-use crate::point_in_time::OF_DATA;
 use crate::listing::{ListedFile, Listing};
+use crate::point_in_time::OF_DATA;
 use crate::provider::ListedTable;
 use crate::spine;
 use arrow::array::RecordBatch;
@@ -78,7 +78,11 @@ impl Cluster {
         let mut files = Vec::new();
         for (number, piece) in spine::pieces(&batch, partitions).enumerate() {
             let bytes = parquet(&piece)?;
-            let path = self.exchange.path().clone().join(format!("spine-{id}-{number}.parquet"));
+            let path = self
+                .exchange
+                .path()
+                .clone()
+                .join(format!("spine-{id}-{number}.parquet"));
             let size = bytes.len() as u64;
             store
                 .put(&path, PutPayload::from(bytes))
@@ -160,7 +164,11 @@ impl SentSpine {
     /// Removes its files. What can't be removed is left and told.
     pub(crate) async fn remove(self) {
         for file in &self.listing.files {
-            if let Err(error) = self.store.delete(&object_store::path::Path::from(file.path.as_str())).await {
+            if let Err(error) = self
+                .store
+                .delete(&object_store::path::Path::from(file.path.as_str()))
+                .await
+            {
                 tracing::warn!(path = file.path, %error, "a file of a finished training set stays in the exchange folder");
             }
         }

@@ -43,9 +43,8 @@ pub struct ExecutorOptions {
 /// # Errors
 /// When it can't start or reach its scheduler.
 pub async fn run(options: ExecutorOptions, objects: ObjectStores) -> Result<(), EngineError> {
-    std::fs::create_dir_all(&options.work_dir).map_err(|cause| {
-        EngineError::Configuration(format!("`--work-dir` {}: {cause}", options.work_dir.display()))
-    })?;
+    std::fs::create_dir_all(&options.work_dir)
+        .map_err(|cause| EngineError::Configuration(format!("`--work-dir` {}: {cause}", options.work_dir.display())))?;
     let scheduler = format!("{}:{}", options.scheduler_host, options.scheduler_port);
     let bytes = u32::try_from(MESSAGE_BYTES).unwrap_or(u32::MAX);
     let spill = options.work_dir.clone();

@@ -53,7 +53,9 @@ pub async fn run(listener: TcpListener, options: SchedulerOptions) -> Result<(),
     let scheduler = create_scheduler::<LogicalPlanNode, PhysicalPlanNode>(cluster, Arc::new(config))
         .await
         .map_err(failed)?;
-    start_grpc_service_with_listener(listener, scheduler).await.map_err(failed)
+    start_grpc_service_with_listener(listener, scheduler)
+        .await
+        .map_err(failed)
 }
 
 fn cluster_error(address: SocketAddr, cause: &ballista_core::error::BallistaError) -> EngineError {

@@ -18,7 +18,9 @@ pub(super) async fn open(place: &Location, version: Option<u64>) -> Result<Listi
         builder = builder.with_version(version);
     }
     // Boxed: the loader's future is tens of kilobytes.
-    let table = Box::pin(builder.load()).await.map_err(|cause| error(cause.to_string()))?;
+    let table = Box::pin(builder.load())
+        .await
+        .map_err(|cause| error(cause.to_string()))?;
     let state = table.snapshot().map_err(|cause| error(cause.to_string()))?;
     let mapping = state.metadata().configuration().get("delta.columnMapping.mode");
     if let Some(mode) = mapping.filter(|mode| *mode != "none") {

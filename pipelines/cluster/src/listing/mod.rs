@@ -165,10 +165,7 @@ fn split_columns(schema: &Schema, partition_columns: &[String]) -> (SchemaRef, V
         let (_, field) = schema.fields().find(name)?;
         Some(Arc::clone(field))
     });
-    (
-        Arc::new(Schema::new(in_files.collect::<Vec<_>>())),
-        in_places.collect(),
-    )
+    (Arc::new(Schema::new(in_files.collect::<Vec<_>>())), in_places.collect())
 }
 
 /// The value that a partition column's text stands for.
@@ -213,7 +210,10 @@ mod tests {
         let field = |name: &str| Field::new(name, DataType::Utf8, true);
         let schema = Schema::new(vec![field("a"), field("p"), field("b"), field("q")]);
         let (files, places) = split_columns(&schema, &["q".to_owned(), "p".to_owned()]);
-        assert_eq!(files.fields().iter().map(|f| f.name().as_str()).collect::<Vec<_>>(), ["a", "b"]);
+        assert_eq!(
+            files.fields().iter().map(|f| f.name().as_str()).collect::<Vec<_>>(),
+            ["a", "b"]
+        );
         assert_eq!(places.iter().map(|f| f.name().as_str()).collect::<Vec<_>>(), ["q", "p"]);
     }
 }

@@ -42,7 +42,8 @@ impl<'a> FileStatistics<'a> {
         let logged = (listing.files.iter())
             .map(|file| {
                 let text = file.statistics.as_deref();
-                text.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default()
+                text.and_then(|text| serde_json::from_str(text).ok())
+                    .unwrap_or_default()
             })
             .collect();
         Self { listing, logged }
@@ -85,12 +86,19 @@ impl<'a> FileStatistics<'a> {
         let (_, field) = self.listing.file_schema.fields().find(name)?;
         let none = ScalarValue::try_from(field.data_type()).ok()?;
         let values = self.logged.iter();
-        let values = values.map(|logged| logged.bound(bound, name, field.data_type()).unwrap_or_else(|| none.clone()));
+        let values = values.map(|logged| {
+            logged
+                .bound(bound, name, field.data_type())
+                .unwrap_or_else(|| none.clone())
+        });
         ScalarValue::iter_to_array(values).ok()
     }
 
     fn place(&self, name: &str) -> Option<usize> {
-        self.listing.partition_columns.iter().position(|field| field.name() == name)
+        self.listing
+            .partition_columns
+            .iter()
+            .position(|field| field.name() == name)
     }
 }
 
@@ -106,7 +114,9 @@ impl Logged {
             }
             DataType::Date32 => ScalarValue::try_from_string(value.as_str()?.to_owned(), data_type).ok(),
             DataType::Timestamp(TimeUnit::Microsecond, zone) => {
-                let moment = chrono::DateTime::parse_from_rfc3339(value.as_str()?).ok()?.timestamp_micros();
+                let moment = chrono::DateTime::parse_from_rfc3339(value.as_str()?)
+                    .ok()?
+                    .timestamp_micros();
                 let moment = match bound {
                     Bound::Least => moment,
                     Bound::Greatest => moment.saturating_add(999),

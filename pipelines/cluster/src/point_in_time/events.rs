@@ -11,8 +11,8 @@ use super::spec::Join;
 use arrow::array::{AsArray, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::common::tree_node::TreeNodeRecursion;
-use datafusion::error::{DataFusionError, Result};
 use datafusion::datasource::memory::MemorySourceConfig;
+use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::TaskContext;
 use datafusion::execution::object_store::ObjectStoreUrl;
 use datafusion::physical_expr::EquivalenceProperties;
@@ -113,8 +113,9 @@ impl ExecutionPlan for EventsExec {
     }
 
     fn with_new_children(self: Arc<Self>, children: Vec<Arc<dyn ExecutionPlan>>) -> Result<Arc<dyn ExecutionPlan>> {
-        let [lists] = <[Arc<dyn ExecutionPlan>; 1]>::try_from(children)
-            .map_err(|children| DataFusionError::Internal(format!("a scan of {} inputs instead of 1", children.len())))?;
+        let [lists] = <[Arc<dyn ExecutionPlan>; 1]>::try_from(children).map_err(|children| {
+            DataFusionError::Internal(format!("a scan of {} inputs instead of 1", children.len()))
+        })?;
         Ok(Arc::new(Self::new(self.join.clone(), lists)))
     }
 
@@ -169,11 +170,16 @@ impl Reading {
     }
 
     fn read(&self, files: &EventFiles, io: &tokio::runtime::Handle) -> Result<()> {
-        let store = self.context.runtime_env().object_store(ObjectStoreUrl::parse(files.store_url())?)?;
+        let store = self
+            .context
+            .runtime_env()
+            .object_store(ObjectStoreUrl::parse(files.store_url())?)?;
         let _timer = self.metrics.elapsed_compute().timer();
         let take = |batch: RecordBatch| {
             self.metrics.record_output(batch.num_rows());
-            let batch = batch.with_schema(Arc::clone(&self.schema)).map_err(DataFusionError::from);
+            let batch = batch
+                .with_schema(Arc::clone(&self.schema))
+                .map_err(DataFusionError::from);
             // When nobody reads on, enough was read.
             self.sender.blocking_send(batch).is_ok()
         };

@@ -107,8 +107,9 @@ impl ExecutionPlan for PointInTimeExec {
     }
 
     fn with_new_children(self: Arc<Self>, children: Vec<Arc<dyn ExecutionPlan>>) -> Result<Arc<dyn ExecutionPlan>> {
-        let [spine, events] = <[Arc<dyn ExecutionPlan>; 2]>::try_from(children)
-            .map_err(|children| DataFusionError::Internal(format!("a join of {} inputs instead of 2", children.len())))?;
+        let [spine, events] = <[Arc<dyn ExecutionPlan>; 2]>::try_from(children).map_err(|children| {
+            DataFusionError::Internal(format!("a join of {} inputs instead of 2", children.len()))
+        })?;
         Ok(Arc::new(Self::new(self.join.clone(), spine, events)?))
     }
 
@@ -127,7 +128,10 @@ impl ExecutionPlan for PointInTimeExec {
             let batches = batches.into_iter().map(Ok);
             futures::stream::iter(batches)
         });
-        Ok(Box::pin(RecordBatchStreamAdapter::new(self.schema(), batches.try_flatten())))
+        Ok(Box::pin(RecordBatchStreamAdapter::new(
+            self.schema(),
+            batches.try_flatten(),
+        )))
     }
 
     fn metrics(&self) -> Option<MetricsSet> {
@@ -186,9 +190,9 @@ impl Work {
         };
         let keys = self.join.keys().map(column).collect::<Result<Vec<_>>>()?;
         let times = column(&self.join.spec.time)?;
-        let times = times.as_primitive_opt::<TimestampMicrosecondType>().ok_or_else(|| {
-            DataFusionError::Internal(format!("the spine's moments are {}", times.data_type()))
-        })?;
+        let times = times
+            .as_primitive_opt::<TimestampMicrosecondType>()
+            .ok_or_else(|| DataFusionError::Internal(format!("the spine's moments are {}", times.data_type())))?;
         let as_of = self.join.spec.range.as_of;
         let features = ondol_jobs::point_in_time::join(&self.join.view, &keys, times, events, as_of)
             .map_err(|cause| DataFusionError::Execution(format!("{OF_DATA}{cause}")))?;

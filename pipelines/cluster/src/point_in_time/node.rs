@@ -161,11 +161,8 @@ impl QueryPlanner for PlannerWithJoins {
 }
 
 /// The columns `names` of `schema` as expressions.
-pub(super) fn columns<'a>(
-    names: impl Iterator<Item = &'a str>,
-    schema: &Schema,
-) -> Result<Vec<Arc<dyn PhysicalExpr>>> {
+pub(super) fn columns<'a>(names: impl Iterator<Item = &'a str>, schema: &Schema) -> Result<Vec<Arc<dyn PhysicalExpr>>> {
     names
-        .map(|name| Ok(datafusion::physical_expr::expressions::col(name, schema)?))
+        .map(|name| datafusion::physical_expr::expressions::col(name, schema))
         .collect()
 }

@@ -33,7 +33,8 @@ pub(crate) struct Join {
 impl Join {
     /// Compiles `spec`.
     pub(crate) fn compile(spec: JoinSpec) -> Result<Self, EngineError> {
-        let view = JoinView::compile(&spec.view, &spec.source).map_err(|cause| EngineError::Internal(cause.to_string()))?;
+        let view =
+            JoinView::compile(&spec.view, &spec.source).map_err(|cause| EngineError::Internal(cause.to_string()))?;
         let text = serde_json::to_string(&spec).map_err(|cause| EngineError::Internal(cause.to_string()))?;
         Ok(Self {
             spec: Arc::new(spec),

@@ -64,11 +64,18 @@ impl OfflineTables {
             // What the store has accepted but not committed yet belongs to the present too.
             self.store.flush(name).await?;
             let tables = self.store.tables().await?;
-            tables.into_iter().find(|table| table.source == name && table.version.is_some())
+            tables
+                .into_iter()
+                .find(|table| table.source == name && table.version.is_some())
         } else {
             None
         };
-        let listing = Listing::of_source(&self.objects, &source.definition, log.as_ref().map(|log| log.url.as_str())).await?;
+        let listing = Listing::of_source(
+            &self.objects,
+            &source.definition,
+            log.as_ref().map(|log| log.url.as_str()),
+        )
+        .await?;
         Ok(Some(Arc::new(ListedTable::new(listing))))
     }
 

@@ -9,16 +9,18 @@ use ondol_pipelines_api::PipelinesError;
 pub(super) fn explain(error: &DataFusionError, tables: &OfflineTables) -> PipelinesError {
     if let Some(fault) = fault(error) {
         return match fault {
-            EngineError::Table { .. } | EngineError::Objects(_) | EngineError::FeatureStore(_) | EngineError::Cluster { .. } => {
-                PipelinesError::Unavailable {
-                    detail: fault.to_string(),
-                }
-            }
-            EngineError::Query(_) | EngineError::Events(_) | EngineError::Configuration(_) | EngineError::Internal(_) => {
-                PipelinesError::Internal {
-                    detail: fault.to_string(),
-                }
-            }
+            EngineError::Table { .. }
+            | EngineError::Objects(_)
+            | EngineError::FeatureStore(_)
+            | EngineError::Cluster { .. } => PipelinesError::Unavailable {
+                detail: fault.to_string(),
+            },
+            EngineError::Query(_)
+            | EngineError::Events(_)
+            | EngineError::Configuration(_)
+            | EngineError::Internal(_) => PipelinesError::Internal {
+                detail: fault.to_string(),
+            },
         };
     }
     match error.find_root() {

@@ -84,12 +84,11 @@ impl Engine {
             })?;
         // Of two first queries at once, one's threads are dropped unused.
         let Threads(runtime) = self.runtime.get_or_init(|| Threads(Some(runtime)));
-        runtime
-            .as_ref()
-            .map(|runtime| runtime.handle().clone())
-            .ok_or_else(|| ondol_pipelines_api::PipelinesError::Unavailable {
+        runtime.as_ref().map(|runtime| runtime.handle().clone()).ok_or_else(|| {
+            ondol_pipelines_api::PipelinesError::Unavailable {
                 detail: "the pipelines are shutting down".to_owned(),
-            })
+            }
+        })
     }
 
     /// A session for one query.
@@ -109,7 +108,11 @@ pub(super) struct Session {
 
 impl Session {
     /// Plans `request` over `tables` and starts it.
-    pub(super) async fn start(&self, request: &SqlRequest, tables: Arc<OfflineTables>) -> Result<SendableRecordBatchStream> {
+    pub(super) async fn start(
+        &self,
+        request: &SqlRequest,
+        tables: Arc<OfflineTables>,
+    ) -> Result<SendableRecordBatchStream> {
         let context = self.context(tables)?;
         let state = context.state();
         let plan = state.create_logical_plan(&request.query).await?;

@@ -13,9 +13,13 @@ async fn a_training_set_on_a_cluster_is_the_embedded_one() {
     let store = lake(folder.path(), &events(5_000, 40)).await;
     let cluster = Cluster::start(folder.path(), 2);
     for as_of in [AsOf::KnownAt, AsOf::EventTime] {
-        let embedded = training_set(folder.path(), store.clone(), None, spine(1_000, 40), as_of).await.unwrap();
+        let embedded = training_set(folder.path(), store.clone(), None, spine(1_000, 40), as_of)
+            .await
+            .unwrap();
         let engine = Some(cluster.engine(folder.path(), 6));
-        let joined = training_set(folder.path(), store.clone(), engine, spine(1_000, 40), as_of).await.unwrap();
+        let joined = training_set(folder.path(), store.clone(), engine, spine(1_000, 40), as_of)
+            .await
+            .unwrap();
         assert_same(&embedded, &joined);
     }
     let left = std::fs::read_dir(folder.path().join("exchange")).unwrap();
@@ -32,8 +36,9 @@ async fn an_executor_killed_in_the_middle_does_not_lose_the_job() {
     let mut cluster = Cluster::start(folder.path(), 2);
     let engine = Some(cluster.engine(folder.path(), 12));
     let path = folder.path().to_owned();
-    let running = tokio::spawn(async move {
-        training_set(&path, store, engine, spine(20_000, 400), AsOf::KnownAt).await
+    let running = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        runtime.block_on(training_set(&path, store, engine, spine(20_000, 400), AsOf::KnownAt))
     });
     // It is in the middle once both have written something for others.
     let wrote = |number: usize| files(&folder.path().join(format!("executor-{number}"))) > 0;
@@ -44,7 +49,7 @@ async fn an_executor_killed_in_the_middle_does_not_lose_the_job() {
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
     cluster.executor(0).kill();
-    let joined = running.await.unwrap().unwrap();
+    let joined = running.join().unwrap().unwrap();
     assert_same(&embedded, &joined);
 }
 
@@ -73,7 +78,9 @@ async fn without_a_scheduler_the_job_says_where_one_should_be() {
     let mut cluster = Cluster::start(folder.path(), 0);
     let engine = Some(cluster.engine(folder.path(), 2));
     cluster.scheduler().kill();
-    let error = training_set(folder.path(), store, engine, spine(50, 5), AsOf::KnownAt).await.unwrap_err();
+    let error = training_set(folder.path(), store, engine, spine(50, 5), AsOf::KnownAt)
+        .await
+        .unwrap_err();
     assert!(error.contains("ondol-cluster scheduler"), "{error}");
     assert!(error.contains("127.0.0.1"), "{error}");
 }

@@ -6,8 +6,8 @@ use arrow::array::RecordBatch;
 use ondol_cluster::{EngineConfig, PlanEngine};
 use ondol_jobs::PipelinesService;
 use ondol_jobs::engine::JoinEngine;
-use ondol_pipelines_api::wire::{AsOf, JobState};
 use ondol_pipelines_api::Pipelines;
+use ondol_pipelines_api::wire::{AsOf, JobState};
 use ondol_runtime::{Health, ObjectStores, Shutdown, SystemClock};
 use std::path::Path;
 use std::sync::Arc;
@@ -29,7 +29,10 @@ pub async fn training_set(
         .unwrap();
     let mut job = service.training_set(request("m", as_of, rows)).await.unwrap();
     while !job.state.is_final() {
-        job = service.job(&job.id, Some(job.revision), Duration::from_secs(10)).await.unwrap();
+        job = service
+            .job(&job.id, Some(job.revision), Duration::from_secs(10))
+            .await
+            .unwrap();
     }
     let result = if job.state == JobState::Succeeded {
         let rows = service.result(&job.id).await.unwrap();
@@ -61,7 +64,8 @@ pub fn assert_same(left: &RecordBatch, right: &RecordBatch) {
             arrow::array::AsArray::as_primitive_opt::<arrow::datatypes::Float64Type>(left),
             arrow::array::AsArray::as_primitive_opt::<arrow::datatypes::Float64Type>(right),
         ) {
-            let bits = |array: &arrow::array::Float64Array| array.iter().map(|v| v.map(f64::to_bits)).collect::<Vec<_>>();
+            let bits =
+                |array: &arrow::array::Float64Array| array.iter().map(|v| v.map(f64::to_bits)).collect::<Vec<_>>();
             assert_eq!(bits(left), bits(right));
         }
     }
@@ -72,8 +76,12 @@ async fn a_training_set_as_a_plan_is_the_embedded_one() {
     let folder = tempfile::tempdir().unwrap();
     let store = lake(folder.path(), &events(5_000, 40)).await;
     for as_of in [AsOf::KnownAt, AsOf::EventTime] {
-        let embedded = training_set(folder.path(), store.clone(), None, spine(1_000, 40), as_of).await.unwrap();
-        let plan = training_set(folder.path(), store.clone(), plans(), spine(1_000, 40), as_of).await.unwrap();
+        let embedded = training_set(folder.path(), store.clone(), None, spine(1_000, 40), as_of)
+            .await
+            .unwrap();
+        let plan = training_set(folder.path(), store.clone(), plans(), spine(1_000, 40), as_of)
+            .await
+            .unwrap();
         assert_eq!(embedded.num_rows(), 1_000);
         assert!(embedded.column_by_name("merchant.risk").unwrap().null_count() < 1_000);
         assert_same(&embedded, &plan);
@@ -84,11 +92,17 @@ async fn a_training_set_as_a_plan_is_the_embedded_one() {
 async fn a_spine_over_nothing_gets_the_features_of_the_absent() {
     let folder = tempfile::tempdir().unwrap();
     let store = lake(folder.path(), &[]).await;
-    let embedded = training_set(folder.path(), store.clone(), None, spine(50, 5), AsOf::KnownAt).await.unwrap();
-    let plan = training_set(folder.path(), store.clone(), plans(), spine(50, 5), AsOf::KnownAt).await.unwrap();
+    let embedded = training_set(folder.path(), store.clone(), None, spine(50, 5), AsOf::KnownAt)
+        .await
+        .unwrap();
+    let plan = training_set(folder.path(), store.clone(), plans(), spine(50, 5), AsOf::KnownAt)
+        .await
+        .unwrap();
     assert_same(&embedded, &plan);
     let none = spine(50, 5).slice(0, 0);
-    let plan = training_set(folder.path(), store, plans(), none, AsOf::KnownAt).await.unwrap();
+    let plan = training_set(folder.path(), store, plans(), none, AsOf::KnownAt)
+        .await
+        .unwrap();
     assert_eq!(plan.num_rows(), 0);
 }
 
@@ -102,8 +116,12 @@ async fn a_table_of_other_types_is_the_same_error_in_a_plan() {
         ("updated_at", crate::support::moments([crate::lake::START])),
     ]);
     crate::lake::write_parquet(&folder.path().join("merchants/c.parquet"), &odd);
-    let embedded = training_set(folder.path(), store.clone(), None, spine(50, 5), AsOf::KnownAt).await.unwrap_err();
-    let plan = training_set(folder.path(), store, plans(), spine(50, 5), AsOf::KnownAt).await.unwrap_err();
+    let embedded = training_set(folder.path(), store.clone(), None, spine(50, 5), AsOf::KnownAt)
+        .await
+        .unwrap_err();
+    let plan = training_set(folder.path(), store, plans(), spine(50, 5), AsOf::KnownAt)
+        .await
+        .unwrap_err();
     assert!(embedded.contains("risk"), "{embedded}");
     assert!(plan.contains(&embedded), "{plan} instead of {embedded}");
 }

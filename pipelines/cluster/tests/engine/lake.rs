@@ -77,7 +77,10 @@ fn merchants_batch(risk: f64) -> RecordBatch {
     batch(vec![
         ("m", strings(names.iter().map(|name| Some(name.as_str())))),
         ("risk", risks),
-        ("updated_at", moments((0..40i64).map(|row| START - 60 * MINUTE + (row / 2) * 10 * MINUTE))),
+        (
+            "updated_at",
+            moments((0..40i64).map(|row| START - 60 * MINUTE + (row / 2) * 10 * MINUTE)),
+        ),
     ])
 }
 
@@ -94,7 +97,7 @@ pub fn events(count: i64, entities: i64) -> Vec<Event> {
             let time = START + index * 120 * MINUTE / count.max(1);
             Event {
                 key: (index % 31 != 0).then(|| format!("key-{}", (index * 7_919) % entities)),
-                amount: (index % 5 != 0).then(|| 0.1 * ((index % 97) as f64)),
+                amount: (index % 5 != 0).then_some(0.1 * ((index % 97) as f64)),
                 n: Some(index % 11),
                 flag: Some(index % 3 == 0),
                 time,
@@ -117,6 +120,9 @@ pub fn spine(count: i64, entities: i64) -> RecordBatch {
         ("k", strings(keys.iter().map(Option::as_deref))),
         ("m", strings(merchants.iter().map(Option::as_deref))),
         ("time", moments((0..count).map(moment))),
-        ("amount", Arc::new(Float64Array::from_iter_values((0..count).map(|row| row as f64))) as ArrayRef),
+        (
+            "amount",
+            Arc::new(Float64Array::from_iter_values((0..count).map(|row| row as f64))) as ArrayRef,
+        ),
     ])
 }

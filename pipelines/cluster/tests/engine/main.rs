@@ -13,5 +13,6 @@ mod joins;
 mod lake;
 mod processes;
 mod sql;
+#[allow(deprecated, reason = "the table library's own actions are the shortest way to make a log")]
 #[path = "../../../jobs/tests/support/mod.rs"]
 mod support;

@@ -82,7 +82,13 @@ impl Cluster {
         let port = free_port();
         let text = |parts: &[&str]| parts.iter().map(|part| (*part).to_owned()).collect::<Vec<String>>();
         let log = folder.join("scheduler.log");
-        let arguments = text(&["scheduler", "--listen", &format!("127.0.0.1:{port}"), "--executor-timeout-s", "6"]);
+        let arguments = text(&[
+            "scheduler",
+            "--listen",
+            &format!("127.0.0.1:{port}"),
+            "--executor-timeout-s",
+            "6",
+        ]);
         let mut scheduler = start(&arguments, port, &log);
         scheduler.ready(&log);
         let mut cluster = Self {

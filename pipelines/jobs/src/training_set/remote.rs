@@ -62,7 +62,9 @@ fn request(plan: &Plan, spine: &Spine, tables: &BTreeMap<String, Table>) -> Resu
             source: view.source.clone(),
             events: EventFiles::of(table),
             range: EventRange {
-                from: JoinView::compile(definition, &view.source)?.lookback_us().map_or(i64::MIN, reach),
+                from: JoinView::compile(definition, &view.source)?
+                    .lookback_us()
+                    .map_or(i64::MIN, reach),
                 before: last.copied().unwrap_or(0),
                 as_of: plan.as_of,
             },

@@ -15,7 +15,12 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// A cluster that training sets are built on.
 #[derive(Debug, Parser)]
-#[command(name = "ondol-cluster", version, arg_required_else_help = true, propagate_version = true)]
+#[command(
+    name = "ondol-cluster",
+    version,
+    arg_required_else_help = true,
+    propagate_version = true
+)]
 struct Cli {
     #[command(subcommand)]
     program: Program,
@@ -23,7 +28,12 @@ struct Cli {
     #[arg(long, global = true, env = "ONDOL_LOG_FORMAT", default_value = "json", value_parser = log_format)]
     log_format: LogFormat,
     /// Which logs are written, as a `tracing` filter.
-    #[arg(long, global = true, env = "ONDOL_LOG_FILTER", default_value = "info,ballista_scheduler=warn,ballista_executor=warn")]
+    #[arg(
+        long,
+        global = true,
+        env = "ONDOL_LOG_FILTER",
+        default_value = "info,ballista_scheduler=warn,ballista_executor=warn"
+    )]
     log_filter: String,
 }
 
@@ -101,9 +111,12 @@ async fn main() -> Result<()> {
 }
 
 async fn run_scheduler(args: SchedulerArgs) -> Result<()> {
-    let listener = TcpListener::bind(&args.listen)
-        .await
-        .with_context(|| format!("can't listen on `{}`: choose another address with --listen", args.listen))?;
+    let listener = TcpListener::bind(&args.listen).await.with_context(|| {
+        format!(
+            "can't listen on `{}`: choose another address with --listen",
+            args.listen
+        )
+    })?;
     tracing::info!(address = %listener.local_addr()?, "scheduler is ready");
     let options = SchedulerOptions {
         host: args.host,
@@ -143,5 +156,6 @@ async fn run_executor(args: ExecutorArgs) -> Result<()> {
 }
 
 fn log_format(text: &str) -> Result<LogFormat, String> {
-    serde_json::from_value(serde_json::Value::String(text.to_owned())).map_err(|_| format!("`{text}`: write text or json"))
+    serde_json::from_value(serde_json::Value::String(text.to_owned()))
+        .map_err(|_| format!("`{text}`: write text or json"))
 }
