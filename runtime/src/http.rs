@@ -2,11 +2,12 @@
 //! nothing serves becomes a problem document.
 
 use crate::shutdown::panic_text;
+use axum::body::Body;
 use axum::extract::{MatchedPath, Request};
 use axum::http::{HeaderValue, Method, StatusCode, Uri, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use futures::FutureExt;
+use futures::{FutureExt, StreamExt};
 use std::panic::AssertUnwindSafe;
 use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
@@ -14,6 +15,9 @@ use tracing::Instrument;
 
 /// Route label of requests that no route matched: their paths are the caller's words and must not become labels.
 const UNMATCHED: &str = "unmatched";
+
+/// Media type of server-sent events.
+const EVENT_STREAM: &str = "text/event-stream";
 
 /// How long a GET may still take once the shutdown has been triggered.
 const GET_GRACE: Duration = Duration::from_secs(1);
@@ -107,7 +111,8 @@ pub(crate) async fn method_not_allowed(method: Method, uri: Uri) -> Response {
 }
 
 /// Runs a request, but not past the shutdown: a GET changes nothing, so one that is still waiting (a long poll) is
-/// answered "try again" shortly after the shutdown, rather than holding up the drain. Every other method is finished.
+/// answered "try again" shortly after the shutdown, rather than holding up the drain; a stream of events ends there, and
+/// its client connects again. Every other method is finished.
 pub(crate) async fn end_with(shutdown: CancellationToken, request: Request, next: Next) -> Response {
     if request.method() != Method::GET {
         return next.run(request).await;
@@ -116,10 +121,18 @@ pub(crate) async fn end_with(shutdown: CancellationToken, request: Request, next
         shutdown.cancelled().await;
         tokio::time::sleep(GET_GRACE).await;
     };
-    tokio::select! {
+    let response = tokio::select! {
         response = next.run(request) => response,
-        () = over => shutting_down(),
+        () = over => return shutting_down(),
+    };
+    let kind = response.headers().get(header::CONTENT_TYPE);
+    if kind.is_none_or(|kind| kind != EVENT_STREAM) {
+        return response;
     }
+    response.map(|events| {
+        let events = events.into_data_stream();
+        Body::from_stream(events.take_until(shutdown.cancelled_owned()))
+    })
 }
 
 fn shutting_down() -> Response {

@@ -11,6 +11,7 @@ use axum::Router;
 use axum::body::Bytes;
 use axum::extract::DefaultBodyLimit;
 use axum::routing::{get, post};
+use futures::StreamExt as _;
 use ondol_runtime::{Health, ServiceRouter, Shutdown, metrics, serve};
 use serde_json::Value;
 use std::sync::Arc;
@@ -245,4 +246,19 @@ async fn a_long_poll_does_not_hold_up_the_shutdown() {
     assert!(shutdown.drain(Duration::from_secs(60)).await);
     let (status, body) = json(request.await.unwrap().unwrap()).await;
     assert_eq!((status, &body["retryable"]), (503, &Value::from(true)));
+}
+
+#[tokio::test]
+async fn a_stream_of_events_ends_with_the_shutdown() {
+    let events = get(async || {
+        let first = futures::stream::once(async { Ok::<_, std::io::Error>("data: 1\n\n") });
+        let body = axum::body::Body::from_stream(first.chain(futures::stream::pending()));
+        ([("content-type", "text/event-stream")], body)
+    });
+    let shutdown = Shutdown::new();
+    let base = start(Router::new().route("/events", events), &shutdown).await;
+    let mut response = reqwest::get(format!("{base}/events")).await.unwrap();
+    assert_eq!(response.chunk().await.unwrap().unwrap(), "data: 1\n\n");
+    assert!(shutdown.drain(Duration::from_secs(60)).await);
+    assert_eq!(response.chunk().await.unwrap(), None);
 }

@@ -2,9 +2,11 @@
 
 use crate::support::{Bench, config};
 use crate::{Schema, execute, store};
-use ondol_jobs::PipelinesConfig;
+use ondol_jobs::{PipelinesConfig, PipelinesService};
 use ondol_pipelines_api::Pipelines;
 use ondol_pipelines_api::wire::{JobQuery, JobState};
+use ondol_runtime::{Health, Shutdown, SystemClock};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// As the first release made it, with a job in each state.
@@ -63,18 +65,18 @@ async fn a_postgres_ledger_of_the_first_form_keeps_its_jobs() {
     schema.drop().await;
 }
 
+/// Why a service does not open.
+async fn refusal(config: PipelinesConfig) -> String {
+    let (shutdown, health) = (Shutdown::new(), Health::new());
+    let opened = PipelinesService::open(config, store(), Arc::new(SystemClock), &shutdown, &health).await;
+    opened.err().unwrap().to_string()
+}
+
 #[tokio::test]
 async fn an_embedded_ledger_has_one_process_at_a_time() {
     let folder = tempfile::tempdir().unwrap();
     let bench = Bench::open(store(), config(folder.path())).await;
-    let second = ondol_jobs::PipelinesService::open(
-        config(folder.path()),
-        store(),
-        std::sync::Arc::new(ondol_runtime::SystemClock),
-        &ondol_runtime::Shutdown::new(),
-        &ondol_runtime::Health::new(),
-    );
-    let refused = second.await.err().unwrap().to_string();
+    let refused = refusal(config(folder.path())).await;
     assert!(refused.contains("another process uses it"), "{refused}");
     bench.close().await;
 }
@@ -85,13 +87,6 @@ async fn a_ledger_of_a_newer_version_is_left_alone() {
     let config = config(folder.path());
     Bench::open(store(), config.clone()).await.close().await;
     execute(&config.ledger_url(), "UPDATE pipelines_schema SET version = 1000").await;
-    let opened = ondol_jobs::PipelinesService::open(
-        config,
-        store(),
-        std::sync::Arc::new(ondol_runtime::SystemClock),
-        &ondol_runtime::Shutdown::new(),
-        &ondol_runtime::Health::new(),
-    );
-    let refused = opened.await.err().unwrap().to_string();
+    let refused = refusal(config).await;
     assert!(refused.contains("version 1000"), "{refused}");
 }
