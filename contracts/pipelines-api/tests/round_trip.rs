@@ -622,7 +622,15 @@ async fn a_manifest_travels_with_the_spine_it_describes() {
     assert_eq!(request.options.time_column.as_deref(), Some("ts"));
     let (stub, client, _) = serve(None).await;
     client.training_set(request.clone()).await.unwrap();
-    assert_eq!(stub.calls.lock().unwrap()[0], format!("training_set {request:?} None"));
+    // Metadata has no order: what arrived is looked through for the manifest and for what stood beside it.
+    let call = stub.calls.lock().unwrap()[0].clone();
+    let sent = &request.spine_schema.metadata()["ondol.manifest"];
+    assert_eq!(
+        call.matches(&format!("\"ondol.manifest\": {sent:?}")).count(),
+        2,
+        "the schema's and the batch's"
+    );
+    assert!(call.contains("\"origin\": \"labels.parquet\""), "{call}");
     let mut arrived = request;
     assert_eq!(arrived.take_manifest().unwrap(), Some(manifest));
     assert_eq!(

@@ -50,7 +50,7 @@ pub fn router(pipelines: Service) -> Router {
             get(schedules::schedule).post(schedules::verb).delete(schedules::remove),
         )
         .route("/v1/jobs/{id}/statistics", get(statistics::of_result))
-        .route("/v1/sources/{name}/statistics", get(statistics::statistics))
+        .route("/v1/sources/{source}/statistics", get(statistics::statistics))
         .with_state(pipelines)
 }
 

@@ -13,8 +13,8 @@ use ondol_wire::{Query, Segment, answer};
 /// What its columns come to over a range of event dates, as a `statistics` job last computed them: merged from a part for
 /// each date, so that any range is as exact as one pass over its rows. `no-result` until a job has.
 #[utoipa::path(
-    get, path = "/v1/sources/{name}/statistics", tag = "statistics", operation_id = "sourceStatistics",
-    params(("name" = String, Path, description = "The source's name.", example = "transactions"), StatisticsQuery),
+    get, path = "/v1/sources/{source}/statistics", tag = "statistics", operation_id = "sourceStatistics",
+    params(("source" = String, Path, description = "The source's name.", example = "transactions"), StatisticsQuery),
     responses(
         (status = 200, description = "The statistics.", body = SourceStatistics),
         BadRequest, NotFound, Conflict, Internal, Unavailable
