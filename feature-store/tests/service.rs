@@ -12,7 +12,7 @@ mod store;
 
 use arrow::array::{Array, ArrayRef, AsArray};
 use arrow::datatypes::{Float64Type, Int64Type};
-use ondol_feature_store_api::wire::{EntityColumn, PartitionPosition};
+use ondol_feature_store_api::wire::{EntityColumn, PartitionPosition, TableRows};
 use ondol_feature_store_api::{FeatureStore, FeatureStoreError};
 use ondol_vocabulary::{FeatureStatus, Value};
 use std::time::Duration;
@@ -339,6 +339,55 @@ async fn a_tables_view_serves_once_activated_and_a_new_version_of_the_table_star
         .await
         .unwrap();
     assert_eq!(read().await, ["CN", "SE"]);
+    store.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_new_in_a_table_is_added_to_the_views_that_are_named() {
+    let (_folder, store) = open().await;
+    let view = store.view_id("shop").await;
+    let rows = |rows: &[(i64, &str, i64)], generation: &str, views: &[u32], whole: bool| {
+        let mut delivery = shops(rows, generation, 0);
+        let views = views.to_vec();
+        delivery.header.table = Some(TableRows { views, whole });
+        delivery
+    };
+    let whole = rows(&[(9, "KR", START), (8, "SE", START)], "v1", &[view], true);
+    store.write(whole.clone()).await.unwrap();
+    store.service.activate(view).await.unwrap();
+    let read = async || {
+        let merchants = [Value::I64(9), Value::I64(8)];
+        let batch = store
+            .read(&["shop.country"], &[("merchant", &merchants)])
+            .await
+            .unwrap();
+        let countries = batch.columns[0].values.as_string::<i32>().iter();
+        countries
+            .map(|text| text.unwrap_or("none").to_owned())
+            .collect::<Vec<_>>()
+    };
+    // Another generation adds to the row: an older update of 9 changes nothing.
+    let new = rows(
+        &[(9, "JP", START - 5), (8, "FI", START + 7)],
+        "v1 to v2",
+        &[view],
+        false,
+    );
+    store.write(new.clone()).await.unwrap();
+    assert_eq!(read().await, ["KR", "FI"]);
+    // Whatever is delivered again, and for whomever else: nothing changes.
+    store.write(new).await.unwrap();
+    store
+        .write(rows(&[(9, "XX", START + 9)], "v3", &[view + 100], false))
+        .await
+        .unwrap();
+    assert_eq!(read().await, ["KR", "FI"]);
+    // The whole table starts over.
+    store
+        .write(rows(&[(8, "NO", START)], "v4", &[view], true))
+        .await
+        .unwrap();
+    assert_eq!(read().await, ["KR", "NO"]);
     store.stop().await;
 }
 
