@@ -183,7 +183,15 @@ async fn a_column_that_came_later_is_null_in_merged_rows_of_before() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn commits_of_two_replicas_and_merges_of_both_lose_nothing_and_double_nothing() {
-    let place = Place::disk();
+    two_replicas_commit_and_merge(&Place::disk()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn commits_of_two_replicas_and_merges_of_both_lose_nothing_and_double_nothing_on_s3() {
+    two_replicas_commit_and_merge(&Place::s3()).await;
+}
+
+async fn two_replicas_commit_and_merge(place: &Place) {
     let (one, two) = (place.open(), place.open());
     let writes = |log: EventLog, partition: i32| async move {
         for step in 0..40 {

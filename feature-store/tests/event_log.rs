@@ -14,7 +14,7 @@ use arrow::array::{AsArray, RecordBatch, StringArray};
 use arrow::datatypes::{DataType as ArrowType, Field as ArrowField, Schema};
 use clicks::{Place, all, at, clicks, deliver, events, header, positions_read};
 use futures::TryStreamExt;
-use ondol_feature_store::offline::Outcome;
+use ondol_feature_store::offline::{CompactionConfig, Extent, Outcome};
 use ondol_feature_store_api::FeatureStoreError;
 use ondol_testkit::s3;
 use ondol_vocabulary::DataType;
@@ -342,6 +342,11 @@ async fn duckdb_polars_and_pandas_read_the_same_rows(place: &Place) {
             .await
             .unwrap();
         log.commit("clicks").await.unwrap();
+        if step == 9 {
+            let config = CompactionConfig::default();
+            let merged = log.compact("clicks", config, Extent::Everything).await.unwrap();
+            assert!(merged.commits > 0, "{merged:?}");
+        }
     }
     let check = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/readers/check_readers.py");
     let output = Command::new(ondol_testkit::services::python())
@@ -355,6 +360,9 @@ async fn duckdb_polars_and_pandas_read_the_same_rows(place: &Place) {
             "ondol/clicks/g1/0=260",
             "--position",
             "ondol/clicks/g1/1=65",
+            // Before the files of ten commits were merged.
+            "--older",
+            "10=250",
         ])
         .output()
         .unwrap();

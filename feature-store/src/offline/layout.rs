@@ -3,7 +3,9 @@
 //! Any Delta reader may rely on it; `docs/offline-tables.md` describes it for users. Only this service writes it.
 
 use arrow::datatypes::{DataType as ArrowType, Field as ArrowField, Schema as ArrowSchema, SchemaRef};
-use deltalake_core::kernel::{ArrayType, DataType as DeltaType, PrimitiveType, StructField, StructType};
+use deltalake_core::kernel::{
+    ArrayType, DataType as DeltaType, Metadata, MetadataExt, PrimitiveType, StructField, StructType,
+};
 use ondol_feature_store_api::wire::columns;
 use ondol_vocabulary::{DataType, SourceDefinition};
 use std::sync::Arc;
@@ -35,6 +37,40 @@ pub(super) fn delta_columns(source: &SourceDefinition) -> Vec<StructField> {
         .map(|name| StructField::nullable(name, DeltaType::Primitive(PrimitiveType::Boolean)));
     let date = StructField::nullable(columns::EVENT_DATE, DeltaType::Primitive(PrimitiveType::Date));
     own.chain(added).chain(marks).chain([date]).collect()
+}
+
+/// The table's new schema when the source has columns the table lacks. Columns are only ever added: files written
+/// before read as null.
+pub(super) fn evolve(
+    schema: &StructType,
+    metadata: &Metadata,
+    source: &SourceDefinition,
+) -> Result<Option<(StructType, Metadata)>, String> {
+    let wanted = delta_columns(source);
+    if let Some(column) = wanted.iter().find(|column| {
+        schema
+            .field(column.name())
+            .is_some_and(|held| held.data_type() != column.data_type())
+    }) {
+        return Err(format!(
+            "column `{}` can't become {}: the archived log holds another type, give the new column another name",
+            column.name(),
+            column.data_type()
+        ));
+    }
+    let new: Vec<_> = wanted
+        .into_iter()
+        .filter(|column| schema.field(column.name()).is_none())
+        .collect();
+    if new.is_empty() {
+        return Ok(None);
+    }
+    let evolved = StructType::try_new(schema.fields().cloned().chain(new)).map_err(|error| error.to_string())?;
+    let metadata = metadata
+        .clone()
+        .with_schema(&evolved)
+        .map_err(|error| error.to_string())?;
+    Ok(Some((evolved, metadata)))
 }
 
 /// The schema of data files of a table with these Delta columns: all but the partition column.

@@ -13,13 +13,13 @@
 
 use super::buffer::Taken;
 use super::data_file::{self, DataFile};
-use super::layout::{FileNames, app_id, delta_columns, file_schema};
+use super::layout::{FileNames, app_id, delta_columns, evolve, file_schema};
 use super::log_file::LogFile;
 use super::positions::{self, Positions};
 use super::table_state::{Commit, TableState};
 use crate::offline::failure::{internal, unavailable};
 use deltalake_core::kernel::transaction::{CommitData, CommitProperties, TransactionError};
-use deltalake_core::kernel::{Action, Add, Metadata, MetadataExt, StructType, Transaction};
+use deltalake_core::kernel::{Action, Add, MetadataExt, StructType, Transaction};
 use deltalake_core::logstore::{CommitOrBytes, LogStoreRef, StorageConfig, default_logstore};
 use deltalake_core::operations::create::CreateBuilder;
 use deltalake_core::protocol::{DeltaOperation, SaveMode};
@@ -42,7 +42,7 @@ const CHECKPOINT_INTERVAL: u64 = 100;
 const LOG_RETENTION: &str = "interval 7 days";
 /// How long checkpoints repeat which files were removed. The store's vacuum reads that from the log's entries; a long
 /// memory would make checkpoints grow with every commit of a week.
-const TOMBSTONE_RETENTION: &str = "interval 1 hours";
+const TOMBSTONE_RETENTION: &str = "interval 10 minutes";
 /// How often a commit is tried that other writers overtake.
 const COMMIT_ATTEMPTS: u32 = 50;
 /// After so long without a look the log's entries may have been cleaned up: then the table is loaded anew.
@@ -121,12 +121,17 @@ impl LogTable {
         Ok(())
     }
 
+    /// Whether the log's end was seen so lately that no entry since can have been cleaned up.
+    fn follows(&self) -> bool {
+        let slept = SystemTime::now().duration_since(self.seen.1).unwrap_or(Duration::MAX);
+        self.seen.0.elapsed().max(slept) < FOLLOWS_FOR
+    }
+
     /// Brings the state and the positions up to the newest commit, whoever made it.
     pub(super) async fn refresh(&mut self) -> Result<(), FeatureStoreError> {
         let now = (Instant::now(), SystemTime::now());
-        let slept = now.1.duration_since(self.seen.1).unwrap_or(Duration::MAX);
-        let unseen = now.0.duration_since(self.seen.0).max(slept);
-        let Some(state) = self.state.as_mut().filter(|_| unseen < FOLLOWS_FOR) else {
+        let follows = self.follows();
+        let Some(state) = self.state.as_mut().filter(|_| follows) else {
             return self.reload().await;
         };
         loop {
@@ -249,7 +254,10 @@ impl LogTable {
         transactions: Vec<Transaction>,
     ) -> Result<bool, FeatureStoreError> {
         let failed = |error: &dyn std::fmt::Display| unavailable(&self.source, "committing to", error);
-        let Some(state) = &mut self.state else { return Ok(false) };
+        if !self.follows() {
+            return Ok(false);
+        }
+        let Some(state) = &self.state else { return Ok(false) };
         let version = state.version() + 1;
         let entry = CommitData::new(actions, operation, HashMap::new(), transactions);
         let bytes = entry.get_bytes().map_err(|error| failed(&error))?;
@@ -263,6 +271,12 @@ impl LogTable {
             Err(TransactionError::VersionAlreadyExists(_)) => return Ok(false),
             Err(error) => return Err(failed(&error)),
         }
+        if !self.follows() {
+            // This process was stopped meanwhile, others have gone on, and this version was free because its entry was
+            // cleaned up: what is written there is no part of the table. Loading it anew says so.
+            return Err(failed(&"the process was stopped in the middle of it"));
+        }
+        let Some(state) = &mut self.state else { return Ok(false) };
         state.apply(&self.source, commit);
         self.seen = (Instant::now(), SystemTime::now());
         self.settled = true;
@@ -335,7 +349,8 @@ impl LogTable {
             self.create(definition).await?;
             return Ok(false);
         };
-        let evolved = evolve(state, definition).map_err(|detail| internal(&self.source, detail))?;
+        let evolved =
+            evolve(state.schema(), state.metadata(), definition).map_err(|detail| internal(&self.source, detail))?;
         let (schema, metadata) = match evolved {
             Some((schema, metadata)) => (schema, Some(metadata)),
             None => (state.schema().as_ref().clone(), None),
@@ -463,36 +478,4 @@ impl LogTable {
         .await
         .map_err(|error: object_store::Error| unavailable(&self.source, "writing a file of", error))
     }
-}
-
-/// The table's new schema when the source has columns the table lacks. Columns are only ever added: files written
-/// before read as null.
-fn evolve(state: &TableState, source: &SourceDefinition) -> Result<Option<(StructType, Metadata)>, String> {
-    let schema = state.schema();
-    let wanted = delta_columns(source);
-    if let Some(column) = wanted.iter().find(|column| {
-        schema
-            .field(column.name())
-            .is_some_and(|held| held.data_type() != column.data_type())
-    }) {
-        return Err(format!(
-            "column `{}` can't become {}: the archived log holds another type, give the new column another name",
-            column.name(),
-            column.data_type()
-        ));
-    }
-    let new: Vec<_> = wanted
-        .into_iter()
-        .filter(|column| schema.field(column.name()).is_none())
-        .collect();
-    if new.is_empty() {
-        return Ok(None);
-    }
-    let evolved = StructType::try_new(schema.fields().cloned().chain(new)).map_err(|error| error.to_string())?;
-    let metadata = state
-        .metadata()
-        .clone()
-        .with_schema(&evolved)
-        .map_err(|error| error.to_string())?;
-    Ok(Some((evolved, metadata)))
 }

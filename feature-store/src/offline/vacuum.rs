@@ -195,8 +195,13 @@ impl Survey {
     /// The version that was the newest when the retention began: it and all later ones stay readable.
     fn horizon(&self) -> u64 {
         let of_table = self.log.iter().filter(|entry| entry.version <= self.version);
-        let known = of_table.clone().filter(|entry| entry.kind != Entry::Other);
-        let oldest = known.map(|entry| entry.version).min().unwrap_or(self.version);
+        // A version is readable from the first commit on, or from a checkpoint on.
+        let whole = of_table
+            .clone()
+            .any(|entry| entry.kind == Entry::Commit && entry.version == 0);
+        let checkpoints = of_table.clone().filter(|entry| entry.kind == Entry::Checkpoint);
+        let first = checkpoints.map(|entry| entry.version).min().unwrap_or(self.version);
+        let oldest = if whole { 0 } else { first };
         let commits = of_table.filter(|entry| entry.kind == Entry::Commit);
         let young = commits
             .filter(|entry| before(self.now, self.retention).is_none_or(|moment| entry.object.last_modified > moment));

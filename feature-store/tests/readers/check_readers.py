@@ -25,6 +25,7 @@ def main():
     parser.add_argument("table")
     parser.add_argument("--rows", type=int, required=True)
     parser.add_argument("--position", action="append", default=[], help="application id=version")
+    parser.add_argument("--older", action="append", default=[], help="version=rows: time travel")
     arguments = parser.parse_args()
     table = deltalake.DeltaTable(arguments.table)
 
@@ -58,6 +59,12 @@ def main():
         app_id, version = position.rsplit("=", 1)
         held = table.transaction_version(app_id)
         assert held == int(version), f"{app_id} stands at {held}, expected {version}"
+
+    for older in arguments.older:
+        version, rows = map(int, older.split("="))
+        travelled = deltalake.DeltaTable(arguments.table, version=version)
+        held = travelled.to_pyarrow_dataset().count_rows()
+        assert held == rows, f"version {version} has {held} rows, expected {rows}"
 
     print(json.dumps({"rows": len(expected), "files": len(files), "version": table.version()}))
 
