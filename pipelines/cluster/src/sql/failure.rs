@@ -2,8 +2,12 @@
 
 use super::catalog::OfflineTables;
 use crate::fault::EngineError;
+use arrow::error::ArrowError;
 use datafusion::error::DataFusionError;
 use ondol_pipelines_api::PipelinesError;
+
+/// The engine's name for the bound of what is spilled.
+const SPILL_BOUND: &str = "max_temp_directory_size";
 
 /// `error` as the contract's error.
 pub(super) fn explain(error: &DataFusionError, tables: &OfflineTables) -> PipelinesError {
@@ -24,12 +28,14 @@ pub(super) fn explain(error: &DataFusionError, tables: &OfflineTables) -> Pipeli
         };
     }
     match error.find_root() {
-        DataFusionError::ResourcesExhausted(cause) => PipelinesError::QueryLimit {
-            detail: format!(
-                "the query needs more than its bounds of memory (`sql.memory_mib`) and disk (`sql.spill_mib`): narrow \
-                 it, aggregate, or raise them ({cause})"
-            ),
-        },
+        DataFusionError::ResourcesExhausted(cause) => too_much(cause),
+        // A write of the spill, which knows its bound by the engine's name for it.
+        DataFusionError::ArrowError(cause, _) if cause.to_string().contains(SPILL_BOUND) => too_much(cause.as_ref()),
+        DataFusionError::ArrowError(cause, _) if matches!(cause.as_ref(), ArrowError::IoError(..)) => {
+            PipelinesError::Unavailable {
+                detail: format!("a file can't be read or written: {cause}"),
+            }
+        }
         DataFusionError::SQL(cause, _) => invalid(format!("the query is not SQL as it is understood here: {cause}")),
         DataFusionError::Plan(text) => invalid(unknown_table(text, tables).unwrap_or_else(|| text.clone())),
         DataFusionError::SchemaError(cause, _) => invalid(cause.to_string()),
@@ -47,6 +53,15 @@ pub(super) fn explain(error: &DataFusionError, tables: &OfflineTables) -> Pipeli
         other => PipelinesError::Internal {
             detail: other.strip_backtrace(),
         },
+    }
+}
+
+fn too_much(cause: &dyn std::fmt::Display) -> PipelinesError {
+    PipelinesError::QueryLimit {
+        detail: format!(
+            "the query needs more than its bounds of memory (`sql.memory_mib`) and disk (`sql.spill_mib`): narrow it, \
+             aggregate, or raise them ({cause})"
+        ),
     }
 }
 
