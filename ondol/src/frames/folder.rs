@@ -86,6 +86,9 @@ impl WholeFolder {
         let kept: Vec<usize> = (0..schema.fields().len())
             .filter(|index| !names_folders(index))
             .collect();
+        if kept.is_empty() {
+            bail!("can't partition by every column: none would be left in the files");
+        }
         let unfinished = unfinished_name(path);
         if unfinished.exists() {
             // Of a run that was killed.

@@ -198,7 +198,9 @@ fn a_layout_that_can_not_be_written_is_refused_and_nothing_is_left() {
     assert!(fails(by("x"), &batches).contains("text, integers, booleans and dates name folders"));
     assert!(fails(by("y"), &batches).contains("there is no such column"));
     let ids: ArrayRef = Arc::new(StringArray::from_iter_values((0..600).map(|id| id.to_string())));
-    let batch = RecordBatch::try_from_iter([("id", ids)]).unwrap();
+    let alone = RecordBatch::try_from_iter([("id", Arc::clone(&ids))]).unwrap();
+    assert!(fails(by("id"), &[alone]).contains("none would be left in the files"));
+    let batch = RecordBatch::try_from_iter([("id", Arc::clone(&ids)), ("other", ids)]).unwrap();
     let error = fails(by("id"), &[batch]);
     assert!(error.contains("more than 500 values"), "{error}");
     std::fs::create_dir(&path).unwrap();
