@@ -252,10 +252,10 @@ async fn a_batch_source_on_s3_is_delivered_as_from_disk() {
             let job = bench.service.materialize(MaterializeRequest::of(source)).await.unwrap();
             let job = bench.ended(&job.id).await;
             assert_eq!((job.state, job.error), (JobState::Succeeded, None));
-            let deliveries = bench.store.deliveries.lock().unwrap();
-            delivered.push(deliveries.iter().map(|delivery| delivery.events.clone()).collect());
-            drop(deliveries);
+            let store = Arc::clone(&bench.store);
             bench.close().await;
+            let deliveries = store.deliveries.lock().unwrap();
+            delivered.push(deliveries.iter().map(|delivery| delivery.events.clone()).collect());
         }
         assert_eq!(delivered[0], delivered[1], "{source}");
         assert!(delivered[0].iter().map(RecordBatch::num_rows).sum::<usize>() > 2);
