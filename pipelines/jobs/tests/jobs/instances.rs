@@ -202,7 +202,9 @@ fn the_job_of_a_dead_instance_is_taken_over() {
     let schema = in_runtime(Schema::create());
     let config = PipelinesConfig {
         ledger: Some(schema.ledger.clone()),
-        lease_ms: 1_000,
+        lease_ms: 2_000,
+        // A busy machine may take the job from the living, too.
+        attempts: 1_000,
         ..config(folder.path())
     };
     let dies = Instance::start(held(), config.clone());
@@ -211,7 +213,8 @@ fn the_job_of_a_dead_instance_is_taken_over() {
     let lives = Instance::start(store(), config);
     dies.crash();
     let job = lives.ended(&id);
-    assert_eq!((job.state, job.attempt), (JobState::Succeeded, 2));
+    assert_eq!(job.state, JobState::Succeeded);
+    assert!(job.attempt > 1);
     assert!(job.revision > before.revision);
     lives.stop();
     in_runtime(schema.drop());
@@ -223,7 +226,9 @@ fn an_instance_that_was_paused_can_publish_nothing_of_a_job_it_lost() {
     let schema = in_runtime(Schema::create());
     let config = PipelinesConfig {
         ledger: Some(schema.ledger.clone()),
-        lease_ms: 1_000,
+        lease_ms: 2_000,
+        // A busy machine may take the job from the living, too.
+        attempts: 1_000,
         ..config(folder.path())
     };
     let stalls = Arc::new(FakeStore::with(DEFINITIONS, ViewState::Active));
@@ -233,7 +238,8 @@ fn an_instance_that_was_paused_can_publish_nothing_of_a_job_it_lost() {
     let id = paused.submit();
     let lives = Instance::start(store(), config);
     let job = lives.ended(&id);
-    assert_eq!((job.state, job.attempt), (JobState::Succeeded, 2));
+    assert_eq!(job.state, JobState::Succeeded);
+    assert!(job.attempt > 1);
     let rows = lives.run(lives.bench.service.result(&id)).unwrap();
 
     stalls.stalled.store(false, Ordering::SeqCst);
@@ -249,7 +255,7 @@ fn an_instance_that_was_paused_can_publish_nothing_of_a_job_it_lost() {
     paused.stop();
     assert_eq!(lives.ended(&id), job);
     assert_eq!(lives.run(lives.bench.service.result(&id)).unwrap(), rows);
-    assert_eq!(results(folder.path()), [format!("{id}-2.arrows")]);
+    assert_eq!(results(folder.path()), [format!("{id}-{}.arrows", job.attempt)]);
     lives.stop();
     in_runtime(schema.drop());
 }
