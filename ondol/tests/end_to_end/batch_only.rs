@@ -23,19 +23,23 @@ schema  = { card_id = "string", n = "i64", spend = "f64", country = "string", da
 [view.card]
 from = "cards"
 key  = "card_id"
-features.n       = "n"
-features.spend   = "spend"
-features.mean    = "spend / nullif(n, 0)"
+features.n_1h        = "n"
+features.spend_24h   = "spend"
+features.mean_24h    = "spend / nullif(n, 0)"
+features.declined_7d = "n - 1"
+features.last_amount = "spend / 2"
+
+[view.merchant]
+from = "cards"
+key  = "card_id"
 features.country = "country"
+features.risk    = "spend / 1000"
 
 [model.fraud]
 inputs   = { card_id = "string", amount = "f64" }
-features = ["card.n", "card.spend", "card.mean", "amount", "derived.a", "derived.b", "derived.c", "derived.d", "derived.abroad"]
-derived.a = "amount / nullif(card.mean, 0)"
-derived.b = "amount - card.mean"
-derived.c = "card.spend + amount"
-derived.d = "card.n + 1"
-derived.abroad = "case when card.country <> 'KR' then 1.0 else 0.0 end"
+features = ["card.*", "merchant.risk", "amount", "derived.ratio", "derived.abroad"]
+derived.ratio  = "amount / nullif(card.mean_24h, 0)"
+derived.abroad = "case when merchant.country <> 'KR' then 1.0 else 0.0 end"
 "#;
 
 /// A card, its payments, what it spent, its country, and how many days ago that was.
@@ -61,7 +65,7 @@ pub(crate) async fn run() {
     };
     platform.model_gateway().register("fraud", request).await.unwrap();
     let served = predict(&platform, "c1").await;
-    assert_eq!(served.features["card.spend"].value, Value::F64(100.0));
+    assert_eq!(served.features["card.spend_24h"].value, Value::F64(100.0));
     let (_, rows) = training_set(&platform, served.as_of).await;
     for (name, feature) in &served.features {
         assert_eq!(
@@ -86,7 +90,7 @@ pub(crate) async fn run() {
         "after kill -9 there is nothing to do: {again:?}"
     );
     assert_eq!(
-        predict(&platform, "c1").await.features["card.spend"].value,
+        predict(&platform, "c1").await.features["card.spend_24h"].value,
         Value::F64(150.0)
     );
 
@@ -95,11 +99,11 @@ pub(crate) async fn run() {
     let outcome = materialize(&platform).await;
     assert!(outcome.anew.contains_key("card"), "{outcome:?}");
     assert_eq!(
-        predict(&platform, "c1").await.features["card.spend"].value,
+        predict(&platform, "c1").await.features["card.spend_24h"].value,
         Value::F64(100.0)
     );
     assert_eq!(
-        predict(&platform, "c3").await.features["card.spend"].status,
+        predict(&platform, "c3").await.features["card.spend_24h"].status,
         FeatureStatus::Missing
     );
 
