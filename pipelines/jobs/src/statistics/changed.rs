@@ -154,8 +154,11 @@ async fn files(
 mod tests {
     use super::*;
 
-    fn files(files: &[(&str, &str, Option<(i64, i64)>)]) -> BTreeMap<String, FileDays> {
-        let file = |(path, print, days): &(&str, &str, Option<(i64, i64)>)| {
+    /// A path, a print, and the first and last day.
+    type File<'a> = (&'a str, &'a str, Option<(i64, i64)>);
+
+    fn files(files: &[File<'_>]) -> BTreeMap<String, FileDays> {
+        let file = |(path, print, days): &File<'_>| {
             let print = (*print).to_owned();
             ((*path).to_owned(), FileDays { print, days: *days })
         };
