@@ -31,6 +31,9 @@ type Order = (i64, i32, i64);
 /// Where an event is: a unit of the scan, and its row among those that the unit gives.
 type At = (u32, u32);
 
+/// By entity and order: all events that stand there, where there are several.
+type Tied = HashMap<(usize, Order), Vec<At>>;
+
 #[derive(Clone, Copy)]
 struct Candidate {
     order: Order,
@@ -150,12 +153,11 @@ impl<'a> Latest<'a> {
     }
 
     /// Who won, of `units` units.
-    pub(crate) fn winners(self, units: usize) -> Result<Winners, JobError> {
+    pub(crate) fn winners(mut self, units: usize) -> Result<Winners, JobError> {
         let mut candidates = Vec::with_capacity(self.entities.row_count());
-        // By entity and order: all events that stand there.
-        let mut tied: HashMap<(usize, Order), Vec<At>> = HashMap::new();
+        let mut tied = Tied::new();
         let entity_of = |place: u32| self.entities.entity_at(place as usize);
-        for shard in self.shards {
+        for shard in std::mem::take(&mut self.shards) {
             let shard = shard
                 .into_inner()
                 .map_err(|_| JobError::internal("a reader panicked"))?;
@@ -164,51 +166,14 @@ impl<'a> Latest<'a> {
                 tied.entry((entity_of(place), tie.order)).or_default().push(tie.at);
             }
         }
-        let ttl_us = self.view.definition().ttl_us;
         let mut winners = Winners {
             units: vec![Vec::new(); units],
             ties: Mutex::default(),
         };
-        let ties = winners.ties.get_mut().map_err(JobError::internal)?;
         for entity in 0..self.entities.len() {
-            let mut latest = NOBODY;
-            // The tie that the latest is of, once it is asked for.
-            let mut tie: Option<u32> = None;
-            for place in self.entities.slots(&(entity..entity + 1)) {
-                let candidate = candidates[place];
-                if candidate.at.0 != NONE && candidate.order == latest.order && latest.at.0 != NONE {
-                    // Rows became known at different moments, and only both are the tie.
-                    let events = tied.entry((entity, latest.order)).or_default();
-                    for at in [latest.at, candidate.at] {
-                        if !events.contains(&at) {
-                            events.push(at);
-                        }
-                    }
-                    tie = None;
-                } else if candidate.order > latest.order {
-                    (latest, tie) = (candidate, None);
-                }
-                let age = i128::from(self.entities.times()[place]) - i128::from(latest.order.0);
-                if latest.at.0 == NONE || ttl_us.is_some_and(|ttl_us| age > i128::from(ttl_us)) {
-                    continue;
-                }
-                match tied.get(&(entity, latest.order)) {
-                    None => winners.units[latest.at.0 as usize].push((latest.at.1, place as u32)),
-                    Some(events) => {
-                        let number = *tie.get_or_insert_with(|| {
-                            let number = ties.places.len() as u32;
-                            ties.places.push(Vec::new());
-                            for at in events {
-                                ties.events.entry(*at).or_default().push(number);
-                            }
-                            number
-                        });
-                        ties.places[number as usize].push(place as u32);
-                    }
-                }
-            }
+            self.carry_on(entity, &candidates, &mut tied, &mut winners)?;
         }
-        for (at, _) in &ties.events {
+        for at in winners.ties.get_mut().map_err(JobError::internal)?.events.keys() {
             // So that the unit is read.
             winners.units[at.0 as usize].push((at.1, NONE));
         }
@@ -217,12 +182,75 @@ impl<'a> Latest<'a> {
         }
         Ok(winners)
     }
+
+    /// Carries the latest of `entity` on from place to place, and tells who won each.
+    fn carry_on(
+        &self,
+        entity: usize,
+        candidates: &[Candidate],
+        tied: &mut Tied,
+        winners: &mut Winners,
+    ) -> Result<(), JobError> {
+        let ttl_us = self.view.definition().ttl_us;
+        let ties = winners.ties.get_mut().map_err(JobError::internal)?;
+        let mut latest = NOBODY;
+        // The tie that the latest is of, once it is asked for.
+        let mut tie: Option<u32> = None;
+        for place in self.entities.slots(&(entity..entity + 1)) {
+            let candidate = candidates[place];
+            if candidate.is_somebody() && latest.is_somebody() && candidate.order == latest.order {
+                // They became known at different moments: to each its place, and from here on to both.
+                let events = tied.entry((entity, latest.order)).or_default();
+                events.extend([latest.at, candidate.at]);
+                tie = None;
+            } else if candidate.is_later_than(&latest) {
+                (latest, tie) = (candidate, None);
+            }
+            let age = i128::from(self.entities.times()[place]) - i128::from(latest.order.0);
+            if !latest.is_somebody() || ttl_us.is_some_and(|ttl_us| age > i128::from(ttl_us)) {
+                continue;
+            }
+            match tied.get(&(entity, latest.order)) {
+                None => winners.units[latest.at.0 as usize].push((latest.at.1, place as u32)),
+                Some(events) => {
+                    let number = *tie.get_or_insert_with(|| ties.begin(events));
+                    ties.places[number as usize].push(place as u32);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Candidate {
+    fn is_somebody(&self) -> bool {
+        self.at.0 != NONE
+    }
+
+    fn is_later_than(&self, other: &Self) -> bool {
+        self.is_somebody() && (!other.is_somebody() || self.order > other.order)
+    }
+}
+
+impl Ties {
+    /// A tie between `events`, and its number.
+    fn begin(&mut self, events: &[At]) -> u32 {
+        let number = self.places.len() as u32;
+        self.places.push(Vec::new());
+        for at in events {
+            let ties = self.events.entry(*at).or_default();
+            if !ties.contains(&number) {
+                ties.push(number);
+            }
+        }
+        number
+    }
 }
 
 impl Shard {
     fn take(&mut self, place: u32, at: usize, candidate: Candidate) {
         let held = &mut self.candidates[at];
-        if candidate.order > held.order || held.at.0 == NONE {
+        if candidate.is_later_than(held) {
             *held = candidate;
         } else if candidate.order == held.order {
             self.ties.push((place, *held));

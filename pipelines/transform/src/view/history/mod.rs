@@ -76,7 +76,7 @@ impl History {
             whole
                 .readings
                 .get(*feature)
-                .is_some_and(|reading| reading::is_direct(reading))
+                .is_some_and(reading::is_direct)
         });
         let part = |features: Vec<usize>| -> Result<Option<Part>, ExpressionError> {
             if features.is_empty() {
