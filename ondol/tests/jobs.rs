@@ -218,7 +218,9 @@ async fn every_accepted_job_ends_once_however_often_its_process_is_killed() {
                 let submitted = match key.ends_with('2') {
                     true => {
                         let source = "payments".to_owned();
-                        pipelines.submit(JobRequest::Compact(CompactRequest { source }), given).await
+                        pipelines
+                            .submit(JobRequest::Compact(CompactRequest { source }), given)
+                            .await
                     }
                     false => pipelines.submit_training_set(request(), given).await,
                 };
@@ -239,7 +241,9 @@ async fn every_accepted_job_ends_once_however_often_its_process_is_killed() {
             let submitted = match key.ends_with('2') {
                 true => {
                     let source = "payments".to_owned();
-                    pipelines.submit(JobRequest::Compact(CompactRequest { source }), given).await
+                    pipelines
+                        .submit(JobRequest::Compact(CompactRequest { source }), given)
+                        .await
                 }
                 false => pipelines.submit_training_set(request(), given).await,
             };
@@ -257,7 +261,10 @@ async fn every_accepted_job_ends_once_however_often_its_process_is_killed() {
     }
     let jobs = pipelines.jobs(JobQuery::default()).await.unwrap().jobs;
     assert_eq!(jobs.len(), sent.len() + 1, "a key is a job");
-    assert!(jobs.iter().any(|job| job.attempt > 1), "nothing was killed in the middle");
+    assert!(
+        jobs.iter().any(|job| job.attempt > 1),
+        "nothing was killed in the middle"
+    );
     results.sort();
     let data = server.folder.path().join("pipelines");
     assert_eq!(files(&data.join("training-sets")), results);
@@ -273,10 +280,21 @@ async fn jobs_and_schedules_are_steered_from_the_command_line() {
     let server = Server::start().await;
     server.fill().await;
     let done = server.ondol(&["compact", "payments"]).unwrap();
-    assert_eq!((&done["state"], &done["kind"]), (&json!("succeeded"), &json!("compact")));
+    assert_eq!(
+        (&done["state"], &done["kind"]),
+        (&json!("succeeded"), &json!("compact"))
+    );
     let id = done["id"].as_str().unwrap();
     let dry = server
-        .ondol(&["vacuum", "payments", "--dry-run", "--retention-hours", "1", "--key", "v"])
+        .ondol(&[
+            "vacuum",
+            "payments",
+            "--dry-run",
+            "--retention-hours",
+            "1",
+            "--key",
+            "v",
+        ])
         .unwrap();
     assert_eq!(dry["outcome"]["dry_run"], true);
     assert_eq!(server.ondol(&["vacuum", "payments", "--key", "v"]), Err(1));
@@ -286,21 +304,46 @@ async fn jobs_and_schedules_are_steered_from_the_command_line() {
     assert_eq!(server.ondol(&["jobs", "cancel", id]).unwrap()["state"], "succeeded");
     let again = server.ondol(&["jobs", "retry", id]).unwrap();
     assert_eq!((&again["retry_of"], &again["state"]), (&json!(id), &json!("succeeded")));
-    let listed = server.ondol(&["jobs", "--kind", "compact", "--state", "succeeded"]).unwrap();
+    let listed = server
+        .ondol(&["jobs", "--kind", "compact", "--state", "succeeded"])
+        .unwrap();
     assert_eq!(listed.as_array().unwrap().len(), 2);
     assert_eq!(server.ondol(&["jobs", "ls"]).unwrap().as_array().unwrap().len(), 3);
     assert_eq!(server.ondol(&["jobs", "show", "nothing"]), Err(1));
 
-    let add = ["schedule", "add", "nightly", "30 3 * * *", "vacuum", "payments", "--zone", "Asia/Seoul"];
-    let made = server.ondol(&[add.as_slice(), &["--set", "dry_run=true"]].concat()).unwrap();
-    assert_eq!(made["request"], json!({"kind": "vacuum", "source": "payments", "dry_run": true}));
+    let add = [
+        "schedule",
+        "add",
+        "nightly",
+        "30 3 * * *",
+        "vacuum",
+        "payments",
+        "--zone",
+        "Asia/Seoul",
+    ];
+    let made = server
+        .ondol(&[add.as_slice(), &["--set", "dry_run=true"]].concat())
+        .unwrap();
+    assert_eq!(
+        made["request"],
+        json!({"kind": "vacuum", "source": "payments", "dry_run": true})
+    );
     assert!(made["next_runs"][0].as_str().unwrap().contains("T18:30:00"));
     assert_eq!(server.ondol(&add), Err(1));
     assert_eq!(server.ondol(&["schedule", "pause", "nightly"]).unwrap()["paused"], true);
     assert_eq!(server.ondol(&["schedule", "ls"]).unwrap()[0]["next_runs"], json!([]));
-    assert_eq!(server.ondol(&["schedule", "resume", "nightly"]).unwrap()["paused"], false);
+    assert_eq!(
+        server.ondol(&["schedule", "resume", "nightly"]).unwrap()["paused"],
+        false
+    );
     assert_eq!(server.ondol(&["schedule", "rm", "nightly"]).unwrap()["name"], "nightly");
     assert_eq!(server.ondol(&["schedule", "ls"]).unwrap(), json!([]));
-    assert_eq!(server.ondol(&["schedule", "add", "odd", "* * *", "compact", "payments"]), Err(1));
-    assert_eq!(server.ondol(&["schedule", "add", "odd", "0 0 * * *", "dance", "payments"]), Err(1));
+    assert_eq!(
+        server.ondol(&["schedule", "add", "odd", "* * *", "compact", "payments"]),
+        Err(1)
+    );
+    assert_eq!(
+        server.ondol(&["schedule", "add", "odd", "0 0 * * *", "dance", "payments"]),
+        Err(1)
+    );
 }

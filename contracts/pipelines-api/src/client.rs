@@ -5,8 +5,8 @@ use crate::rows::{self, Rows};
 use crate::server::MAX_WAIT;
 use crate::service::Pipelines;
 use crate::wire::{
-    ColumnStatistics, IdempotencyKey, Job, JobPage, JobQuery, JobRequest, Schedule, ScheduleRequest, SourceStatistics, StatisticsQuery,
-    TrainingSetRequest,
+    ColumnStatistics, IdempotencyKey, Job, JobPage, JobQuery, JobRequest, Schedule, ScheduleRequest, SourceStatistics,
+    StatisticsQuery, TrainingSetRequest,
 };
 use async_trait::async_trait;
 use http::{Method, header};
@@ -131,7 +131,9 @@ impl Pipelines for PipelinesClient {
 
     async fn statistics(&self, source: &str, query: StatisticsQuery) -> Result<SourceStatistics, PipelinesError> {
         let path = format!("/v1/sources/{}/statistics", encode_segment(source));
-        self.caller.json(self.caller.request(Method::GET, &path).query(&query)).await
+        self.caller
+            .json(self.caller.request(Method::GET, &path).query(&query))
+            .await
     }
 
     async fn result_statistics(&self, id: &str) -> Result<Vec<ColumnStatistics>, PipelinesError> {

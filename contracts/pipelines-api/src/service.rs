@@ -3,8 +3,8 @@
 use crate::error::PipelinesError;
 use crate::rows::Rows;
 use crate::wire::{
-    ColumnStatistics, IdempotencyKey, Job, JobPage, JobQuery, JobRequest, JobResult, MaterializeRequest, Schedule, ScheduleRequest,
-    SourceStatistics, StatisticsQuery, TrainingSetRequest,
+    ColumnStatistics, IdempotencyKey, Job, JobPage, JobQuery, JobRequest, JobResult, MaterializeRequest, Schedule,
+    ScheduleRequest, SourceStatistics, StatisticsQuery, TrainingSetRequest,
 };
 use async_trait::async_trait;
 use std::time::Duration;

@@ -136,7 +136,7 @@ impl Queue {
                     continue;
                 }
                 Ok(Err(_)) | Err(_) => {
-                    tracing::warn!(job = job.id, attempt = job.attempt, "the lease on a job ran out")
+                    tracing::warn!(job = job.id, attempt = job.attempt, "the lease on a job ran out");
                 }
             }
             metrics::counter!("ondol_pipelines_leases_lost_total").increment(1);
@@ -186,7 +186,7 @@ impl Queue {
             match self.parts.ledger.end(job).await {
                 Ok(written) => return written,
                 Err(error) => {
-                    tracing::error!(job = job.id, %error, "the end of a job is not in the ledger, trying again")
+                    tracing::error!(job = job.id, %error, "the end of a job is not in the ledger, trying again");
                 }
             }
             tokio::select! {

@@ -39,7 +39,7 @@ impl Queue {
         let mut give_up = Vec::new();
         for file in unfinished {
             let job = self.job_of(&file.name).await?;
-            if !job.is_some_and(|job| !job.state.is_final()) {
+            if job.is_none_or(|job| job.state.is_final()) {
                 give_up.push(file);
             }
         }
