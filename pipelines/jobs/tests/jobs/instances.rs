@@ -127,7 +127,10 @@ fn a_job_that_ends_its_process_every_time_is_given_up() {
     let again = async {
         let mut job = second.bench.started(&id).await;
         while job.attempt < 2 {
-            let next = second.bench.service.job(&id, Some(job.revision), Duration::from_secs(10));
+            let next = second
+                .bench
+                .service
+                .job(&id, Some(job.revision), Duration::from_secs(10));
             job = next.await.unwrap();
         }
     };
