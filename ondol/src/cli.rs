@@ -66,7 +66,7 @@ pub(crate) enum Command {
     #[command(subcommand)]
     DeadLetters(DeadLettersCommand),
     /// Build a training set: the feature vector as of each row of a spine.
-    TrainingSet(TrainingSetArgs),
+    TrainingSet(Box<TrainingSetArgs>),
     /// Bring a batch source's latest rows online.
     Materialize(MaterializeArgs),
     /// Query offline tables: every stream's event log and every batch source, by name.
@@ -80,7 +80,7 @@ pub(crate) enum Command {
     /// Delete what the retention of a stream's log no longer needs.
     Vacuum(VacuumArgs),
     /// List, show, follow, cancel and repeat jobs.
-    Jobs(JobsArgs),
+    Jobs(Box<JobsArgs>),
     /// Jobs that are submitted again and again.
     #[command(subcommand)]
     Schedule(ScheduleCommand),

@@ -195,8 +195,8 @@ mod tests {
     }
 
     /// Equal however the rows are cut; returns the digest.
-    fn cut(array: ArrayRef) -> String {
-        let whole = digest("x", &[Arc::clone(&array)]);
+    fn cut(array: &ArrayRef) -> String {
+        let whole = digest("x", &[Arc::clone(array)]);
         for at in 0..=array.len() {
             let pieces = [array.slice(0, at), array.slice(at, array.len() - at)];
             assert_eq!(digest("x", &pieces), whole, "cut at {at}");
@@ -215,7 +215,7 @@ mod tests {
             (field("a", &integers), Arc::clone(&integers)),
             (field("b", &strings), Arc::clone(&strings)),
         ]));
-        let all = [integers, strings, lists, pair].map(cut);
+        let all = [&integers, &strings, &lists, &pair].map(cut);
         assert_eq!(all.iter().collect::<std::collections::HashSet<_>>().len(), 4);
     }
 

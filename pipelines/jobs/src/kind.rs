@@ -155,15 +155,14 @@ impl Work for TrainingSet {
             memory_bytes: limits.memory_bytes.min(context.memory_mib << 20).max(64 << 20),
             ..limits
         };
-        let (progress, results) = (Arc::clone(&context.progress), context.results.clone());
+        let result = (context.results.clone(), context.result.clone());
         let manifest = (*self)
             .build(
                 context.store.as_ref(),
                 limits,
                 context.now,
-                progress,
-                results,
-                context.result.clone(),
+                Arc::clone(&context.progress),
+                result,
                 context.engine.as_deref(),
             )
             .await?;

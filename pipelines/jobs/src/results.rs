@@ -63,10 +63,7 @@ impl Results {
         for entry in fs::read_dir(&self.folder).map_err(fault)? {
             let path = entry.map_err(fault)?.path();
             let unread = |ending: &&str| path.extension().is_some_and(|found| found == *ending);
-            if let Some(stem) = path
-                .file_stem()
-                .filter(|_| REMOVED.iter().any(|ending| unread(&ending)))
-            {
+            if let Some(stem) = path.file_stem().filter(|_| REMOVED.iter().any(unread)) {
                 let name = stem.to_string_lossy().into_owned();
                 files.push(Unfinished { name, path });
             }

@@ -221,7 +221,7 @@ async fn the_spine_is_kept_in_types_and_order_and_the_vector_follows() {
     assert_eq!(names.iter().filter(|name| *name == "amount").count(), 1);
     assert_eq!(cells(&found, "derived.ratio"), ["0.5", "null"]);
     let manifest = job.manifest.unwrap();
-    assert_eq!(manifest.format, 1);
+    assert_eq!(manifest.format, 2);
     assert_eq!(manifest.model, VersionedName::new("m", 5));
     assert_eq!(manifest.registry_version, 7);
     assert_eq!(
@@ -382,7 +382,7 @@ async fn a_table_that_does_not_fit_its_declaration_fails_the_job_with_the_remedy
         (
             "absent",
             batch(vec![("id", integers([Some(7)]))]),
-            "has no column `country`",
+            "there is no column `updated_at`",
         ),
     ];
     for (name, rows, reason) in cases {

@@ -69,15 +69,15 @@ impl TrainingSet {
         Ok(Self { plan, spine, again })
     }
 
-    /// Builds it from the tables as they are now, or were when its manifest was written, as the result of job `id`.
+    /// Builds it from the tables as they are now, or were when its manifest was written, as the result that
+    /// `result` names.
     pub(crate) async fn build(
         self,
         store: &dyn FeatureStore,
         limits: Limits,
         built_at: EventTime,
         progress: Arc<Progress>,
-        results: Results,
-        id: String,
+        result: (Results, String),
         engine: Option<&dyn JoinEngine>,
     ) -> Result<Manifest, JobError> {
         progress.stage("opening tables", None);
@@ -92,7 +92,8 @@ impl TrainingSet {
         let pool = Pool::new(limits.threads, tokio::runtime::Handle::current());
         let work = move || {
             let features = self.features(joined, &tables, &limits, &pool, &progress)?;
-            self.write(features, &tables, built_at, &progress, &results, &id)
+            let (results, name) = &result;
+            self.write(features, &tables, built_at, &progress, results, name)
         };
         tokio::task::spawn_blocking(work).await.map_err(JobError::internal)?
     }

@@ -337,17 +337,19 @@ async fn open(folder: &Path) -> deltalake_core::DeltaTable {
 pub async fn compact_log(folder: &Path) {
     let table = open(folder).await;
     let files = table.snapshot().unwrap().log_data();
-    let before: Vec<_> = files.iter().map(|file| file.add_action()).collect();
+    let before: Vec<_> = (files.iter())
+        .map(|file| (file.path().to_string(), file.partition_values_map()))
+        .collect();
     let removed: Vec<_> = files
         .iter()
         .map(|file| Action::Remove(file.remove_action(false)))
         .collect();
     let mut writer = RecordBatchWriter::for_table(&table).unwrap();
-    for add in before {
-        let date = add.partition_values["_event_date"].clone().unwrap();
+    for (path, values) in before {
+        let date = values["_event_date"].clone().unwrap();
         let date = chrono::NaiveDate::parse_from_str(&date, "%Y-%m-%d").unwrap();
         let days = i32::try_from((date - chrono::NaiveDate::default()).num_days()).unwrap();
-        let file = std::fs::File::open(folder.join(&add.path)).unwrap();
+        let file = std::fs::File::open(folder.join(&path)).unwrap();
         let reader = parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder::try_new(file).unwrap();
         for rows in reader.build().unwrap() {
             let rows = rows.unwrap();
