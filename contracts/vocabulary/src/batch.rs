@@ -27,8 +27,7 @@ pub fn decode(bytes: &[u8]) -> Result<(arrow::datatypes::SchemaRef, Vec<RecordBa
 /// Arrow panics on some corrupt streams, such as one whose buffers lie beyond its body, or on an empty one with a type
 /// that can't be. It holds no state that outlives the call.
 fn guarded<T>(decode: impl FnOnce() -> Result<T, ArrowError> + std::panic::UnwindSafe) -> Result<T, ArrowError> {
-    std::panic::catch_unwind(decode)
-        .unwrap_or_else(|_| Err(ArrowError::IpcError("the stream is corrupt".to_owned())))
+    std::panic::catch_unwind(decode).unwrap_or_else(|_| Err(ArrowError::IpcError("the stream is corrupt".to_owned())))
 }
 
 fn decode_stream(bytes: &[u8]) -> Result<(arrow::datatypes::SchemaRef, Vec<RecordBatch>), ArrowError> {

@@ -134,12 +134,25 @@ mod tests {
     #[test]
     fn every_moment_is_read_as_it_is_written() {
         let year = 366 * 86_400_000_000;
-        for micros in [i64::MIN, i64::MAX, 231_331 * year, -262_000 * year, -2_000 * year, -1, 0, 8_000 * year] {
+        for micros in [
+            i64::MIN,
+            i64::MAX,
+            231_331 * year,
+            -262_000 * year,
+            -2_000 * year,
+            -1,
+            0,
+            8_000 * year,
+        ] {
             let time = EventTime::from_micros(micros);
             assert_eq!(EventTime::parse(&time.to_string()), Ok(time), "{time}");
         }
         let other = "12us".to_owned();
-        assert_eq!(EventTime::parse(&other), Err(EventTimeError::Malformed(other)), "one form for each moment");
+        assert_eq!(
+            EventTime::parse(&other),
+            Err(EventTimeError::Malformed(other)),
+            "one form for each moment"
+        );
     }
 
     #[test]

@@ -11,7 +11,7 @@
 mod support;
 
 use arrow::array::{ArrayRef, BooleanArray, Float64Array, RecordBatch, TimestampMicrosecondArray, UInt64Array};
-use ondol_pipelines_api::wire::{AsOf, JobState};
+use ondol_pipelines_api::wire::{AsOf, JobQuery, JobState};
 use ondol_pipelines_api::{Pipelines, PipelinesError};
 use ondol_vocabulary::ViewState;
 use std::sync::Arc;
@@ -143,7 +143,7 @@ async fn each_fault_is_named_with_its_remedy() {
             assert!(problem.starts_with(reason), "{problem} does not start with {reason}");
         }
     }
-    assert_eq!(bench.service.jobs().await.unwrap(), []);
+    assert_eq!(bench.service.jobs(JobQuery::default()).await.unwrap().jobs, []);
     bench.close().await;
 }
 

@@ -13,6 +13,9 @@ mod joins;
 mod lake;
 mod processes;
 mod sql;
-#[allow(deprecated, reason = "the table library's own actions are the shortest way to make a log")]
+#[allow(
+    deprecated,
+    reason = "the table library's own actions are the shortest way to make a log"
+)]
 #[path = "../../../jobs/tests/support/mod.rs"]
 mod support;

@@ -51,7 +51,9 @@ impl Commit {
         for action in actions {
             match action {
                 Action::Add(add) if add.data_change => {
-                    commit.changed.push(file(&add.path, Some(add.partition_values), add.stats));
+                    commit
+                        .changed
+                        .push(file(&add.path, Some(add.partition_values), add.stats));
                     commit.added.insert(path(&add.path).to_string())
                 }
                 Action::Add(add) => commit.rearranged.insert(path(&add.path).to_string()),

@@ -156,7 +156,11 @@ impl Scan {
         let indexes: Vec<usize> = (0..self.table.files.len()).collect();
         let footers = self.table.footers(&indexes).await?;
         let bounds = footers.iter().map(|footer| {
-            let groups = footer.metadata().row_groups().iter().filter(|group| group.num_rows() > 0);
+            let groups = footer
+                .metadata()
+                .row_groups()
+                .iter()
+                .filter(|group| group.num_rows() > 0);
             let mut all = groups.map(|group| row_group_bounds(footer, group, &self.time));
             let first = all.next()??;
             all.try_fold(first, |(least, greatest), next| {

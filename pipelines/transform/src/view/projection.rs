@@ -194,15 +194,23 @@ impl Projection {
                 .ok_or_else(|| failure("an argument", &format!("no feature has type {}", values.data_type())))
         });
         let filters = engine.filters.iter().map(|filter| condition(filter, events));
-        let partitions = events.column_by_name(columns::PARTITION).and_then(|array| array.as_primitive_opt::<Int32Type>());
-        let offsets = events.column_by_name(columns::OFFSET).and_then(|array| array.as_primitive_opt::<Int64Type>());
+        let partitions = events
+            .column_by_name(columns::PARTITION)
+            .and_then(|array| array.as_primitive_opt::<Int32Type>());
+        let offsets = events
+            .column_by_name(columns::OFFSET)
+            .and_then(|array| array.as_primitive_opt::<Int64Type>());
         Ok(Self {
             inputs: inputs.collect::<Result<_, _>>()?,
             filters: filters.collect::<Result<_, _>>()?,
             keys: Vec::new(),
             ordered: engine.ordered,
-            partitions: partitions.cloned().unwrap_or_else(|| Int32Array::from_value(0, times.len())),
-            offsets: offsets.cloned().unwrap_or_else(|| Int64Array::from_value(0, times.len())),
+            partitions: partitions
+                .cloned()
+                .unwrap_or_else(|| Int32Array::from_value(0, times.len())),
+            offsets: offsets
+                .cloned()
+                .unwrap_or_else(|| Int64Array::from_value(0, times.len())),
             times: TimestampMicrosecondArray::new(times, None),
             ingested_at: TimestampMicrosecondArray::new(visible, None),
         })

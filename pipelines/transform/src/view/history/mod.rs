@@ -72,12 +72,8 @@ impl History {
     /// Compiles `view`, which reads `source`.
     pub fn compile(view: &ViewDefinition, source: &SourceDefinition) -> Result<Self, ExpressionError> {
         let whole = ViewEngine::compile(view, source)?;
-        let (direct, folded): (Vec<usize>, Vec<usize>) = (0..view.features.len()).partition(|feature| {
-            whole
-                .readings
-                .get(*feature)
-                .is_some_and(reading::is_direct)
-        });
+        let (direct, folded): (Vec<usize>, Vec<usize>) =
+            (0..view.features.len()).partition(|feature| whole.readings.get(*feature).is_some_and(reading::is_direct));
         let part = |features: Vec<usize>| -> Result<Option<Part>, ExpressionError> {
             if features.is_empty() {
                 return Ok(None);
