@@ -7,7 +7,6 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use futures::{StreamExt as _, TryStreamExt as _};
-use ondol_pipelines_api::OfflineSql as _;
 use ondol_pipelines_api::Rows;
 use ondol_pipelines_api::sql::SqlRequest;
 use serde_json::json;
