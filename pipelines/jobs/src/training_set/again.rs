@@ -146,18 +146,17 @@ fn differences(pinned: &Schema, found: &Schema) -> Vec<String> {
     lines
 }
 
-/// Pins a training set that was just made.
+/// Pins a training set that was just made: of the spine and the result the schema and the digest.
 pub(super) fn snapshot(
     plan: &Plan,
     tables: BTreeMap<String, TablePin>,
-    spine: (&SchemaRef, &[RecordBatch]),
+    spine: (&SchemaRef, String),
     result: (&SchemaRef, RowsDigest),
 ) -> Result<TrainingSetSnapshot, JobError> {
-    let (schema, batches) = spine;
     Ok(TrainingSetSnapshot {
         definitions: plan.definitions.clone(),
         tables,
-        spine: RowsPin::new(schema, RowsDigest::of(schema, batches)?)?,
+        spine: RowsPin::new(spine.0, spine.1)?,
         result: RowsPin::new(result.0, result.1.finish())?,
         built_by: BUILT_BY.to_owned(),
     })

@@ -27,7 +27,7 @@ use crate::table::Table;
 use again::Again;
 use arrow::array::{ArrayRef, RecordBatch};
 use ondol_feature_store_api::FeatureStore;
-use ondol_pipelines_api::PipelinesError;
+use ondol_pipelines_api::{PipelinesError, RowsDigest};
 use ondol_pipelines_api::wire::{Manifest, TrainingSetRequest};
 use ondol_vocabulary::{EventTime, Snapshot, SourceDefinition};
 use output::Assembled;
@@ -141,11 +141,16 @@ impl TrainingSet {
         let schema = output::schema(&self.plan, &self.spine);
         let mut writer = results.write(id, &schema)?;
         let write = |batch: &RecordBatch| writer.push(batch);
-        let Assembled { nulls, digest } =
-            output::assemble(&self.plan, &self.spine, features, &schema, progress, write)?;
+        let (assembled, spine) = std::thread::scope(|scope| {
+            let spine = scope.spawn(|| RowsDigest::of(&self.spine.schema, &self.spine.batches));
+            let assembled = output::assemble(&self.plan, &self.spine, features, &schema, progress, write);
+            (assembled, spine.join())
+        });
+        let Assembled { nulls, digest } = assembled?;
+        let spine = spine.map_err(|_| JobError::internal("digesting the spine panicked"))??;
         let pins = tables.iter().map(|(source, table)| (source.clone(), table.pin()));
-        let spine = (&self.spine.schema, self.spine.batches.as_slice());
-        let snapshot = again::snapshot(&self.plan, pins.collect(), spine, (&schema, digest))?;
+        let pins = pins.collect();
+        let snapshot = again::snapshot(&self.plan, pins, (&self.spine.schema, spine), (&schema, digest))?;
         if let Some(again) = &self.again {
             again.check(&snapshot)?;
         }

@@ -12,9 +12,12 @@ use ondol_pipelines_api::wire::{Manifest, ManifestFeature, TrainingSetSnapshot};
 use ondol_vocabulary::{EventTime, VersionedName};
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::mpsc::{Receiver, sync_channel};
 
 /// Rows of one batch of the result.
 const BATCH_ROWS: usize = 65_536;
+/// Batches that may wait to be digested.
+const AHEAD_BATCHES: usize = 2;
 
 /// Derives, joins the spine's columns with the vector's, counts, and hands the rows to `write` as they come about: all of
 /// schema `schema`.
@@ -29,34 +32,48 @@ pub(super) fn assemble(
     let features: Option<Vec<ArrayRef>> = features.into_iter().collect();
     let features = features.ok_or_else(|| JobError::internal("a feature that the vector needs was not computed"))?;
     let added = added(plan, spine);
-    let mut assembled_rows = Assembled {
-        nulls: vec![0u64; plan.model.definition.features.len()],
-        digest: RowsDigest::new(schema),
-    };
-    let mut first_row = 0;
-    for (batch, inputs) in spine.batches.iter().zip(&spine.inputs) {
-        for start in (0..batch.num_rows()).step_by(BATCH_ROWS) {
-            progress.checkpoint()?;
-            let rows = BATCH_ROWS.min(batch.num_rows() - start);
-            let slices: Vec<ArrayRef> = features.iter().map(|values| values.slice(first_row, rows)).collect();
-            let assembled = plan.vector.assemble(&inputs.slice(start, rows), &slices)?;
-            for (count, column) in assembled_rows.nulls.iter_mut().zip(assembled.columns()) {
-                *count += column.null_count() as u64;
-            }
-            let mut columns = batch.slice(start, rows).columns().to_vec();
-            columns.extend(
-                added
+    let mut nulls = vec![0u64; plan.model.definition.features.len()];
+    let digest = std::thread::scope(|scope| {
+        // Digesting takes as long as writing, so both go on at once.
+        let (to_digest, rows_to_digest) = sync_channel::<RecordBatch>(AHEAD_BATCHES);
+        let digest = scope.spawn(move || digest_of(schema, rows_to_digest));
+        let mut first_row = 0;
+        for (batch, inputs) in spine.batches.iter().zip(&spine.inputs) {
+            for start in (0..batch.num_rows()).step_by(BATCH_ROWS) {
+                progress.checkpoint()?;
+                let rows = BATCH_ROWS.min(batch.num_rows() - start);
+                let slices: Vec<ArrayRef> = features.iter().map(|values| values.slice(first_row, rows)).collect();
+                let assembled = plan.vector.assemble(&inputs.slice(start, rows), &slices)?;
+                for (count, column) in nulls.iter_mut().zip(assembled.columns()) {
+                    *count += column.null_count() as u64;
+                }
+                let mut columns = batch.slice(start, rows).columns().to_vec();
+                let assembled = added
                     .iter()
-                    .filter_map(|&index| assembled.columns().get(index).cloned()),
-            );
-            let batch = RecordBatch::try_new(Arc::clone(schema), columns)?;
-            assembled_rows.digest.update(&batch)?;
-            write(&batch)?;
-            first_row += rows;
-            progress.add(rows as u64);
+                    .filter_map(|&index| assembled.columns().get(index).cloned());
+                columns.extend(assembled);
+                let batch = RecordBatch::try_new(Arc::clone(schema), columns)?;
+                // It only stops listening when it has failed, and says so itself.
+                let _ = to_digest.send(batch.clone());
+                write(&batch)?;
+                first_row += rows;
+                progress.add(rows as u64);
+            }
         }
+        drop(to_digest);
+        digest
+            .join()
+            .map_err(|_| JobError::internal("digesting rows panicked"))?
+    })?;
+    Ok(Assembled { nulls, digest })
+}
+
+fn digest_of(schema: &SchemaRef, rows: Receiver<RecordBatch>) -> Result<RowsDigest, JobError> {
+    let mut digest = RowsDigest::new(schema);
+    for batch in rows {
+        digest.update(&batch)?;
     }
-    Ok(assembled_rows)
+    Ok(digest)
 }
 
 /// What was seen of the rows on their way out.
