@@ -152,7 +152,7 @@ impl Broker {
 
 /// What all brokers have in common. A dead broker's sessions end soon, for the tests' sake; what was acknowledged is on
 /// two brokers at least, and a broker that lacks it never leads.
-const SETTINGS: [&str; 20] = [
+const SETTINGS: [&str; 21] = [
     "inter.broker.listener.name=DIRECT",
     "controller.listener.names=CONTROLLER",
     "auto.create.topics.enable=false",
@@ -162,6 +162,8 @@ const SETTINGS: [&str; 20] = [
     "group.initial.rebalance.delay.ms=0",
     "group.min.session.timeout.ms=1000",
     "log.cleaner.enable=false",
+    // Tests write records of years ago: the broker would delete them.
+    "log.retention.ms=-1",
     "message.max.bytes=2097152",
     "min.insync.replicas=2",
     "num.network.threads=2",

@@ -119,7 +119,7 @@ fn settings(folder: &Path, sasl_port: u16, mutual_port: u16) -> String {
          org.apache.kafka.common.security.scram.ScramLoginModule required;\n\
          listener.name.secure.plain.sasl.jaas.config=\
          org.apache.kafka.common.security.plain.PlainLoginModule required user_{USER}=\"{PASSWORD}\";\n\
-         log.dirs={folder}/data\nnum.partitions=2\noffsets.topic.num.partitions=2\noffsets.topic.replication.factor=1\n\
+         log.dirs={folder}/data\nnum.partitions=2\noffsets.topic.num.partitions=2\noffsets.topic.replication.factor=1\nlog.retention.ms=-1\n\
          transaction.state.log.replication.factor=1\ntransaction.state.log.min.isr=1\n\
          group.initial.rebalance.delay.ms=0\nauto.create.topics.enable=false\n"
     )
