@@ -23,7 +23,7 @@ fn config(url: String) -> OnlineConfig {
     OnlineConfig {
         url,
         prefix: unique_name("online"),
-        timeout: Duration::from_secs(5),
+        timeout: Duration::from_secs(15),
         cache_bytes: 16 << 20,
         wait_replicas: 0,
     }
