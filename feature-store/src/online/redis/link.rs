@@ -2,7 +2,8 @@
 //!
 //! A cluster's connection is also watched. Its client can stop for good while it looks at the slots anew: the look waits
 //! for a lock that a request holds which is not polled until the look is over. Then every command times out, whatever
-//! the servers do. So when nothing but timeouts has come for a while, another connection takes its place. It can also
+//! the servers do. So when commands were sent and none was answered for as long as an answer may take, another connection
+//! takes its place, and the command that found out is sent once more (repeating any of ours is safe). The client can also
 //! lose a node for good and answer commands of several slots without that node's part: then, too.
 
 use super::super::OnlineConfig;
@@ -13,7 +14,7 @@ use redis::cluster::ClusterClientBuilder;
 use redis::cluster_async::ClusterConnection;
 use redis::cluster_routing::{RoutingInfo, SingleNodeRoutingInfo};
 use redis::io::tcp::TcpSettings;
-use redis::{Cmd, FromRedisValue, IntoConnectionInfo, RedisError, ScriptInvocation};
+use redis::{Cmd, FromRedisValue, IntoConnectionInfo, RedisError, ScriptInvocation, Value};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -39,21 +40,14 @@ pub(super) struct Watched {
 struct State {
     connection: ClusterConnection,
     opened: Instant,
-    /// Since when there were only timeouts, and how many.
-    silent: Option<(Instant, u32)>,
+    /// When the first command was sent since one was answered last. Callers that stop waiting before the answer is due
+    /// leave it standing, so a connection that has stopped is noticed also when nobody waits for its timeouts.
+    unanswered: Option<Instant>,
 }
-
-/// Timeouts in a row, over more than twice the longest wait for an answer, after which a connection is replaced.
-const TIMEOUTS: u32 = 3;
 
 impl Watched {
     fn new(client: ClusterClient, timeout: Duration) -> Self {
-        let connection = connection(&client);
-        let state = Mutex::new(State {
-            connection,
-            opened: Instant::now(),
-            silent: None,
-        });
+        let state = Mutex::new(State::new(&client));
         Self { client, timeout, state }
     }
 
@@ -62,19 +56,43 @@ impl Watched {
         &self,
         command: impl AsyncFnOnce(ClusterConnection) -> Result<T, RedisError>,
     ) -> Result<T, RedisError> {
-        let connection = self.state().connection.clone();
+        self.replace_silent();
+        let connection = {
+            let mut state = self.state();
+            state.unanswered.get_or_insert_with(Instant::now);
+            state.connection.clone()
+        };
         // The client bounds each command itself, unless it has stopped.
-        let answered = tokio::time::timeout(self.timeout * 2, command(connection)).await;
+        let answered = tokio::time::timeout(self.timeout * 5 / 4, command(connection)).await;
         let outcome = answered.unwrap_or_else(|_| {
             let error = std::io::Error::new(std::io::ErrorKind::TimedOut, "the connection does not answer");
             Err(RedisError::from(error))
         });
         match &outcome {
             Err(error) if has_lost_a_node(error) => self.note_lost_node(),
-            Err(error) => self.note(error.is_timeout()),
-            Ok(_) => self.note(false),
+            Err(error) if error.is_timeout() => {}
+            _ => self.state().unanswered = None,
         }
         outcome
+    }
+
+    /// Replaces a connection on which nothing was answered for as long as one answer may take.
+    fn replace_silent(&self) {
+        let mut state = self.state();
+        if state.unanswered.is_some_and(|since| since.elapsed() >= self.timeout) {
+            self.replace(&mut state, "it has stopped answering");
+        }
+    }
+
+    /// Whether a command that ended so finds another connection than it was sent on. Takes a turn of `tries`.
+    fn is_worth_another<T>(&self, outcome: &Result<T, RedisError>, tries: &mut u32) -> bool {
+        *tries += 1;
+        let timed_out = outcome.as_ref().is_err_and(RedisError::is_timeout);
+        if !timed_out || *tries > 1 {
+            return false;
+        }
+        self.replace_silent();
+        self.state().opened.elapsed() < self.timeout
     }
 
     /// The next command has a connection that knows every node, if there is one by then: at most one in a timeout.
@@ -88,24 +106,7 @@ impl Watched {
     fn replace(&self, state: &mut State, reason: &'static str) {
         tracing::warn!(reason, "another connection to the redis cluster takes the place of one");
         metrics::counter!("ondol_feature_store_redis_connections_replaced_total").increment(1);
-        *state = State {
-            connection: connection(&self.client),
-            opened: Instant::now(),
-            silent: None,
-        };
-    }
-
-    fn note(&self, timed_out: bool) {
-        let mut state = self.state();
-        if !timed_out {
-            state.silent = None;
-            return;
-        }
-        let (since, count) = state.silent.unwrap_or_else(|| (Instant::now(), 0));
-        state.silent = Some((since, count + 1));
-        if count + 1 >= TIMEOUTS && since.elapsed() > self.timeout * 2 {
-            self.replace(&mut state, "it has stopped answering");
-        }
+        *state = State::new(&self.client);
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -113,15 +114,21 @@ impl Watched {
     }
 }
 
+impl State {
+    /// A connection that is made when it is first used.
+    fn new(client: &ClusterClient) -> Self {
+        Self {
+            connection: client.get_pending_async_connection_with_config(redis::cluster::ClusterConfig::new()),
+            opened: Instant::now(),
+            unanswered: None,
+        }
+    }
+}
+
 /// Whether the client has sent a command of several slots to fewer nodes than have them: it leaves out, for good, a node
 /// that it lost and that no other command has gone to since.
 fn has_lost_a_node(error: &RedisError) -> bool {
     error.kind() == redis::ErrorKind::Client && error.to_string().contains("number of multi-slot results")
-}
-
-/// Connects when it is first used.
-fn connection(client: &ClusterClient) -> ClusterConnection {
-    client.get_pending_async_connection_with_config(redis::cluster::ClusterConfig::new())
 }
 
 /// A node's host and port; none for the one server there is, or any node of a cluster.
@@ -161,40 +168,87 @@ impl Link {
 
     /// Sends a command where its keys live.
     pub(super) async fn query<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, RedisError> {
-        match self {
-            Self::Server(link) => command.query_async(&mut link.clone()).await,
-            Self::Cluster(link) => {
-                link.watch(async |mut connection| command.query_async(&mut connection).await)
-                    .await
+        let link = match self {
+            Self::Server(link) => return command.query_async(&mut link.clone()).await,
+            Self::Cluster(link) => link,
+        };
+        let mut tries = 0;
+        loop {
+            let outcome = link.watch(async |mut connection| command.query_async(&mut connection).await);
+            let outcome = outcome.await;
+            if !link.is_worth_another(&outcome, &mut tries) {
+                return outcome;
             }
         }
     }
 
     /// Runs a script where its keys live.
     pub(super) async fn invoke<T: FromRedisValue>(&self, call: &ScriptInvocation<'_>) -> Result<T, RedisError> {
-        match self {
-            Self::Server(link) => call.invoke_async(&mut link.clone()).await,
-            Self::Cluster(link) => {
-                link.watch(async |mut connection| call.invoke_async(&mut connection).await)
-                    .await
+        let link = match self {
+            Self::Server(link) => return call.invoke_async(&mut link.clone()).await,
+            Self::Cluster(link) => link,
+        };
+        let mut tries = 0;
+        loop {
+            let outcome = link.watch(async |mut connection| call.invoke_async(&mut connection).await);
+            let outcome = outcome.await;
+            if !link.is_worth_another(&outcome, &mut tries) {
+                return outcome;
             }
         }
     }
 
-    /// Sends a command to one node, each on the same connection as the one before.
+    /// Sends a command to one node.
     pub(super) async fn query_at<T: FromRedisValue>(&self, node: &Node, command: &Cmd) -> Result<T, RedisError> {
         let Self::Cluster(link) = self else {
             return self.query(command).await;
         };
-        let route = match node.clone() {
-            Some((host, port)) => SingleNodeRoutingInfo::ByAddress { host, port },
-            None => SingleNodeRoutingInfo::RandomPrimary,
+        let route = RoutingInfo::SingleNode(route(node));
+        let mut tries = 0;
+        loop {
+            let (command, route) = (command.clone(), route.clone());
+            let outcome =
+                link.watch(async |mut connection| connection.route_command(command, route).await?.extract_error());
+            let outcome = outcome.await;
+            if !link.is_worth_another(&outcome, &mut tries) {
+                return redis::from_redis_value(outcome?).map_err(RedisError::from);
+            }
+        }
+    }
+
+    /// Sends commands to one node, all on one connection, one behind the other; the answer to each.
+    pub(super) async fn query_all_at(
+        &self,
+        node: &Node,
+        commands: Vec<Cmd>,
+    ) -> Result<Vec<Result<Value, RedisError>>, RedisError> {
+        let count = commands.len();
+        let mut pipeline = redis::Pipeline::with_capacity(count);
+        pipeline.ignore_errors();
+        for command in commands {
+            pipeline.add_command(command);
+        }
+        let link = match self {
+            Self::Server(link) => return pipeline.query_async(&mut link.clone()).await,
+            Self::Cluster(link) => link,
         };
-        let route = RoutingInfo::SingleNode(route);
-        let answer = link
-            .watch(async |mut connection| connection.route_command(command.clone(), route).await?.extract_error())
-            .await?;
-        redis::from_redis_value(answer).map_err(RedisError::from)
+        let route = route(node);
+        let mut tries = 0;
+        loop {
+            let (pipeline, route) = (pipeline.clone(), route.clone());
+            let outcome = link.watch(async |mut connection| connection.route_pipeline(pipeline, 0, count, route).await);
+            let outcome = outcome.await;
+            if !link.is_worth_another(&outcome, &mut tries) {
+                return Ok(outcome?.into_iter().map(Value::extract_error).collect());
+            }
+        }
+    }
+}
+
+fn route(node: &Node) -> SingleNodeRoutingInfo {
+    match node.clone() {
+        Some((host, port)) => SingleNodeRoutingInfo::ByAddress { host, port },
+        None => SingleNodeRoutingInfo::RandomPrimary,
     }
 }
 

@@ -28,7 +28,7 @@ use hashbrown::HashMap;
 use link::{Link, Node, address_of, failed};
 use ondol_feature_store_api::FeatureStoreError;
 use ondol_vocabulary::EntityKey;
-use redis::{Cmd, FromRedisValue, RedisError, Script, cmd};
+use redis::{Cmd, FromRedisValue, RedisError, Script, Value, cmd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use topology::Primary;
@@ -214,24 +214,41 @@ impl RedisStore {
     }
 
     /// Raises the mark of one shard, and waits for what it is to survive with.
+    ///
+    /// Both waits are for what their connection wrote last, whatever others wrote; so all three commands go over one,
+    /// even where it breaks in between. What they wait for is the mark, and so every row before it.
     async fn sync_shard(&self, life: &Life, primary: &Primary) -> Result<Mark, FeatureStoreError> {
         let shard = primary.shard();
         let mut raise = cmd("EVAL");
         raise.arg(RAISE_MARK).arg(1).arg(self.mark(&shard)).arg(life.0.as_ref());
-        let value: u64 = self.query_at(&self.syncs, &primary.node, &raise).await?;
-        // Both waits are for what this connection wrote last: the mark, and so every row before it, whichever
-        // connection wrote that.
-        if self.wait_replicas > 0 {
-            self.wait_for_replicas(&primary.node).await?;
+        let mut commands = vec![raise];
+        let waits_for_replicas = self.wait_replicas > 0;
+        let waits_for_file = self.waits_for_file.load(Ordering::Relaxed);
+        let wait_ms = self.wait_ms(u32::from(waits_for_replicas) + u32::from(waits_for_file));
+        if waits_for_replicas {
+            let mut wait = cmd("WAIT");
+            wait.arg(self.wait_replicas).arg(wait_ms);
+            commands.push(wait);
         }
-        self.wait_for_file(&primary.node).await?;
+        if waits_for_file {
+            let mut wait = cmd("WAITAOF");
+            wait.arg(1).arg(0).arg(wait_ms);
+            commands.push(wait);
+        }
+        let failed = |error: RedisError| failed(&self.address, &error);
+        let answers = self.syncs.query_all_at(&primary.node, commands).await.map_err(failed)?;
+        let mut answers = answers.into_iter();
+        let value = answer(answers.next()).map_err(failed)?;
+        if waits_for_replicas {
+            self.check_replicas(answer(answers.next()).map_err(failed)?)?;
+        }
+        if waits_for_file {
+            self.check_file(answer(answers.next()))?;
+        }
         Ok(Mark { shard, value })
     }
 
-    async fn wait_for_replicas(&self, node: &Node) -> Result<(), FeatureStoreError> {
-        let mut wait = cmd("WAIT");
-        wait.arg(self.wait_replicas).arg(self.wait_ms());
-        let confirmed: u32 = self.query_at(&self.syncs, node, &wait).await?;
+    fn check_replicas(&self, confirmed: u32) -> Result<(), FeatureStoreError> {
         if confirmed < self.wait_replicas {
             return Err(FeatureStoreError::Unavailable {
                 detail: format!(
@@ -243,14 +260,8 @@ impl RedisStore {
         Ok(())
     }
 
-    async fn wait_for_file(&self, node: &Node) -> Result<(), FeatureStoreError> {
-        if !self.waits_for_file.load(Ordering::Relaxed) {
-            return Ok(());
-        }
-        let mut wait = cmd("WAITAOF");
-        wait.arg(1).arg(0).arg(self.wait_ms());
-        let waited: Result<(u64, u64), RedisError> = self.syncs.query_at(node, &wait).await;
-        match waited {
+    fn check_file(&self, written: Result<(u64, u64), RedisError>) -> Result<(), FeatureStoreError> {
+        match written {
             Ok((1.., _)) => Ok(()),
             Ok((0, _)) => Err(FeatureStoreError::Unavailable {
                 detail: format!("redis at {} has not written its append-only file in time", self.address),
@@ -269,9 +280,9 @@ impl RedisStore {
         }
     }
 
-    /// Less than the client waits for any answer.
-    fn wait_ms(&self) -> u64 {
-        u64::try_from(self.timeout.as_millis() * 3 / 4)
+    /// How long each of `waits` may last: together less than the client waits for any answer.
+    fn wait_ms(&self, waits: u32) -> u64 {
+        u64::try_from(self.timeout.as_millis() * 3 / 4 / u128::from(waits.max(1)))
             .unwrap_or(u64::MAX)
             .max(1)
     }
@@ -297,6 +308,12 @@ impl RedisStore {
         let answer = link.query_at(node, command).await;
         answer.map_err(|error| failed(&self.address, &error))
     }
+}
+
+/// The answer to one of several commands.
+fn answer<T: FromRedisValue>(answer: Option<Result<Value, RedisError>>) -> Result<T, RedisError> {
+    let missing = || RedisError::from((redis::ErrorKind::Parse, "fewer answers than commands"));
+    redis::from_redis_value(answer.ok_or_else(missing)??).map_err(RedisError::from)
 }
 
 #[async_trait]
