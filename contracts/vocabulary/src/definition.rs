@@ -1,7 +1,7 @@
 //! Definitions as they stand after parsing and type-checking: what the registry stores and every service compiles
 //! its plans from. The text a user writes is parsed by `ondol-transform`; these types are its result.
 
-use crate::{DataType, FeatureRef};
+use crate::{DataType, DecisionPolicy, FeatureRef, ModelPolicy, Value};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use utoipa::ToSchema;
@@ -228,7 +228,19 @@ pub struct FeatureDefinition {
     pub kind: FeatureKind,
     /// The type of its values.
     pub data_type: DataType,
+    /// What is served where it has no value; absent: null.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub default: Option<FeatureDefault>,
 }
+
+/// A value of a feature's type that stands where the feature has none. Numbers are finite; a moment is its RFC 3339
+/// text, which is how it comes back from where definitions are stored.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(transparent)]
+pub struct FeatureDefault(pub Value);
+
+// Of finite numbers, equality is reflexive.
+impl Eq for FeatureDefault {}
 
 /// What a feature is computed from.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -381,6 +393,12 @@ pub struct ModelDefinition {
     pub derived: Vec<FeatureDefinition>,
     /// View features that derived expressions use, in order of first use.
     pub derived_needs: Vec<FeatureRef>,
+    /// What to do about features that are not fresh.
+    #[serde(default, skip_serializing_if = "ModelPolicy::is_default")]
+    pub policy: ModelPolicy,
+    /// What is kept of its decisions.
+    #[serde(default, skip_serializing_if = "DecisionPolicy::is_default")]
+    pub decisions: DecisionPolicy,
 }
 
 /// One entry of a model's feature vector.

@@ -9,6 +9,7 @@ pub mod definition;
 pub mod files;
 pub mod key;
 pub mod name;
+pub mod policy;
 pub mod position;
 mod shown;
 pub mod snapshot;
@@ -17,13 +18,14 @@ pub mod time;
 pub mod value;
 
 pub use definition::{
-    Aggregation, Arrival, ChangeFormat, ColumnOrigin, ColumnReading, FeatureDefinition, FeatureKind, FeatureOrigin,
-    Field, Framing, MessageShape, ModelDefinition, ModelFeature, SourceDefinition, SourceOrigin, StreamFormat,
+    Aggregation, Arrival, ChangeFormat, ColumnOrigin, ColumnReading, FeatureDefault, FeatureDefinition, FeatureKind,
+    FeatureOrigin, Field, Framing, MessageShape, ModelDefinition, ModelFeature, SourceDefinition, SourceOrigin, StreamFormat,
     TableFormat, TimestampUnit, Tombstones, ViewDefinition, Window,
 };
 pub use files::{DefinitionFile, DefinitionFiles, Diagnostic};
 pub use key::EntityKey;
 pub use name::{FeatureRef, VersionedName};
+pub use policy::{Audit, DecisionPolicy, ModelPolicy, Remedy};
 pub use position::{PartitionRange, SourcePosition};
 pub use snapshot::{ModelVersion, Snapshot, SourceVersion, ViewState, ViewVersion};
 pub use status::FeatureStatus;

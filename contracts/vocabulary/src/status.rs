@@ -15,6 +15,8 @@ pub enum FeatureStatus {
     Missing = 2,
     /// The entity has a row; the value itself is null.
     Null = 3,
+    /// The store did not answer, or not in time: nothing is known. Only the gateway says so; the store never does.
+    Unavailable = 4,
 }
 
 impl FeatureStatus {
@@ -25,6 +27,7 @@ impl FeatureStatus {
             1 => Some(Self::Stale),
             2 => Some(Self::Missing),
             3 => Some(Self::Null),
+            4 => Some(Self::Unavailable),
             _ => None,
         }
     }
@@ -36,6 +39,7 @@ impl FeatureStatus {
             Self::Stale => "stale",
             Self::Missing => "missing",
             Self::Null => "null",
+            Self::Unavailable => "unavailable",
         }
     }
 }

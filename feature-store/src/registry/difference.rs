@@ -3,7 +3,7 @@
 use super::catalog::Definition;
 use ondol_vocabulary::definition::Field;
 use ondol_vocabulary::{
-    Arrival, FeatureDefinition, ModelDefinition, SourceDefinition, SourceOrigin, StreamFormat, ViewDefinition,
+    Arrival, FeatureDefault, FeatureDefinition, ModelDefinition, SourceDefinition, SourceOrigin, StreamFormat, ViewDefinition,
 };
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -125,6 +125,24 @@ fn of_model(model: &ModelDefinition) -> Traits {
         .map(|feature| (format!("vector entry {}", feature.name), feature.data_type.to_string()));
     traits.extend(vector);
     traits.extend(features("derived", &model.derived));
+    let (policy, decisions) = (&model.policy, &model.decisions);
+    let usual = ModelPolicy::default();
+    let remedies = [
+        ("policy stale", policy.stale, usual.stale),
+        ("policy missing", policy.missing, usual.missing),
+        ("policy unavailable", policy.unavailable, usual.unavailable),
+        ("policy changed", policy.changed, usual.changed),
+    ];
+    let unusual = remedies.into_iter().filter(|(_, remedy, usual)| remedy != usual);
+    traits.extend(unusual.map(|(name, remedy, _)| (name.to_owned(), remedy.to_string())));
+    traits.extend(policy.lookup_ms.map(|ms| ("policy lookup".to_owned(), format!("{ms}ms"))));
+    if decisions.sample_ppm != DecisionPolicy::EVERY {
+        let percent = f64::from(decisions.sample_ppm) / 10_000.0;
+        traits.push(("decisions sample".to_owned(), format!("{percent}%")));
+    }
+    if decisions.audit == Audit::Required {
+        traits.push(("decisions audit".to_owned(), "required".to_owned()));
+    }
     traits
 }
 
@@ -137,9 +155,13 @@ fn fields<'a>(label: &'a str, fields: &'a [Field]) -> impl Iterator<Item = (Stri
 /// A feature's line shows its expression; the type and the compiled window only when the text alone can't tell.
 fn features<'a>(label: &'a str, features: &'a [FeatureDefinition]) -> impl Iterator<Item = (String, String)> + 'a {
     features.iter().map(move |feature| {
+        let default = match &feature.default {
+            Some(FeatureDefault(default)) => format!(", default {default}"),
+            None => String::new(),
+        };
         (
             format!("{label} {}", feature.name),
-            format!("{} ({})", feature.expression, feature.data_type),
+            format!("{} ({}{default})", feature.expression, feature.data_type),
         )
     })
 }

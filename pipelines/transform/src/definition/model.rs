@@ -3,6 +3,7 @@
 use super::column::fields;
 use super::derived::{Derived, InScope};
 use super::name;
+use super::policy;
 use super::report::{Place, Reports, choose, did_you_mean};
 use super::tree::{Section, Text, Word};
 use super::view::CompiledView;
@@ -10,7 +11,7 @@ use crate::nearest::nearest;
 use ondol_vocabulary::{DataType, FeatureOrigin, FeatureRef, Field, ModelDefinition, ModelFeature, ViewDefinition};
 use std::collections::HashSet;
 
-const KEYS: [&str; 3] = ["inputs", "features", "derived"];
+const KEYS: [&str; 5] = ["inputs", "features", "derived", "policy", "decisions"];
 
 /// Compiles a model. `views` are those that compiled, and `broken_views` the names of those that did not.
 pub(super) fn compile(
@@ -69,12 +70,20 @@ pub(super) fn compile(
     let closure = derived.closure(needed);
     used.extend(derived.used_views(&scope));
     check_keys(&used, &inputs, &table, reports);
+    let policy = section
+        .get("policy")
+        .and_then(|(word, node)| policy::policy(name.text, word, node, reports));
+    let decisions = section
+        .get("decisions")
+        .and_then(|(word, node)| policy::decisions(name.text, word, node, reports));
     Some(ModelDefinition {
         name: name.text.to_owned(),
         inputs,
         features,
         derived: closure.definitions,
         derived_needs: closure.needs,
+        policy: policy.unwrap_or_default(),
+        decisions: decisions.unwrap_or_default(),
     })
 }
 

@@ -4,6 +4,7 @@ use ondol_vocabulary::{
     StreamFormat, TimestampUnit, Window,
 };
 
+mod policies;
 mod reference;
 mod sources;
 
