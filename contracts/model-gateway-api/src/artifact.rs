@@ -2,7 +2,7 @@
 //! manifest must travel with it. A caller without a manifest may send the bare file.
 
 use crate::error::ModelGatewayError;
-use crate::wire::RegisterRequest;
+use crate::wire::{ArtifactKind, RegisterRequest};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
@@ -14,8 +14,11 @@ use utoipa::ToSchema;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ArtifactEnvelope {
-    /// The ONNX file, base64 (standard alphabet, padded).
+    /// The artifact's bytes, base64 (standard alphabet, padded).
     pub artifact_base64: String,
+    /// What they are; absent: recognised from the bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kind: Option<ArtifactKind>,
     /// The manifest of the training set the model was trained on, as written beside the output.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Object>)]
@@ -26,6 +29,7 @@ impl From<RegisterRequest> for ArtifactEnvelope {
     fn from(request: RegisterRequest) -> Self {
         Self {
             artifact_base64: STANDARD.encode(&request.artifact),
+            kind: request.kind,
             manifest: request.manifest,
         }
     }
@@ -40,6 +44,7 @@ impl TryFrom<ArtifactEnvelope> for RegisterRequest {
             .map_err(|error| ModelGatewayError::invalid(format!("`artifact_base64` is not base64: {error}")))?;
         Ok(Self {
             artifact: Bytes::from(artifact),
+            kind: envelope.kind,
             manifest: envelope.manifest,
         })
     }

@@ -4,11 +4,13 @@ use crate::artifact::ArtifactEnvelope;
 use crate::error::ModelGatewayError;
 use crate::service::ModelGateway;
 use crate::wire::{
-    BatchPredictRequest, BatchPrediction, ModelSummary, PredictRequest, Prediction, RegisterRequest, RegisteredModel,
+    BatchPredictRequest, BatchPrediction, ModelSummary, OutcomeReceipt, OutcomeRequest, PredictRequest, Prediction,
+    PromoteRequest, RegisterRequest, RegisteredModel, RollbackRequest, RoutingChange, RoutingReport, RoutingRevision,
+    ScoreRequest, VectorScores,
 };
 use async_trait::async_trait;
 use http::Method;
-use ondol_wire::Caller;
+use ondol_wire::{Caller, Credentials};
 use ondol_wire::path::encode_segment;
 use std::time::Duration;
 use url::Url;
@@ -31,8 +33,16 @@ impl ModelGatewayClient {
     /// # Errors
     /// When the HTTP client can't be built.
     pub fn new(base: Url) -> Result<Self, reqwest::Error> {
+        Self::with(base, &Credentials::default())
+    }
+
+    /// As [`Self::new`], for a service that is shown `credentials`.
+    ///
+    /// # Errors
+    /// When the HTTP client can't be built.
+    pub fn with(base: Url, credentials: &Credentials) -> Result<Self, reqwest::Error> {
         Ok(Self {
-            caller: Caller::new(base)?,
+            caller: Caller::with(base, credentials)?,
         })
     }
 
@@ -47,6 +57,7 @@ impl ModelGateway for ModelGatewayClient {
     async fn predict(&self, model: &str, request: PredictRequest) -> Result<Prediction, ModelGatewayError> {
         let call = self
             .model_request(model, ":predict")
+            .headers(request.headers.clone())
             .timeout(call_timeout(request.deadline_ms));
         self.caller.json(call.json(&request)).await
     }
@@ -58,6 +69,7 @@ impl ModelGateway for ModelGatewayClient {
     ) -> Result<BatchPrediction, ModelGatewayError> {
         let call = self
             .model_request(model, ":batchPredict")
+            .headers(request.headers.clone())
             .timeout(call_timeout(request.deadline_ms));
         self.caller.json(call.json(&request)).await
     }
@@ -67,9 +79,58 @@ impl ModelGateway for ModelGatewayClient {
         self.caller.json(call.json(&ArtifactEnvelope::from(request))).await
     }
 
+    async fn score(&self, model: &str, request: ScoreRequest) -> Result<VectorScores, ModelGatewayError> {
+        let call = self
+            .model_request(model, ":score")
+            .timeout(call_timeout(request.deadline_ms));
+        self.caller.json(call.json(&request)).await
+    }
+
+    async fn outcome(&self, model: &str, request: OutcomeRequest) -> Result<OutcomeReceipt, ModelGatewayError> {
+        let call = self.model_request(model, ":outcome");
+        self.caller.json(call.json(&request)).await
+    }
+
     async fn models(&self) -> Result<Vec<ModelSummary>, ModelGatewayError> {
         self.caller.get("/v1/models").await
     }
+
+    async fn routing(&self, model: &str) -> Result<RoutingRevision, ModelGatewayError> {
+        self.caller.get(&routing_path(model, "routing")).await
+    }
+
+    async fn routing_history(&self, model: &str) -> Result<Vec<RoutingRevision>, ModelGatewayError> {
+        self.caller.get(&routing_path(model, "routing/history")).await
+    }
+
+    async fn set_routing(&self, model: &str, change: RoutingChange) -> Result<RoutingRevision, ModelGatewayError> {
+        let mut call = self
+            .caller
+            .request(Method::PUT, &routing_path(model, "routing"))
+            .query(&change.remark);
+        if let Some(revision) = change.expected_revision {
+            call = call.header(http::header::IF_MATCH, format!("\"{revision}\""));
+        }
+        self.caller.json(call.json(&change.routing)).await
+    }
+
+    async fn promote(&self, model: &str, request: PromoteRequest) -> Result<RoutingRevision, ModelGatewayError> {
+        let call = self.model_request(model, ":promote");
+        self.caller.json(call.json(&request)).await
+    }
+
+    async fn rollback(&self, model: &str, request: RollbackRequest) -> Result<RoutingRevision, ModelGatewayError> {
+        let call = self.model_request(model, ":rollback");
+        self.caller.json(call.json(&request)).await
+    }
+
+    async fn routing_report(&self, model: &str) -> Result<RoutingReport, ModelGatewayError> {
+        self.caller.get(&routing_path(model, "shadow")).await
+    }
+}
+
+fn routing_path(model: &str, part: &str) -> String {
+    format!("/v1/models/{}/{part}", encode_segment(model))
 }
 
 /// The gateway keeps the deadline; the client's own limit must not cut a longer one short.

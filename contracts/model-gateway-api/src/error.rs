@@ -36,6 +36,24 @@ pub enum ModelGatewayError {
         /// What differs, a line each.
         differences: Vec<String>,
     },
+    /// The routing was changed by someone else since it was read.
+    #[error("the routing of `{model}` is at revision {current}, not {expected}: read it again and repeat the change")]
+    RevisionConflict {
+        /// The model's name.
+        model: String,
+        /// The revision the change was made from.
+        expected: u64,
+        /// The revision in force.
+        current: u64,
+    },
+    /// The version does not keep the limits it must keep to be promoted.
+    #[error("`{version}` is not promoted:\n{}", unmet.join("\n"))]
+    LimitsNotMet {
+        /// The version.
+        version: String,
+        /// Which limits are not met, a line each.
+        unmet: Vec<String>,
+    },
     /// More requests are under way than the configured bound.
     #[error("the gateway is overloaded: {detail}")]
     Overloaded {
@@ -70,6 +88,7 @@ impl ContractError for ModelGatewayError {
             Self::InvalidRequest { .. } => StatusCode::BAD_REQUEST,
             Self::UnknownModel { .. } | Self::NothingRegistered { .. } => StatusCode::NOT_FOUND,
             Self::Mismatch { .. } => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::RevisionConflict { .. } | Self::LimitsNotMet { .. } => StatusCode::CONFLICT,
             Self::Overloaded { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::DeadlineExceeded { .. } => StatusCode::GATEWAY_TIMEOUT,
             Self::Unavailable { .. } => StatusCode::SERVICE_UNAVAILABLE,
@@ -83,6 +102,8 @@ impl ContractError for ModelGatewayError {
             Self::UnknownModel { .. } => "unknown-model",
             Self::NothingRegistered { .. } => "nothing-registered",
             Self::Mismatch { .. } => "mismatch",
+            Self::RevisionConflict { .. } => "revision-conflict",
+            Self::LimitsNotMet { .. } => "limits-not-met",
             Self::Overloaded { .. } => "overloaded",
             Self::DeadlineExceeded { .. } => "deadline-exceeded",
             Self::Unavailable { .. } => "unavailable",
@@ -95,6 +116,14 @@ impl ContractError for ModelGatewayError {
             self,
             Self::Overloaded { .. } | Self::DeadlineExceeded { .. } | Self::Unavailable { .. }
         )
+    }
+
+    fn retry_after_seconds(&self) -> Option<u64> {
+        match self {
+            Self::Overloaded { .. } => Some(1),
+            Self::Unavailable { .. } => Some(2),
+            _ => None,
+        }
     }
 
     fn unavailable(detail: String) -> Self {

@@ -1,7 +1,9 @@
 //! Serves any [`ModelGateway`] over HTTP, and describes that in an OpenAPI document.
 
 use crate::artifact::ArtifactEnvelope;
+use crate::decision_server as decisions;
 use crate::error::ModelGatewayError;
+use crate::routing_server as routing;
 use crate::service::ModelGateway;
 use crate::wire::{
     BatchPredictRequest, BatchPrediction, ModelSummary, PredictRequest, Prediction, RegisterRequest, RegisteredModel,
@@ -10,12 +12,12 @@ use axum::Router;
 use axum::extract::{DefaultBodyLimit, FromRequest, Request, State};
 use axum::response::Response;
 use axum::routing::{get, post};
-use http::header;
+use http::{HeaderMap, header};
 use ondol_wire::body::read_body;
 use ondol_wire::responses::{
     BadRequest, GatewayTimeout, Internal, NotFound, Octets, TooManyRequests, Unavailable, Unprocessable,
 };
-use ondol_wire::{JsonBody, Problem, Segment, answer, problem};
+use ondol_wire::{ContractError as _, JsonBody, Problem, Segment, answer, problem};
 use std::sync::Arc;
 use utoipa::OpenApi;
 
@@ -34,6 +36,7 @@ pub fn router(gateway: Service) -> Router {
     Router::new()
         .route("/v1/models", get(models))
         .route("/v1/models/{model}", post(model_verb))
+        .merge(routing::routes())
         .route(
             "/v1/models/{model}/versions",
             post(register).layer(DefaultBodyLimit::max(ARTIFACT_LIMIT_BYTES)),
@@ -44,6 +47,8 @@ pub fn router(gateway: Service) -> Router {
 /// The OpenAPI 3.1 document of [`router`].
 pub fn openapi() -> utoipa::openapi::OpenApi {
     Document::openapi()
+        .merge_from(routing::openapi())
+        .merge_from(decisions::openapi())
 }
 
 #[derive(OpenApi)]
@@ -59,6 +64,7 @@ pub fn openapi() -> utoipa::openapi::OpenApi {
     tags(
         (name = "predictions", description = "Scores by entity key."),
         (name = "models", description = "Artifacts and their versions."),
+        (name = "routing", description = "Which version serves whom; shadows, promotion and rollback."),
     ),
     paths(predict, batch_predict, register, models),
     components(schemas(Problem))
@@ -66,20 +72,80 @@ pub fn openapi() -> utoipa::openapi::OpenApi {
 struct Document;
 
 /// Operations on a model: its verbs share a route.
-async fn model_verb(state: State<Service>, segment: Name, request: Request) -> Response {
-    let (model, verb) = match segment.verb(&["predict", "batchPredict"]) {
+async fn model_verb(state: State<Service>, segment: Name, mut request: Request) -> Response {
+    let (model, verb) = match segment.verb(&["predict", "batchPredict", "promote", "rollback", "score", "outcome"]) {
         Ok(found) => found,
         Err(unknown) => return unknown,
     };
+    let headers = std::mem::take(request.headers_mut());
+    let explain = match explain(&request) {
+        Ok(explain) => explain,
+        Err(refused) => return refused,
+    };
     match verb {
-        "predict" => match Body::from_request(request, &()).await {
-            Ok(body) => predict(state, model, body).await,
+        "predict" => match Body::<PredictRequest>::from_request(request, &()).await {
+            Ok(JsonBody(body, _)) => {
+                predict(
+                    state,
+                    model,
+                    headers,
+                    PredictRequest {
+                        explain: body.explain.or(explain),
+                        ..body
+                    },
+                )
+                .await
+            }
+            Err(refused) => refused,
+        },
+        "batchPredict" => match Body::<BatchPredictRequest>::from_request(request, &()).await {
+            Ok(JsonBody(body, _)) => {
+                batch_predict(
+                    state,
+                    model,
+                    headers,
+                    BatchPredictRequest {
+                        explain: body.explain.or(explain),
+                        ..body
+                    },
+                )
+                .await
+            }
+            Err(refused) => refused,
+        },
+        "score" => match Body::from_request(request, &()).await {
+            Ok(body) => decisions::score(state, model, body).await,
+            Err(refused) => refused,
+        },
+        "outcome" => match Body::from_request(request, &()).await {
+            Ok(body) => decisions::outcome(state, model, body).await,
+            Err(refused) => refused,
+        },
+        "promote" => match Body::from_request(request, &()).await {
+            Ok(body) => routing::promote(state, model, body).await,
             Err(refused) => refused,
         },
         _ => match Body::from_request(request, &()).await {
-            Ok(body) => batch_predict(state, model, body).await,
+            Ok(body) => routing::rollback(state, model, body).await,
             Err(refused) => refused,
         },
+    }
+}
+
+/// `explain` of the query, which stands in for the body's where that has none.
+fn explain(request: &Request) -> Result<Option<bool>, Response> {
+    let Some(query) = request.uri().query() else {
+        return Ok(None);
+    };
+    let mut found = query.split('&').filter_map(|pair| pair.strip_prefix("explain"));
+    match found.next() {
+        None => Ok(None),
+        Some("" | "=true") => Ok(Some(true)),
+        Some("=false") => Ok(Some(false)),
+        Some(other) => {
+            let detail = format!("`explain{other}` in the query: say `explain=true` or `explain=false`");
+            Err(problem::respond(&ModelGatewayError::invalid(detail)))
+        }
     }
 }
 
@@ -89,15 +155,15 @@ async fn model_verb(state: State<Service>, segment: Name, request: Request) -> R
 /// prediction and every value it was made from: its age, its status and the view version it came from.
 #[utoipa::path(
     post, path = "/v1/models/{model}:predict", tag = "predictions", operation_id = "predict",
-    params(("model" = String, Path, description = "`fraud` for the newest version, `fraud@3` for a pinned one.", example = "fraud")),
+    params(("model" = String, Path, description = "`fraud` as its routing says, `fraud@3` for a pinned version, `fraud@canary` for an alias.", example = "fraud")),
     request_body(content = PredictRequest, example = json!({"inputs": {"card_id": "c1", "merchant_id": "m9", "amount": 120}})),
     responses(
         (status = 200, description = "The prediction and the vector it was made from.", body = Prediction, example = json!({"prediction": 0.83, "model": "fraud@4", "request_id": "01JD6Z0S8N6J2V4Y7T3Q5W9XKB", "as_of": "2026-11-21T09:00:00Z", "features": {"card.n_1h": {"value": 7, "age_ms": 240, "status": "fresh", "view": "card@1"}, "amount": {"value": 120, "status": "fresh"}}})),
         BadRequest, NotFound, TooManyRequests, Internal, Unavailable, GatewayTimeout
     )
 )]
-async fn predict(State(gateway): State<Service>, model: &str, JsonBody(request, _): Body<PredictRequest>) -> Response {
-    answer(gateway.predict(model, request).await)
+async fn predict(State(gateway): State<Service>, model: &str, headers: HeaderMap, body: PredictRequest) -> Response {
+    answer(gateway.predict(model, PredictRequest { headers, ..body }).await)
 }
 
 /// Score many requests together
@@ -105,7 +171,7 @@ async fn predict(State(gateway): State<Service>, model: &str, JsonBody(request, 
 /// One feature lookup and one run of the model for all instances.
 #[utoipa::path(
     post, path = "/v1/models/{model}:batchPredict", tag = "predictions", operation_id = "batchPredict",
-    params(("model" = String, Path, description = "`fraud` for the newest version, `fraud@3` for a pinned one.", example = "fraud")),
+    params(("model" = String, Path, description = "`fraud` as its routing says, `fraud@3` for a pinned version, `fraud@canary` for an alias.", example = "fraud")),
     request_body(content = BatchPredictRequest, example = json!({"instances": [{"card_id": "c1", "merchant_id": "m9", "amount": 120}, {"card_id": "c2", "merchant_id": "m9", "amount": 8}]})),
     responses(
         (status = 200, description = "One prediction per instance, in their order.", body = BatchPrediction),
@@ -115,9 +181,14 @@ async fn predict(State(gateway): State<Service>, model: &str, JsonBody(request, 
 async fn batch_predict(
     State(gateway): State<Service>,
     model: &str,
-    JsonBody(request, _): Body<BatchPredictRequest>,
+    headers: HeaderMap,
+    body: BatchPredictRequest,
 ) -> Response {
-    answer(gateway.batch_predict(model, request).await)
+    answer(
+        gateway
+            .batch_predict(model, BatchPredictRequest { headers, ..body })
+            .await,
+    )
 }
 
 /// Register an artifact as a model's next version
@@ -153,6 +224,7 @@ async fn artifact_of(request: Request) -> Result<RegisterRequest, Response> {
         let artifact = read_body::<ModelGatewayError, ()>(request, &()).await?;
         return Ok(RegisterRequest {
             artifact,
+            kind: None,
             manifest: None,
         });
     }
