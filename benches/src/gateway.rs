@@ -17,6 +17,7 @@ use ondol_feature_store_api::FeatureStore;
 use ondol_ingest::IngestService;
 use ondol_ingest::config::{EmbeddedConfig, IngestConfig, StreamConfig};
 use ondol_ingest_api::Ingest;
+use ondol_model_gateway::runtime::Runtime as _;
 use ondol_model_gateway::runtime::onnx::OnnxModel;
 use ondol_model_gateway::runtime::tensor::{NamedTensor, TensorData};
 use ondol_model_gateway::{ModelGatewayConfig, ModelGatewayService};
@@ -116,7 +117,7 @@ pub(crate) async fn run(args: &Args) -> Result<Report> {
         data_dir: folder.path().join("gateway"),
         ..ModelGatewayConfig::default()
     };
-    let alone = Arc::new(OnnxModel::load(artifact.clone(), &config.onnx_options())?);
+    let alone = OnnxModel::load(artifact.clone(), &config.onnx_options())?;
     let platform = Platform::open(args, folder.path(), config, artifact).await?;
     let requests = requests(args);
     let server = Server::start(
@@ -188,8 +189,7 @@ fn requests(args: &Args) -> Vec<PredictRequest> {
         ]);
         PredictRequest {
             inputs,
-            as_of: None,
-            deadline_ms: None,
+            ..PredictRequest::default()
         }
     };
     (0..256).map(request).collect()
@@ -230,6 +230,7 @@ impl Platform {
                 MODEL,
                 RegisterRequest {
                     artifact,
+                    kind: None,
                     manifest: None,
                 },
             )
@@ -251,7 +252,7 @@ impl Platform {
 }
 
 /// The model on a vector, without anything around it.
-async fn model_alone(model: &Arc<OnnxModel>, runs: usize) -> Result<Samples> {
+async fn model_alone(model: &OnnxModel, runs: usize) -> Result<Samples> {
     let mut random = StdRng::seed_from_u64(3);
     let mut samples = Samples::new()?;
     for _ in 0..runs {
@@ -262,7 +263,8 @@ async fn model_alone(model: &Arc<OnnxModel>, runs: usize) -> Result<Samples> {
             data: TensorData::F32(vector),
         };
         let begun = Instant::now();
-        black_box(model.run(1, vec![tensor]).await?);
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
+        black_box(model.run(1, vec![tensor], deadline).await?);
         samples.add(begun.elapsed());
     }
     Ok(samples)

@@ -13,7 +13,8 @@ mod lists;
 
 use crate::difference::{Column, differences};
 use crate::fault::{internal, invalid};
-use crate::runtime::onnx::{ArtifactInfo, FEATURES_PROPERTY, Slot, SlotKind};
+use crate::runtime::onnx::FEATURES_PROPERTY;
+use crate::runtime::signature::{Signature, Slot, SlotKind};
 use crate::runtime::tensor::{ElementType, NamedTensor, TensorData};
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
 use arrow::datatypes::Int32Type;
@@ -50,7 +51,7 @@ pub struct ColumnInput {
 
 impl Layout {
     /// The layout by which `artifact` takes the vector of `model`, or how they differ, a line each.
-    pub fn fit(model: &ModelDefinition, artifact: &ArtifactInfo) -> Result<Self, Vec<String>> {
+    pub fn fit(model: &ModelDefinition, artifact: &Signature) -> Result<Self, Vec<String>> {
         let mut lines = unreadable_outputs(&artifact.outputs);
         let layout = match artifact.inputs.as_slice() {
             [input] if is_matrix(input, model) => fit_matrix(model, input, artifact.features.as_deref()),
@@ -147,15 +148,15 @@ impl Layout {
         }
     }
 
-    /// Tensors of one row that says nothing: NaN, zeroes and empty strings.
-    pub fn blank(&self, width: usize) -> Vec<NamedTensor> {
+    /// Tensors of rows that say nothing: NaN, zeroes and empty strings.
+    pub fn blank(&self, rows: usize, width: usize) -> Vec<NamedTensor> {
         match self {
             Self::Matrix { input, double } => {
                 let element = if *double { ElementType::F64 } else { ElementType::F32 };
-                let data = TensorData::blank(element, width);
+                let data = TensorData::blank(element, rows * width);
                 vec![NamedTensor {
                     name: input.clone(),
-                    shape: vec![1, dimension(width)],
+                    shape: vec![dimension(rows), dimension(width)],
                     data,
                 }]
             }
@@ -163,8 +164,8 @@ impl Layout {
                 .iter()
                 .map(|input| NamedTensor {
                     name: input.input.clone(),
-                    shape: input.shape(1),
-                    data: TensorData::blank(input.element, input.width.unwrap_or(1)),
+                    shape: input.shape(rows),
+                    data: TensorData::blank(input.element, rows * input.width.unwrap_or(1)),
                 })
                 .collect(),
         }

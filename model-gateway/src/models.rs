@@ -5,21 +5,27 @@ use crate::catalog::{Catalog, CatalogError, VersionRecord};
 use crate::fault::{internal, nearest, of_runtime, unavailable};
 use crate::features::Plan;
 use crate::layout::Layout;
-use crate::runtime::onnx::{OnnxModel, OnnxOptions};
+use crate::runtime::loader::Loader;
+use crate::runtime::{Runtime, WARM_UP_ROWS};
 use crate::score::Score;
 use bytes::Bytes;
 use ondol_model_gateway_api::ModelGatewayError;
-use ondol_vocabulary::{ModelDefinition, Snapshot};
+use ondol_vocabulary::{ModelDefinition, Snapshot, VersionedName};
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 use tokio::sync::OnceCell;
+use tokio::time::Instant;
+
+/// How long a trial run may take.
+const TRIAL: Duration = Duration::from_secs(30);
 
 /// Every registered version.
 #[derive(Debug)]
 pub struct Models {
     catalog: Catalog,
     artifacts: ArtifactFolder,
-    options: OnnxOptions,
+    loader: Loader,
     by_name: RwLock<BTreeMap<String, Vec<Arc<Version>>>>,
 }
 
@@ -35,17 +41,18 @@ pub struct Version {
 /// A model that is loaded and knows how to take a vector and where its prediction is.
 #[derive(Debug)]
 pub struct Scorer {
-    /// The loaded artifact.
-    pub onnx: Arc<OnnxModel>,
+    /// The loaded model.
+    pub runtime: Arc<dyn Runtime>,
     /// How it takes a vector.
     pub layout: Layout,
     /// Where its prediction is.
     pub score: Score,
+    width: usize,
 }
 
 impl Models {
     /// Reads the catalog. Loads no artifact: see [`Self::warm_up`].
-    pub async fn open(catalog: Catalog, artifacts: ArtifactFolder, options: OnnxOptions) -> Result<Self, CatalogError> {
+    pub async fn open(catalog: Catalog, artifacts: ArtifactFolder, loader: Loader) -> Result<Self, CatalogError> {
         let mut by_name: BTreeMap<String, Vec<Arc<Version>>> = BTreeMap::new();
         for record in catalog.versions().await? {
             by_name
@@ -56,14 +63,14 @@ impl Models {
         Ok(Self {
             catalog,
             artifacts,
-            options,
+            loader,
             by_name: RwLock::new(by_name),
         })
     }
 
-    /// How artifacts are loaded.
-    pub fn options(&self) -> &OnnxOptions {
-        &self.options
+    /// Loads artifacts.
+    pub fn loader(&self) -> &Loader {
+        &self.loader
     }
 
     /// The versions of `name`, oldest first.
@@ -149,16 +156,18 @@ impl Models {
         version
             .scorer
             .get_or_try_init(|| async {
-                let (artifacts, options) = (self.artifacts.clone(), self.options.clone());
-                let sha256 = version.record.registered.sha256.clone();
-                let definition = version.record.definition.clone();
-                let load = move || {
-                    let artifact = artifacts
-                        .read(&sha256)
-                        .map_err(|error| unavailable(format!("the artifact is gone: {error}")))?;
-                    Scorer::load(artifact, &definition, &options)
-                };
-                tokio::task::spawn_blocking(load).await.map_err(internal)?.map(Arc::new)
+                let artifacts = self.artifacts.clone();
+                let registered = &version.record.registered;
+                let sha256 = registered.sha256.clone();
+                let artifact = tokio::task::spawn_blocking(move || artifacts.read(&sha256))
+                    .await
+                    .map_err(internal)?
+                    .map_err(|error| unavailable(format!("the artifact is gone: {error}")))?;
+                let runtime = self.loader.load(registered.kind, artifact).await;
+                let runtime = runtime.map_err(|error| of_runtime(&error))?;
+                let scorer = Scorer::new(runtime, &version.record.definition)?;
+                scorer.warm_up(&registered.model).await;
+                Ok(Arc::new(scorer))
             })
             .await
             .cloned()
@@ -208,24 +217,39 @@ impl Version {
 }
 
 impl Scorer {
-    /// Loads `artifact`, which takes the vector of `definition`. Blocks for milliseconds.
-    pub fn load(
-        artifact: Bytes,
-        definition: &ModelDefinition,
-        options: &OnnxOptions,
-    ) -> Result<Self, ModelGatewayError> {
-        let onnx = OnnxModel::load(artifact, options).map_err(|error| of_runtime(&error))?;
-        let mismatch = |differences| ModelGatewayError::Mismatch {
+    /// `runtime`, which takes the vector of `definition`, or how they differ.
+    pub fn new(runtime: Arc<dyn Runtime>, definition: &ModelDefinition) -> Result<Self, ModelGatewayError> {
+        let signature = runtime.signature();
+        let layout = Layout::fit(definition, signature).map_err(|differences| ModelGatewayError::Mismatch {
             model: definition.name.clone(),
             differences,
-        };
-        let layout = Layout::fit(definition, onnx.info()).map_err(mismatch)?;
-        let score = Score::choose(&onnx.info().outputs).ok_or_else(|| internal("the artifact has no output"))?;
+        })?;
+        let score = Score::choose(&signature.outputs).ok_or_else(|| internal("the artifact has no output"))?;
         Ok(Self {
-            onnx: Arc::new(onnx),
+            runtime,
             layout,
             score,
+            width: definition.features.len(),
         })
+    }
+
+    /// Scores `rows` vectors that say nothing, as for entities that nobody has seen.
+    pub async fn trial(&self, rows: usize) -> Result<(), ModelGatewayError> {
+        let blank = self.layout.blank(rows, self.width);
+        let outputs = self.runtime.run(rows, blank, Instant::now() + TRIAL).await;
+        let outputs = outputs.map_err(|error| of_runtime(&error))?;
+        self.score.predictions(&outputs, rows).map(drop)
+    }
+
+    /// Has the model run at the sizes of typical requests, so that what is slow the first time (allocations, kernels,
+    /// connections) is done before traffic. A model that fails here is told and serves: a server may be down for now.
+    async fn warm_up(&self, model: &VersionedName) {
+        for rows in WARM_UP_ROWS {
+            if let Err(error) = self.trial(rows).await {
+                tracing::warn!(%model, rows, %error, "a trial run of a registered model failed");
+                return;
+            }
+        }
     }
 }
 

@@ -136,6 +136,11 @@ pub struct Deadline {
 }
 
 impl Deadline {
+    /// The moment it passes.
+    pub fn end(&self) -> Instant {
+        self.start + self.whole
+    }
+
     /// Since the request arrived.
     pub fn elapsed(&self) -> Duration {
         self.start.elapsed()
@@ -224,7 +229,7 @@ impl Predictor {
 
         let run = Instant::now();
         let tensors = scorer.layout.tensors(&served.vector)?;
-        let outputs = deadline.model(run_model(&scorer, inputs.rows, tensors)).await?;
+        let outputs = run_model(&scorer, inputs.rows, tensors, deadline).await?;
         let model_time = run.elapsed();
 
         metrics::histogram!("ondol_gateway_features_seconds").record(features.as_secs_f64());
@@ -256,13 +261,18 @@ impl Predictor {
     }
 }
 
-/// Runs a loaded model on tensors of `rows` rows; none need no run.
+/// Runs a loaded model on tensors of `rows` rows, within `deadline`.
 pub(crate) async fn run_model(
     scorer: &Scorer,
     rows: usize,
     tensors: Vec<NamedTensor>,
+    deadline: Deadline,
 ) -> Result<Vec<NamedTensor>, ModelGatewayError> {
-    scorer.onnx.run(rows, tensors).await.map_err(|error| of_runtime(&error))
+    let run = async {
+        let outputs = scorer.runtime.run(rows, tensors, deadline.end()).await;
+        outputs.map_err(|error| of_runtime(&error))
+    };
+    deadline.model(run).await
 }
 
 fn micros(duration: Duration) -> i64 {

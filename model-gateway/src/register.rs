@@ -7,11 +7,13 @@
 use crate::artifact::sha256;
 use crate::catalog::VersionRecord;
 use crate::definitions::Definitions;
-use crate::fault::{internal, invalid, nearest, unavailable};
+use crate::fault::{invalid, nearest, of_runtime, unavailable};
 use crate::layout::Layout;
 use crate::manifest;
 use crate::models::{Models, Scorer};
-use crate::runtime::onnx::{FEATURES_PROPERTY, Slot, SlotKind};
+use crate::runtime::onnx::FEATURES_PROPERTY;
+use crate::runtime::signature::{Slot, SlotKind};
+use crate::runtime::{RuntimeError, WARM_UP_ROWS, kind};
 use ondol_model_gateway_api::ModelGatewayError;
 use ondol_model_gateway_api::wire::{RegisterRequest, RegisteredModel, TensorSpec};
 use ondol_pipelines_api::wire::Manifest;
@@ -45,25 +47,22 @@ pub async fn register(
     })?;
     let manifest = request.manifest.map(manifest::parse).transpose()?;
     let artifact = request.artifact;
-    let scorer = {
-        let (artifact, model, options) = (artifact.clone(), model.clone(), models.options().clone());
-        let load = move || {
-            let scorer = Scorer::load(artifact, &model.definition, &options).map_err(refused)?;
-            check(&scorer, &model, manifest.as_ref(), &snapshot)?;
-            trial(&scorer, &model)?;
-            Ok::<_, ModelGatewayError>(scorer)
-        };
-        tokio::task::spawn_blocking(load).await.map_err(internal)??
-    };
-    let info = scorer.onnx.info();
+    let kind = request.kind.map_or_else(|| kind::recognise(&artifact), Ok);
+    let kind = kind.map_err(|error| refused(&error))?;
+    let runtime = models.loader().load(kind, artifact.clone()).await;
+    let scorer = Scorer::new(runtime.map_err(|error| refused(&error))?, &model.definition)?;
+    check(&scorer, &model, manifest.as_ref(), &snapshot)?;
+    trial(&scorer, &model).await?;
+    let signature = scorer.runtime.signature();
     let record = VersionRecord {
         registered: RegisteredModel {
             model: VersionedName::new(name, 0),
+            kind,
             sha256: sha256(&artifact),
             registered_at: now,
             definition_version: model.version,
-            inputs: info.inputs.iter().map(spec).collect(),
-            outputs: info.outputs.iter().map(spec).collect(),
+            inputs: signature.inputs.iter().map(spec).collect(),
+            outputs: signature.outputs.iter().map(spec).collect(),
         },
         definition: model.definition,
     };
@@ -73,10 +72,10 @@ pub async fn register(
 }
 
 /// An artifact that can't be loaded is the caller's fault at registration, not the gateway's.
-fn refused(error: ModelGatewayError) -> ModelGatewayError {
+fn refused(error: &RuntimeError) -> ModelGatewayError {
     match error {
-        ModelGatewayError::Internal { detail } => invalid(format!("{detail}: send an ONNX file")),
-        other => other,
+        RuntimeError::Artifact(_) => invalid(error.to_string()),
+        other => of_runtime(other),
     }
 }
 
@@ -93,7 +92,7 @@ fn check(
             differences.push("in the training set's manifest:".to_owned());
             differences.extend(lines);
         }
-    } else if matches!(scorer.layout, Layout::Matrix { .. }) && scorer.onnx.info().features.is_none() {
+    } else if matches!(scorer.layout, Layout::Matrix { .. }) && scorer.runtime.signature().features.is_none() {
         tracing::warn!(
             model = model.definition.name,
             "the artifact's matrix was checked by its number of columns alone: register with the training set's \
@@ -113,22 +112,18 @@ fn check(
     }
 }
 
-/// Scores a vector that says nothing, as for an entity that nobody has seen.
-fn trial(scorer: &Scorer, model: &ModelVersion) -> Result<(), ModelGatewayError> {
-    let mismatch = |detail: String| ModelGatewayError::Mismatch {
-        model: model.definition.name.clone(),
-        differences: vec![format!("- a trial run on one row of missing values failed: {detail}")],
-    };
-    let blank = scorer.layout.blank(model.definition.features.len());
-    let outputs = scorer
-        .onnx
-        .run_here(blank)
-        .map_err(|error| mismatch(error.to_string()))?;
-    scorer
-        .score
-        .predictions(&outputs, 1)
-        .map(drop)
-        .map_err(|error| mismatch(error.to_string()))
+/// Scores vectors that say nothing, as for entities that nobody has seen, in typical numbers: what fails on them would
+/// fail in service, and what is slow the first time (allocations, kernels, connections) is done before traffic.
+async fn trial(scorer: &Scorer, model: &ModelVersion) -> Result<(), ModelGatewayError> {
+    for rows in WARM_UP_ROWS {
+        scorer.trial(rows).await.map_err(|detail| ModelGatewayError::Mismatch {
+            model: model.definition.name.clone(),
+            differences: vec![format!(
+                "- a trial run on {rows} rows of missing values failed: {detail}"
+            )],
+        })?;
+    }
+    Ok(())
 }
 
 fn spec(slot: &Slot) -> TensorSpec {

@@ -5,7 +5,7 @@
 //! wider is a list a row. A label stays what it is: a number, a text or a truth value. NaN is null.
 
 use crate::fault::internal;
-use crate::runtime::onnx::{Slot, SlotKind};
+use crate::runtime::signature::{Slot, SlotKind};
 use crate::runtime::tensor::NamedTensor;
 use ondol_model_gateway_api::ModelGatewayError;
 use serde_json::Value;

@@ -10,6 +10,7 @@ use crate::models::Models;
 use crate::open_inference;
 use crate::predict::{Batch, Bounds, Predictor};
 use crate::register::register;
+use crate::runtime::loader::Loader;
 use async_trait::async_trait;
 use ondol_feature_store_api::FeatureStore;
 use ondol_ingest_api::Ingest;
@@ -68,7 +69,7 @@ impl ModelGatewayService {
         std::fs::create_dir_all(&config.data_dir).map_err(folder)?;
         let artifacts = ArtifactFolder::open(config.data_dir.join("artifacts")).map_err(folder)?;
         let catalog = Catalog::open(&config.database_url()).await?;
-        let models = Arc::new(Models::open(catalog, artifacts, config.onnx_options()).await?);
+        let models = Arc::new(Models::open(catalog, artifacts, Loader::new(config.onnx_options())).await?);
 
         let file = config.data_dir.join("snapshot.json");
         let ready = health.register("gateway-definitions");

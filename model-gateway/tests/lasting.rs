@@ -177,8 +177,7 @@ async fn a_full_queue_drops_decisions_and_requests_go_on() {
     bench.ingest.down.store(true, Ordering::SeqCst);
     let batch = |rows: usize| BatchPredictRequest {
         instances: vec![inputs(C1); rows],
-        as_of: None,
-        deadline_ms: None,
+        ..BatchPredictRequest::default()
     };
     for rows in [2, 2, 1, 1] {
         assert!(bench.gateway.batch_predict("fraud", batch(rows)).await.is_ok());
@@ -221,6 +220,7 @@ async fn the_catalog_is_the_same_in_postgres() {
         .apply(|snapshot| snapshot.models[0].definition.name = name.clone());
     let request = |fixture| ondol_model_gateway_api::wire::RegisterRequest {
         artifact: support::artifact(fixture),
+        kind: None,
         manifest: None,
     };
     bench.gateway.register(&name, request("matrix")).await.unwrap();

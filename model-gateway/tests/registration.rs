@@ -208,6 +208,7 @@ async fn bytes_that_are_no_model_are_the_callers_fault() {
     let bench = Bench::open().await;
     let request = RegisterRequest {
         artifact: bytes::Bytes::from_static(b"not a model"),
+        kind: None,
         manifest: None,
     };
     let error = bench.gateway.register("fraud", request).await.unwrap_err();
@@ -220,6 +221,7 @@ async fn an_unknown_model_is_refused_with_the_nearest_name() {
     let bench = Bench::open().await;
     let request = RegisterRequest {
         artifact: artifact("matrix"),
+        kind: None,
         manifest: None,
     };
     let error = bench.gateway.register("frod", request).await.unwrap_err();

@@ -341,11 +341,8 @@ async fn infer_raw(
         .collect::<Result<Vec<_>, _>>()?;
     let rows = check_raw(version, &tensors)?;
     predictor.bounds.check_rows(rows)?;
-    let run = async {
-        let scorer = predictor.models.scorer(version).await?;
-        run_model(&scorer, rows, tensors).await
-    };
-    deadline.model(run).await
+    let scorer = deadline.model(predictor.models.scorer(version)).await?;
+    run_model(&scorer, rows, tensors, deadline).await
 }
 
 /// Checks names, element types and dimensions, so that what is left to fail is the model's own fault. The rows.

@@ -1,19 +1,51 @@
 //! What scores a vector: artifacts and the runtimes that run them.
 //!
-//! [`library`] finds ONNX Runtime on this machine, [`onnx`] loads artifacts into pools of sessions and runs them,
-//! [`tensor`] is what goes in and comes out.
+//! A [`Runtime`] takes named tensors and gives named tensors; everything above it (layout, score, the protocols) knows
+//! no more. [`kind`] recognises what an artifact is, [`loader`] makes the runtime that runs it: [`onnx`] in process
+//! ([`library`] finds ONNX Runtime on this machine). [`signature`] is what a model says of itself, [`tensor`] is what
+//! goes in and comes out.
 
+pub mod kind;
 pub mod library;
+pub mod loader;
 pub mod onnx;
+pub mod signature;
 pub mod tensor;
 
-/// Why an artifact can't be loaded or run.
+use crate::runtime::signature::Signature;
+use crate::runtime::tensor::NamedTensor;
+use async_trait::async_trait;
+use std::fmt;
+use tokio::time::Instant;
+
+/// The most rows of a typical request: what a version is tried with before it serves.
+pub const WARM_UP_ROWS: [usize; 2] = [1, 16];
+
+/// A loaded model, whatever runs it.
+#[async_trait]
+pub trait Runtime: fmt::Debug + Send + Sync {
+    /// What the model takes and gives.
+    fn signature(&self) -> &Signature;
+
+    /// Runs the model on tensors whose first dimension is `rows`, and gives its outputs, whose first dimension is
+    /// `rows` too. The caller stops waiting at `deadline`; a runtime that can do less work for it (a call to a server)
+    /// does. Dropping the future abandons the wait; work that can't be stopped ends on its own and returns what it
+    /// holds (sessions, connections).
+    async fn run(
+        &self,
+        rows: usize,
+        inputs: Vec<NamedTensor>,
+        deadline: Instant,
+    ) -> Result<Vec<NamedTensor>, RuntimeError>;
+}
+
+/// Why a model can't be loaded or run.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
 pub enum RuntimeError {
     /// ONNX Runtime is not on this machine, or too old.
     #[error("{0}")]
     Library(String),
-    /// The bytes are no ONNX model this runtime can load.
+    /// The bytes are no model that a runtime can load.
     #[error("the artifact can't be loaded: {0}")]
     Artifact(String),
     /// The model failed on its inputs.

@@ -7,9 +7,11 @@
 //! the blocking pool. Each session keeps its own copy of the weights and runs one request at a time
 //! (`Session::run` is not thread-safe), so the pool's size bounds both memory and parallel runs.
 
-use crate::runtime::RuntimeError;
 use crate::runtime::library::LibrarySearch;
+use crate::runtime::signature::{Signature, Slot, SlotKind};
 use crate::runtime::tensor::{ElementType, NamedTensor, TensorData};
+use crate::runtime::{Runtime, RuntimeError};
+use async_trait::async_trait;
 use bytes::Bytes;
 use ort::environment::Environment;
 use ort::session::{Session, SessionInputValue};
@@ -17,6 +19,7 @@ use ort::value::{DynValue, Outlet, Tensor, ValueType};
 use std::borrow::Cow;
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
 
 /// Rows times bytes of the artifact up to which a run stays on the calling thread: under about 500 µs.
 pub const INLINE_BUDGET: usize = 4 << 20;
@@ -38,44 +41,16 @@ pub struct OnnxOptions {
     pub intra_op_threads: usize,
 }
 
-/// An input or output of an artifact.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Slot {
-    /// Its name.
-    pub name: String,
-    /// What it holds.
-    pub kind: SlotKind,
-}
-
-/// What an input or output holds.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum SlotKind {
-    /// A tensor.
-    Tensor {
-        /// Its element type.
-        element: ElementType,
-        /// Its dimensions; -1 where any size goes.
-        shape: Vec<i64>,
-    },
-    /// Something the gateway can't feed or read, in words: `sequence of maps`, `FP16 tensor`.
-    Unsupported(String),
-}
-
-/// What an artifact says of itself.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ArtifactInfo {
-    /// Inputs in declared order.
-    pub inputs: Vec<Slot>,
-    /// Outputs in declared order.
-    pub outputs: Vec<Slot>,
-    /// The feature names of property [`FEATURES_PROPERTY`], if the file has it.
-    pub features: Option<Vec<String>>,
-}
-
 /// A loaded artifact.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct OnnxModel {
-    info: ArtifactInfo,
+    signature: Arc<Signature>,
+    pool: Arc<Pool>,
+}
+
+/// The sessions of a loaded artifact.
+#[derive(Debug)]
+struct Pool {
     artifact: Bytes,
     environment: Environment,
     intra_op_threads: usize,
@@ -88,42 +63,46 @@ impl OnnxModel {
     pub fn load(artifact: Bytes, options: &OnnxOptions) -> Result<Self, RuntimeError> {
         let environment = environment(&options.library)?;
         let session = open_session(&environment, &artifact, options.intra_op_threads)?;
-        Ok(Self {
-            info: introspect(&session)?,
+        let signature = Arc::new(introspect(&session)?);
+        let pool = Arc::new(Pool {
             artifact,
             environment,
             intra_op_threads: options.intra_op_threads,
             idle: Mutex::new(vec![session]),
             permits: Arc::new(Semaphore::new(options.sessions.max(1))),
-        })
+        });
+        Ok(Self { signature, pool })
+    }
+}
+
+#[async_trait]
+impl Runtime for OnnxModel {
+    fn signature(&self) -> &Signature {
+        &self.signature
     }
 
-    /// What the artifact says of itself.
-    pub fn info(&self) -> &ArtifactInfo {
-        &self.info
-    }
-
-    /// Runs the model on `rows` rows. Waits for a free session; dropping the future abandons the wait, a run under way
-    /// ends on its own and gives its session back.
-    pub async fn run(
-        self: &Arc<Self>,
+    /// Waits for a free session.
+    async fn run(
+        &self,
         rows: usize,
         inputs: Vec<NamedTensor>,
+        _deadline: Instant,
     ) -> Result<Vec<NamedTensor>, RuntimeError> {
-        let permit = Arc::clone(&self.permits)
+        let pool = &self.pool;
+        let permit = Arc::clone(&pool.permits)
             .acquire_owned()
             .await
             .map_err(|_| RuntimeError::Run("the session pool is closed".to_owned()))?;
-        let session = self.take();
-        let inline = rows.saturating_mul(self.artifact.len()) <= INLINE_BUDGET;
+        let session = pool.take();
+        let inline = rows.saturating_mul(pool.artifact.len()) <= INLINE_BUDGET;
         match session {
-            Some(session) if inline => self.run_on(session, inputs),
+            Some(session) if inline => pool.run_on(session, inputs),
             session => {
-                let model = Arc::clone(self);
+                let pool = Arc::clone(pool);
                 let run = move || {
                     let _permit = permit;
-                    let session = session.map_or_else(|| model.another_session(), Ok)?;
-                    model.run_on(session, inputs)
+                    let session = session.map_or_else(|| pool.another_session(), Ok)?;
+                    pool.run_on(session, inputs)
                 };
                 tokio::task::spawn_blocking(run)
                     .await
@@ -131,13 +110,9 @@ impl OnnxModel {
             }
         }
     }
+}
 
-    /// As [`Self::run`], on the calling thread: for the trial run of a registration.
-    pub fn run_here(&self, inputs: Vec<NamedTensor>) -> Result<Vec<NamedTensor>, RuntimeError> {
-        let session = self.take().map_or_else(|| self.another_session(), Ok)?;
-        self.run_on(session, inputs)
-    }
-
+impl Pool {
     fn another_session(&self) -> Result<Session, RuntimeError> {
         open_session(&self.environment, &self.artifact, self.intra_op_threads)
     }
@@ -180,7 +155,7 @@ fn open_session(environment: &Environment, artifact: &[u8], threads: usize) -> R
     open().map_err(|error| RuntimeError::Artifact(error.to_string()))
 }
 
-fn introspect(session: &Session) -> Result<ArtifactInfo, RuntimeError> {
+fn introspect(session: &Session) -> Result<Signature, RuntimeError> {
     let metadata = session
         .metadata()
         .map_err(|error| RuntimeError::Artifact(error.to_string()))?;
@@ -192,7 +167,7 @@ fn introspect(session: &Session) -> Result<ArtifactInfo, RuntimeError> {
             ))
         })?),
     };
-    Ok(ArtifactInfo {
+    Ok(Signature {
         inputs: session.inputs().iter().map(slot).collect(),
         outputs: session.outputs().iter().map(slot).collect(),
         features,

@@ -19,8 +19,8 @@ use ondol_model_gateway_api::{ModelGateway, ModelGatewayError};
 use ondol_runtime::{Health, ManualClock, Shutdown};
 use ondol_testkit::services;
 use ondol_vocabulary::{
-    Aggregation, Arrival, DataType, Element, EventTime, FeatureDefinition, FeatureKind, FeatureOrigin, FeatureRef,
-    FeatureStatus, Field, ModelDefinition, ModelFeature, ModelVersion, Snapshot, SourceDefinition, SourceOrigin,
+    Aggregation, Arrival, DataType, DecisionPolicy, Element, EventTime, FeatureDefinition, FeatureKind, FeatureOrigin, FeatureRef,
+    FeatureStatus, Field, ModelDefinition, ModelFeature, ModelPolicy, ModelVersion, Snapshot, SourceDefinition, SourceOrigin,
     SourceVersion, StreamFormat, Value, ViewDefinition, ViewState, ViewVersion, Window,
 };
 use std::collections::{BTreeMap, HashMap};
@@ -50,6 +50,7 @@ fn latest(name: &str, data_type: DataType) -> FeatureDefinition {
         expression: name.to_owned(),
         kind,
         data_type,
+        default: None,
     }
 }
 
@@ -70,6 +71,7 @@ fn aggregate(name: &str, function: Aggregation, argument: Option<&str>, data_typ
         expression,
         kind,
         data_type,
+        default: None,
     }
 }
 
@@ -141,6 +143,7 @@ pub fn derived(name: &str, expression: &str, data_type: DataType) -> FeatureDefi
         expression: expression.to_owned(),
         kind,
         data_type,
+        default: None,
     }
 }
 
@@ -162,6 +165,8 @@ pub fn fraud() -> ModelDefinition {
         ],
         derived: vec![derived("ratio", "amount / nullif(card.spend_24h, 0)", DataType::F64)],
         derived_needs: vec![FeatureRef::new("card", "spend_24h")],
+        policy: ModelPolicy::default(),
+        decisions: DecisionPolicy::default(),
     }
 }
 
@@ -536,6 +541,7 @@ impl Bench {
                 "fraud",
                 RegisterRequest {
                     artifact: artifact(fixture),
+                    kind: None,
                     manifest,
                 },
             )
@@ -578,8 +584,7 @@ impl Bench {
 pub fn request(json: &str) -> PredictRequest {
     PredictRequest {
         inputs: inputs(json),
-        as_of: None,
-        deadline_ms: None,
+        ..PredictRequest::default()
     }
 }
 

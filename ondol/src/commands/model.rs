@@ -15,6 +15,7 @@ pub(crate) async fn register(args: &RegisterArgs, output: Output) -> Result<()> 
     let manifest = args.training_set.as_deref().map(read_manifest).transpose()?;
     let request = RegisterRequest {
         artifact: artifact.into(),
+        kind: None,
         manifest,
     };
     let registered = args.connect.model_gateway()?.register(&args.model, request).await?;
@@ -95,8 +96,7 @@ pub(crate) async fn predict(args: &PredictArgs, output: Output) -> Result<()> {
     }
     let request = PredictRequest {
         inputs,
-        as_of: None,
-        deadline_ms: None,
+        ..PredictRequest::default()
     };
     let prediction = args.connect.model_gateway()?.predict(&args.model, request).await?;
     print::result(output, &prediction, describe)

@@ -61,6 +61,7 @@ pub(crate) async fn run() {
     let artifact = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/demo/fraud.onnx");
     let request = RegisterRequest {
         artifact: std::fs::read(artifact).unwrap().into(),
+        kind: None,
         manifest: Some(manifest),
     };
     platform.model_gateway().register("fraud", request).await.unwrap();
@@ -160,8 +161,8 @@ async fn predict(platform: &Platform, card: &str) -> Prediction {
         ];
         let request = PredictRequest {
             inputs: inputs.map(|(name, value)| (name.to_owned(), value)).into(),
-            as_of: None,
             deadline_ms: Some(20_000),
+            ..PredictRequest::default()
         };
         match platform.model_gateway().predict("fraud", request).await {
             Ok(prediction) => return prediction,

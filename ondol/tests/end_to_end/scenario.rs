@@ -177,6 +177,7 @@ async fn register(platform: &Platform) -> u32 {
     let (manifest, _) = training_set(platform, EventTime::now()).await;
     let request = RegisterRequest {
         artifact: std::fs::read(Path::new(DEMO).join("fraud.onnx")).unwrap().into(),
+        kind: None,
         manifest: Some(manifest),
     };
     platform
@@ -199,8 +200,8 @@ fn inputs(card: &str) -> BTreeMap<String, Value> {
 async fn predict(platform: &Platform) -> Prediction {
     let request = PredictRequest {
         inputs: inputs("c1"),
-        as_of: None,
         deadline_ms: Some(20_000),
+        ..PredictRequest::default()
     };
     platform.model_gateway().predict("fraud", request).await.unwrap()
 }
@@ -211,8 +212,8 @@ async fn predict_once_ready(platform: &Platform) -> Prediction {
     for _ in 0..100 {
         let request = PredictRequest {
             inputs: inputs("c1"),
-            as_of: None,
             deadline_ms: Some(20_000),
+            ..PredictRequest::default()
         };
         match platform.model_gateway().predict("fraud", request).await {
             Ok(prediction) => return prediction,
@@ -226,8 +227,8 @@ async fn predict_once_ready(platform: &Platform) -> Prediction {
 async fn an_unknown_card_is_missing_not_wrong(platform: &Platform) {
     let request = PredictRequest {
         inputs: inputs("nobody"),
-        as_of: None,
         deadline_ms: Some(20_000),
+        ..PredictRequest::default()
     };
     let prediction = platform.model_gateway().predict("fraud", request).await.unwrap();
     assert_eq!(prediction.features["card.n_1h"].status, FeatureStatus::Missing);
