@@ -27,7 +27,7 @@ pub struct Check {
     pub name: &'static str,
     /// Whether it lets traffic in.
     pub ready: bool,
-    /// Why it does not.
+    /// Why it does not; or, where it does, what is worth knowing of it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
 }
@@ -89,6 +89,11 @@ impl ReadyHandle {
     /// The check lets traffic in.
     pub fn ready(&self) {
         self.set(true, None);
+    }
+
+    /// The check lets traffic in, and `note` is worth knowing.
+    pub fn ready_with(&self, note: impl Into<String>) {
+        self.set(true, Some(note.into()));
     }
 
     /// The check keeps traffic out, because of `reason`.

@@ -144,7 +144,7 @@ fn shutting_down() -> Response {
 }
 
 /// An RFC 9457 problem document in the form of the contracts', for answers that no contract gives.
-fn problem(status: StatusCode, code: &str, detail: &str) -> Response {
+pub(crate) fn problem(status: StatusCode, code: &str, detail: &str) -> Response {
     let body = serde_json::json!({
         "type": format!("urn:ondol:problem:{code}"),
         "title": status.canonical_reason().unwrap_or("Error"),

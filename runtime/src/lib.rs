@@ -32,12 +32,18 @@ pub mod secret;
 pub mod server;
 pub mod shutdown;
 pub mod telemetry;
+pub mod tls;
+pub mod token;
+
+mod door;
 
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use config::{ConfigError, ConfigLayers};
 pub use health::{Health, ReadyHandle};
 pub use objects::{Location, ObjectStores, ObjectsError, S3Config};
 pub use secret::Secret;
-pub use server::{ServiceRouter, serve};
+pub use server::{Peer, ServiceRouter, serve, serve_tls};
 pub use shutdown::{Shutdown, TaskOutcome};
 pub use telemetry::LogFormat;
+pub use tls::{TlsConfig, TlsServer};
+pub use token::require_token;

@@ -1,11 +1,13 @@
 //! One port: the contracts' routers, health, metrics and documents together, over HTTP/1.1 and HTTP/2.
 
+pub use crate::door::Peer;
+use crate::door::Door;
 use crate::http::{end_with, method_not_allowed, not_found, observe};
+use crate::tls::TlsServer;
 use crate::{Health, Shutdown, docs, metrics};
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::middleware::from_fn;
-use axum::serve::ListenerExt;
 use tokio::net::TcpListener;
 use utoipa::openapi::OpenApi;
 
@@ -88,20 +90,24 @@ impl ServiceRouter {
 /// under way and returns; a GET that is still waiting a second later (a long poll) is answered with a retryable 503.
 /// HTTP/1.1 and HTTP/2 with prior knowledge (h2c) share the port.
 pub async fn serve(listener: TcpListener, router: Router, shutdown: Shutdown) {
+    serve_tls(listener, None, router, shutdown).await;
+}
+
+/// As [`serve`], over TLS where `tls` is there.
+pub async fn serve_tls(listener: TcpListener, tls: Option<TlsServer>, router: Router, shutdown: Shutdown) {
     let address = listener
         .local_addr()
         .map(|address| address.to_string())
         .unwrap_or_default();
-    tracing::info!(address, "serving");
-    let listener = listener.tap_io(|stream| {
-        // Answers are small and complete: waiting to fill a packet only adds latency.
-        if let Err(error) = stream.set_nodelay(true) {
-            tracing::warn!(%error, "TCP_NODELAY can't be set");
-        }
-    });
+    let encrypted = tls.is_some();
+    let door = match Door::open(listener, tls, &shutdown) {
+        Ok(door) => door,
+        Err(error) => return tracing::error!(address, %error, "serving failed"),
+    };
+    tracing::info!(address, tls = encrypted, "serving");
     let token = shutdown.token();
     let router = router.layer(from_fn(move |request, next| end_with(token.clone(), request, next)));
-    let served = axum::serve(listener, router)
+    let served = axum::serve(door, router.into_make_service_with_connect_info::<Peer>())
         .with_graceful_shutdown(shutdown.token().cancelled_owned())
         .await;
     match served {

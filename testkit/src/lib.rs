@@ -1,5 +1,6 @@
 //! Handles to the real services the tests run against. Dev-only: it panics where a test can't go on.
 
+pub mod authority;
 pub mod kafka_cluster;
 pub mod process;
 pub mod redis_cluster;

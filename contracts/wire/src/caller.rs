@@ -7,14 +7,43 @@ use bytes::Bytes;
 use http::Method;
 use ondol_vocabulary::batch;
 use serde::{Serialize, de::DeserializeOwned};
+use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 use url::Url;
 
 /// Calls one service at its base URL. Cheap to clone; connections are pooled.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Caller {
     http: reqwest::Client,
     base: Url,
+    token: Option<Arc<str>>,
+}
+
+impl fmt::Debug for Caller {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Caller").field("base", &self.base).finish_non_exhaustive()
+    }
+}
+
+/// What a caller shows of itself, and whom it trusts.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Credentials {
+    /// A token, sent as `Authorization: Bearer …`: an API key, a JWT, a service token.
+    pub token: Option<String>,
+    /// Certificates (PEM) of authorities to trust besides the system's.
+    pub authorities: Option<Vec<u8>>,
+    /// The caller's own certificate and key (PEM), for servers that ask for one.
+    pub identity: Option<Vec<u8>>,
+}
+
+impl fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Credentials")
+            .field("token", &self.token.as_ref().map(|_| "***"))
+            .field("identity", &self.identity.as_ref().map(|_| "***"))
+            .finish_non_exhaustive()
+    }
 }
 
 impl Caller {
@@ -23,12 +52,29 @@ impl Caller {
 
     /// For the service at `base`, for example `http://localhost:8082`.
     pub fn new(base: Url) -> Result<Self, reqwest::Error> {
-        let http = reqwest::Client::builder()
+        Self::with(base, &Credentials::default())
+    }
+
+    /// As [`Self::new`], for a service that is shown `credentials`.
+    pub fn with(base: Url, credentials: &Credentials) -> Result<Self, reqwest::Error> {
+        let mut http = reqwest::Client::builder()
             .tcp_nodelay(true)
             .connect_timeout(Duration::from_secs(5))
-            .timeout(Self::DEFAULT_TIMEOUT)
-            .build()?;
-        Ok(Self { http, base })
+            .timeout(Self::DEFAULT_TIMEOUT);
+        if let Some(pem) = &credentials.authorities {
+            for authority in reqwest::Certificate::from_pem_bundle(pem)? {
+                http = http.add_root_certificate(authority);
+            }
+        }
+        if let Some(pem) = &credentials.identity {
+            http = http.identity(reqwest::Identity::from_pem(pem)?);
+        }
+        let token = credentials.token.as_ref().map(|token| Arc::from(token.as_str()));
+        Ok(Self {
+            http: http.build()?,
+            base,
+            token,
+        })
     }
 
     /// The service's base URL.
@@ -40,7 +86,12 @@ impl Caller {
     pub fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
         let mut url = self.base.as_str().trim_end_matches('/').to_owned();
         url.push_str(path);
-        self.http.request(method, url)
+        let request = self.http.request(method, url);
+        match &self.token {
+            // Marked as sensitive by `bearer_auth`: it is in no log of the client's.
+            Some(token) => request.bearer_auth(token),
+            None => request,
+        }
     }
 
     /// GETs JSON.

@@ -8,6 +8,6 @@ pub mod problem;
 pub mod responses;
 
 pub use body::{ArrowBody, ArrowStream, JsonBody};
-pub use caller::Caller;
+pub use caller::{Caller, Credentials};
 pub use path::{Query, Segment};
 pub use problem::{ContractError, Problem, answer};

@@ -13,10 +13,12 @@
 
 pub mod durable_files;
 mod s3;
+mod upload;
 
 pub use durable_files::DurableFiles;
 pub use s3::S3Config;
 
+use futures::StreamExt;
 use object_store::path::Path;
 use object_store::prefix::PrefixStore;
 use object_store::{Error, ObjectStore, PutMode, PutOptions};
@@ -259,6 +261,18 @@ impl Location {
             "the store ignores `If-None-Match: *`, so that writers would replace each other's commits: use one that creates \
              objects conditionally (Amazon S3, MinIO, Ceph, R2 do in their present versions)",
         ))
+    }
+
+    /// Whether nothing lies in this folder.
+    ///
+    /// # Errors
+    /// When the bucket is missing, or access is refused.
+    pub async fn is_empty(&self) -> Result<bool, ObjectsError> {
+        match self.root.list(Some(&self.path)).next().await {
+            None | Some(Err(Error::NotFound { .. })) => Ok(true),
+            Some(Ok(_)) => Ok(false),
+            Some(Err(error)) => Err(self.explain("listing", &error)),
+        }
     }
 
     async fn create_probe(&self) -> object_store::Result<()> {
