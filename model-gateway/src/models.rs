@@ -1,10 +1,13 @@
 //! What is registered, ready to run: the catalog's rows in memory, each with its loaded model and its compiled plan.
 
+mod residence;
+
 use crate::artifact::ArtifactFolder;
 use crate::catalog::{Catalog, CatalogError, VersionRecord};
 use crate::fault::{internal, nearest, of_runtime, unavailable};
 use crate::features::Plan;
 use crate::layout::Layout;
+use crate::open_inference::statistics::VersionStatistics;
 use crate::runtime::loader::Loader;
 use crate::runtime::{Runtime, WARM_UP_ROWS};
 use crate::score::Score;
@@ -14,8 +17,9 @@ use ondol_vocabulary::{ModelDefinition, Snapshot, VersionedName};
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
-use tokio::sync::OnceCell;
 use tokio::time::Instant;
+
+use residence::Residence;
 
 /// How long a trial run may take.
 const TRIAL: Duration = Duration::from_secs(30);
@@ -34,7 +38,9 @@ pub struct Models {
 pub struct Version {
     /// What was registered.
     pub record: VersionRecord,
-    scorer: OnceCell<Arc<Scorer>>,
+    /// What it has done since the gateway started.
+    pub statistics: VersionStatistics,
+    residence: Residence,
     plan: RwLock<Option<Arc<Plan>>>,
 }
 
@@ -141,9 +147,10 @@ impl Models {
             .add(record)
             .await
             .map_err(|error| unavailable(chain(&error)))?;
-        let version = Version::new(record.clone());
-        // The cell is new, so this can't fail.
-        let _ = version.scorer.set(scorer);
+        let version = Version {
+            residence: Residence::of(scorer),
+            ..Version::new(record.clone())
+        };
         let mut by_name = self.by_name.write().unwrap_or_else(PoisonError::into_inner);
         let versions = by_name.entry(name).or_default();
         versions.push(Arc::new(version));
@@ -151,26 +158,48 @@ impl Models {
         Ok(record)
     }
 
-    /// The model of `version`, loaded on first use. A load that failed is tried again at the next request.
+    /// The model of `version`, loaded on first use. A load that failed is tried again at the next request; a version
+    /// that was unloaded stays so until [`Self::load`].
     pub async fn scorer(&self, version: &Version) -> Result<Arc<Scorer>, ModelGatewayError> {
-        version
-            .scorer
-            .get_or_try_init(|| async {
-                let artifacts = self.artifacts.clone();
-                let registered = &version.record.registered;
-                let sha256 = registered.sha256.clone();
-                let artifact = tokio::task::spawn_blocking(move || artifacts.read(&sha256))
-                    .await
-                    .map_err(internal)?
-                    .map_err(|error| unavailable(format!("the artifact is gone: {error}")))?;
-                let runtime = self.loader.load(registered.kind, artifact).await;
-                let runtime = runtime.map_err(|error| of_runtime(&error))?;
-                let scorer = Scorer::new(runtime, &version.record.definition)?;
-                scorer.warm_up(&registered.model).await;
-                Ok(Arc::new(scorer))
-            })
+        if version.residence.is_unloaded() {
+            let model = &version.record.registered.model;
+            return Err(unavailable(format!(
+                "`{model}` was unloaded: load it with POST /v2/repository/models/{model}/load"
+            )));
+        }
+        version.residence.get_or_load(self.read(version)).await
+    }
+
+    async fn read(&self, version: &Version) -> Result<Arc<Scorer>, ModelGatewayError> {
+        let artifacts = self.artifacts.clone();
+        let registered = &version.record.registered;
+        let sha256 = registered.sha256.clone();
+        let artifact = tokio::task::spawn_blocking(move || artifacts.read(&sha256))
             .await
-            .cloned()
+            .map_err(internal)?
+            .map_err(|error| unavailable(format!("the artifact is gone: {error}")))?;
+        let runtime = self.loader.load(registered.kind, artifact).await;
+        let runtime = runtime.map_err(|error| of_runtime(&error))?;
+        let scorer = Scorer::new(runtime, &version.record.definition)?;
+        scorer.warm_up(&registered.model).await;
+        Ok(Arc::new(scorer))
+    }
+
+    /// Loads `version`, also one that was unloaded.
+    pub async fn load(&self, version: &Version) -> Result<Arc<Scorer>, ModelGatewayError> {
+        version.residence.allow();
+        self.scorer(version).await
+    }
+
+    /// Lets requests load `version` again, if it was unloaded.
+    pub fn allow(&self, version: &Version) {
+        version.residence.allow();
+    }
+
+    /// Gives `version`'s model up: requests under way end with it, further ones are refused, until [`Self::load`]. Of
+    /// this replica only, and until it starts again.
+    pub fn unload(&self, version: &Version) {
+        version.residence.unload();
     }
 
     /// Loads the newest version of every model, so that first requests find it loaded.
@@ -199,9 +228,20 @@ impl Version {
     fn new(record: VersionRecord) -> Self {
         Self {
             record,
-            scorer: OnceCell::new(),
+            statistics: VersionStatistics::default(),
+            residence: Residence::default(),
             plan: RwLock::new(None),
         }
+    }
+
+    /// Whether its model is in memory.
+    pub fn is_loaded(&self) -> bool {
+        self.residence.is_loaded()
+    }
+
+    /// Whether it was unloaded on purpose.
+    pub fn is_unloaded(&self) -> bool {
+        self.residence.is_unloaded()
     }
 
     /// The plan by which the version's vector is looked up under `snapshot`; compiled once a snapshot.
@@ -210,7 +250,7 @@ impl Version {
         if let Some(plan) = known.filter(|plan| plan.snapshot_version() == snapshot.version) {
             return Ok(plan);
         }
-        let plan = Arc::new(Plan::compile(&self.record.definition, snapshot)?);
+        let plan = Arc::new(Plan::compile(&self.record, snapshot)?);
         *self.plan.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&plan));
         Ok(plan)
     }

@@ -1,5 +1,5 @@
-//! Repository rules as code: `cargo run -p xtask -- check` (in CI) and `cargo run -p xtask -- openapi` (after a contract
-//! has changed).
+//! Repository rules as code: `cargo run -p xtask -- check` (in CI), `cargo run -p xtask -- openapi` and `cargo run -p xtask
+//! -- proto` (after a contract has changed).
 
 mod crate_graph;
 mod documents;
@@ -7,6 +7,7 @@ mod files;
 mod lock;
 mod markdown;
 mod metric_names;
+mod proto;
 mod violation;
 
 use anyhow::{Context, Result, bail};
@@ -28,6 +29,8 @@ enum Task {
     Check,
     /// Write the OpenAPI documents of the contracts to contracts/openapi/.
     Openapi,
+    /// Write the gateway's gRPC code from contracts/proto/.
+    Proto,
 }
 
 fn main() -> Result<()> {
@@ -38,6 +41,10 @@ fn main() -> Result<()> {
             for path in documents::write(&root)? {
                 writeln!(out, "wrote {}", path.display())?;
             }
+            Ok(())
+        }
+        Task::Proto => {
+            writeln!(out, "wrote {}", proto::write(&root)?.display())?;
             Ok(())
         }
         Task::Check => {
@@ -57,6 +64,7 @@ fn main() -> Result<()> {
 /// Every rule, in the order a reader meets them.
 fn check(root: &Path) -> Result<Vec<Violation>> {
     let mut violations = documents::check(root)?;
+    violations.extend(proto::check(root)?);
     violations.extend(crate_graph::check(root)?);
     violations.extend(lock::check(root)?);
     violations.extend(files::check(root)?);

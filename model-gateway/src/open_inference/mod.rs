@@ -4,4 +4,5 @@
 //! specification, "Inference Protocol HTTP/REST", with what unmodified clients really do where it is silent.
 
 pub mod rest;
+pub mod statistics;
 pub mod wire;
