@@ -8,7 +8,7 @@ use crate::wire::{
 };
 use async_trait::async_trait;
 use http::Method;
-use ondol_wire::Caller;
+use ondol_wire::{Caller, Credentials};
 use ondol_wire::path::encode_segment;
 use url::Url;
 
@@ -24,8 +24,16 @@ impl IngestClient {
     /// # Errors
     /// When the HTTP client can't be built.
     pub fn new(base: Url) -> Result<Self, reqwest::Error> {
+        Self::with(base, &Credentials::default())
+    }
+
+    /// As [`Self::new`], for a service that is shown `credentials`.
+    ///
+    /// # Errors
+    /// When the HTTP client can't be built.
+    pub fn with(base: Url, credentials: &Credentials) -> Result<Self, reqwest::Error> {
         Ok(Self {
-            caller: Caller::new(base)?,
+            caller: Caller::with(base, credentials)?,
         })
     }
 }

@@ -12,7 +12,7 @@ use async_trait::async_trait;
 use http::{Method, header};
 use ondol_vocabulary::batch;
 use ondol_wire::path::encode_segment;
-use ondol_wire::{Caller, ContractError};
+use ondol_wire::{Caller, ContractError, Credentials};
 use std::time::Duration;
 use url::Url;
 
@@ -34,8 +34,16 @@ impl PipelinesClient {
     /// # Errors
     /// When the HTTP client can't be built.
     pub fn new(base: Url) -> Result<Self, reqwest::Error> {
+        Self::with(base, &Credentials::default())
+    }
+
+    /// As [`Self::new`], for a service that is shown `credentials`.
+    ///
+    /// # Errors
+    /// When the HTTP client can't be built.
+    pub fn with(base: Url, credentials: &Credentials) -> Result<Self, reqwest::Error> {
         Ok(Self {
-            caller: Caller::new(base)?,
+            caller: Caller::with(base, credentials)?,
         })
     }
 
