@@ -99,6 +99,7 @@ suite!(
     a_new_registry_holds_only_the_built_in_source,
     applying_the_same_files_again_changes_nothing,
     a_plan_changes_nothing_and_says_what_apply_does,
+    a_default_is_part_of_a_views_version_and_is_shown,
     a_changed_view_serves_its_old_version_until_the_new_one_is_activated,
     activation_retires_the_old_version_at_once_and_is_idempotent,
     a_changed_source_makes_new_view_versions,
@@ -213,6 +214,26 @@ async fn a_plan_changes_nothing_and_says_what_apply_does(url: &str) {
     assert_eq!(row.parts.iter().map(|part| part.most).sum::<u64>(), row.most);
     assert_eq!((&plan.changes[0].row_bytes, &plan.changes[2].row_bytes), (&None, &None));
     assert_eq!(plan.changes, apply(&registry, &[SOURCE, VIEW, MODEL]).await);
+}
+
+async fn a_default_is_part_of_a_views_version_and_is_shown(url: &str) {
+    let registry = open(url).await;
+    apply(&registry, &[SOURCE, VIEW, MODEL]).await;
+    activate_all(&registry).await;
+    let changed = VIEW.replace(
+        "\"sum(amount) over 24h\"",
+        "{ expr = \"sum(amount) over 24h\", default = 0 }",
+    );
+    let changes = apply(&registry, &[SOURCE, &changed, MODEL]).await;
+    assert_eq!(summary(&changes), [entry("view", "card@2", ChangeAction::Update)]);
+    assert_eq!(
+        changes[0].differences,
+        ["feature spend_24h: sum(amount) over 24h (f64) → sum(amount) over 24h (f64, default 0)"]
+    );
+    drop(registry);
+    // What comes back from the database is what was written: nothing has changed.
+    let again = open(url).await;
+    assert_eq!(apply(&again, &[SOURCE, &changed, MODEL]).await, []);
 }
 
 async fn a_changed_view_serves_its_old_version_until_the_new_one_is_activated(url: &str) {

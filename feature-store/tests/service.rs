@@ -89,6 +89,28 @@ async fn what_was_written_is_read_at_once_in_the_order_asked() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_default_is_served_for_who_is_missing_or_stale() {
+    let (_folder, store) = open().await;
+    let with_default = DEFINITIONS.replace(
+        "features.last_amount = \"last(amount)\"",
+        "features.last_amount = { expr = \"last(amount)\", default = 0.5 }",
+    );
+    store.apply(&with_default).await;
+    let day = 24 * HOUR;
+    let events = [payment(0, "old", 1.0, START), payment(1, "new", 2.0, START + 40 * day)];
+    store.write(payments(&events, "t", &[(0, 0, 2)])).await.unwrap();
+    store.clock.set(START + 41 * day);
+    let cards = [text("old"), text("new"), text("nobody"), Value::Null];
+    let features = ["card.last_amount", "card.spend_24h"];
+    let batch = store.read(&features, &[("card", &cards)]).await.unwrap();
+    assert_eq!(f64s(&batch.columns[0].values), [Some(0.5), Some(2.0), Some(0.5), Some(0.5)]);
+    assert_eq!(f64s(&batch.columns[1].values), [None, Some(2.0), None, None]);
+    use FeatureStatus::{Fresh, Missing, Stale};
+    assert_eq!(batch.columns[0].status, [Stale, Fresh, Missing, Missing]);
+    store.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_read_of_now_sees_events_newer_than_the_clock() {
     let (_folder, store) = open().await;
     store.clock.set(START - HOUR);

@@ -226,7 +226,7 @@ async fn the_spine_is_kept_in_types_and_order_and_the_vector_follows() {
     assert_eq!(manifest.registry_version, 7);
     assert_eq!(
         manifest.views,
-        ["w", "ever", "fresh"].map(|view| VersionedName::new(view, 2))
+        ["w", "ever", "fresh", "otherwise", "kept"].map(|view| VersionedName::new(view, 2))
     );
     assert_eq!(manifest.tables["events"], "1");
     assert_eq!(manifest.time_column, "ts");
@@ -234,7 +234,10 @@ async fn the_spine_is_kept_in_types_and_order_and_the_vector_follows() {
     assert_eq!(manifest.rows, 2);
     let nulls: Vec<(&str, u64)> = manifest.features.iter().map(|f| (f.name.as_str(), f.nulls)).collect();
     assert_eq!(nulls[..2], [("w.count_12m", 0), ("w.sum_2h", 1)]);
-    assert_eq!(nulls[nulls.len() - 2..], [("amount", 0), ("derived.ratio", 1)]);
+    assert_eq!(
+        nulls[nulls.len() - 3..],
+        [("amount", 0), ("derived.ratio", 1), ("derived.more", 0)]
+    );
     assert_eq!(*bench.store.flushed.lock().unwrap(), ["events"]);
     bench.close().await;
 }
@@ -462,7 +465,7 @@ async fn files_that_no_row_can_see_are_not_opened() {
         ("\"w.*\"", JobState::Succeeded),
         ("\"w.*\", \"ever.total\"", JobState::Failed),
     ] {
-        let all = "\"w.*\", \"ever.*\", \"fresh.*\", \"amount\", \"derived.ratio\"";
+        let all = DEFINITIONS.split("features = [").nth(1).unwrap().split(']').next().unwrap();
         let store = FakeStore::with(&DEFINITIONS.replace(all, features), ViewState::Active);
         store.archive("events", &log);
         let bench = Bench::open(Arc::new(store), config(folder.path())).await;

@@ -86,6 +86,7 @@ fn windows() -> Vec<FeatureDefinition> {
                 } else {
                     DataType::F64
                 },
+                default: None,
             });
         }
     }
@@ -119,6 +120,7 @@ fn spreads() -> Vec<FeatureDefinition> {
                     }),
                 },
                 data_type,
+                default: None,
             });
         }
     }
@@ -133,6 +135,7 @@ fn latest() -> Vec<FeatureDefinition> {
             expression: format!("amount + fee * {place}.0"),
         },
         data_type: DataType::F64,
+        default: None,
     };
     (0..16).map(feature).collect()
 }

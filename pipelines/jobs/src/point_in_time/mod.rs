@@ -56,7 +56,7 @@ pub fn join(
         let slots = entities.slots(&shuffle.entities_of(partition));
         assembly.place(&entities.rows()[slots], &shuffle.values(partition)?)?;
     }
-    assembly.finish()
+    Ok(view.history().filled(assembly.finish()?)?)
 }
 
 #[cfg(test)]

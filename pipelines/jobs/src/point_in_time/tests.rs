@@ -26,6 +26,7 @@ from = "log"
 key = "k"
 features.n = "count() over 1h"
 features.sum = "sum(amount) over 1h"
+features.sum_or = { expr = "sum(amount) over 1h", default = 0.5 }
 features.most = "max(amount) over 1d"
 features.tags = "count_distinct(tag) over 1d"
 features.last = "last(tag) over 1d"
@@ -36,13 +37,13 @@ key = "k"
 ttl = "2h"
 filter = "amount is not null"
 features.amount = "amount"
-features.tag = "upper(tag)"
+features.tag = { expr = "upper(tag)", default = "none" }
 
 [view.rows]
 from = "table"
 key = "k"
 features.amount = "amount"
-features.tag = "tag"
+features.tag = { expr = "tag", default = "" }
 "#;
 
 fn definitions(view: &str) -> (ViewDefinition, SourceDefinition) {
@@ -197,7 +198,7 @@ fn by_candidates(view: &str, batches: &[RecordBatch], spine: &[(Option<u8>, i64)
             .unwrap();
     }
     winners.settle(&view, &entities, &assembly).unwrap();
-    assembly.finish().unwrap()
+    view.history().filled(assembly.finish().unwrap()).unwrap()
 }
 
 prop_compose! {
@@ -279,7 +280,7 @@ fn a_join_of_ten_times_its_memory_spills_and_gives_the_same() {
             .place(&entities.rows()[slots], &shuffle.values(partition).unwrap())
             .unwrap();
     }
-    assert_eq!(assembly.finish().unwrap(), expected);
+    assert_eq!(view.history().filled(assembly.finish().unwrap()).unwrap(), expected);
     assert!(
         account.peak() <= layout.limit,
         "{} of {} bytes",

@@ -61,7 +61,7 @@ pub(super) fn view(
     } else {
         join.shuffle(&entities, &assembly)?;
     }
-    assembly.finish()
+    Ok(join.view.history().filled(assembly.finish()?)?)
 }
 
 impl Join<'_> {

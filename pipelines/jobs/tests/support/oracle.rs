@@ -61,10 +61,27 @@ features.n = "n"
 features.count = "count() over 2h"
 ttl = "30m"
 
+[view.otherwise]
+from = "events"
+key = "k"
+ttl = "30m"
+features.n = { expr = "n", default = -1 }
+features.count = { expr = "count() over 2h", default = 7 }
+features.sum = { expr = "sum(amount) over 2h", default = 0.5 }
+features.last = { expr = "last_n(amount, 3) over 2h", default = [] }
+
+[view.kept]
+from = "events"
+key = "k"
+ttl = "30m"
+features.n = { expr = "n", default = -2 }
+features.flag = { expr = "flag", default = true }
+
 [model.m]
 inputs = { k = "string", amount = "f64" }
-features = ["w.*", "ever.*", "fresh.*", "amount", "derived.ratio"]
+features = ["w.*", "ever.*", "fresh.*", "otherwise.*", "kept.*", "amount", "derived.ratio", "derived.more"]
 derived.ratio = "amount / nullif(w.sum_2h, 0)"
+derived.more = "otherwise.sum + kept.n"
 "#;
 
 /// The vector columns beside inputs, with each row's value as text (`null` for none).
@@ -104,6 +121,9 @@ pub fn expected(
         (Some(amount), Some(sum)) if sum != 0.0 => Some(amount / sum),
         _ => None,
     };
+    let fresh_n = fresh(newest.and_then(|event| event.n));
+    let fresh_flag = newest.filter(|_| !stale).and_then(|event| event.flag);
+    let fresh_sum = sum_2h.filter(|_| !stale).unwrap_or(0.5);
     vec![
         ("w.count_12m", integer(Some(short.len() as i64))),
         ("w.sum_2h", float(sum_2h)),
@@ -126,7 +146,14 @@ pub fn expected(
         ("ever.amount", float(newest.and_then(|event| event.amount))),
         ("fresh.n", integer(fresh(newest.and_then(|event| event.n)))),
         ("fresh.count", integer(fresh(Some(long.len() as i64)))),
+        ("otherwise.n", integer(fresh_n.or(Some(-1)))),
+        ("otherwise.count", integer(fresh(Some(long.len() as i64)).or(Some(7)))),
+        ("otherwise.sum", float(Some(fresh_sum))),
+        ("otherwise.last", format!("{:?}", if stale { &[][..] } else { &latest })),
+        ("kept.n", integer(fresh_n.or(Some(-2)))),
+        ("kept.flag", format!("{:?}", fresh_flag.unwrap_or(true))),
         ("derived.ratio", float(ratio)),
+        ("derived.more", float(Some(fresh_sum + fresh_n.unwrap_or(-2) as f64))),
     ]
 }
 

@@ -104,6 +104,7 @@ impl Derived {
             expression: text.value.to_owned(),
             kind: FeatureKind::LatestRow { expression: typed.text },
             data_type: typed.data_type,
+            default: None,
         };
         self.ordered.push(Compiled {
             definition,

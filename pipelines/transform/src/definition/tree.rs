@@ -1,6 +1,7 @@
 //! A definition file as a tree whose every key and value knows its place.
 
 use super::report::{Place, Reports, choose};
+use ondol_vocabulary::Value;
 use std::ops::Range;
 use toml::de::{DeTable, DeValue};
 
@@ -136,6 +137,28 @@ impl<'a> Node<'a> {
         }
     }
 
+    /// A scalar, as it is written; an offset date-time is its text. `None` for anything else.
+    pub(super) fn as_value(&self) -> Option<Value> {
+        let number = |written: &str| written.replace('_', "");
+        Some(match self.value {
+            DeValue::String(text) => Value::String(text.to_string()),
+            DeValue::Boolean(truth) => Value::Bool(*truth),
+            DeValue::Integer(written) => {
+                Value::I64(i64::from_str_radix(&number(written.as_str()), written.radix()).ok()?)
+            }
+            DeValue::Float(written) => Value::F64(number(written.as_str()).parse().ok()?),
+            DeValue::Datetime(moment) => Value::String(moment.to_string()),
+            DeValue::Array(_) | DeValue::Table(_) => return None,
+        })
+    }
+
+    /// What kind of value it is, with its article.
+    pub(super) fn kind(&self) -> String {
+        let found = self.value.type_str();
+        let article = if found.starts_with(['a', 'i', 'o']) { "an" } else { "a" };
+        format!("{article} {found}")
+    }
+
     /// The elements of an array; `None` for another type.
     pub(super) fn as_array(&self) -> Option<Vec<Self>> {
         let DeValue::Array(array) = self.value else { return None };
@@ -167,9 +190,7 @@ impl<'a> Node<'a> {
     }
 
     pub(super) fn wrong_type(&self, what: &str, expected: &str, reports: &mut Reports<'_>) {
-        let found = self.value.type_str();
-        let article = if found.starts_with(['a', 'i', 'o']) { "an" } else { "a" };
-        let message = format!("{what} is {article} {found}, but must be {expected}");
+        let message = format!("{what} is {}, but must be {expected}", self.kind());
         reports.add(&self.place(), "wrong-type", message, None);
     }
 

@@ -1,6 +1,7 @@
 //! `[view.NAME]`: features of one entity from one source.
 
 use super::aggregate;
+use super::default;
 use super::duration;
 use super::name;
 use super::report::{Reports, choose};
@@ -51,7 +52,13 @@ pub(super) fn compile(
     let schema = arrow_schema(&source.schema);
     let key = key_node.and_then(|node| key(node, source, reports));
     let filter = filter(section, &schema, reports);
-    let features = features(section, features_node?, source, &schema, reports)?;
+    let scope = FeatureScope {
+        view: name.text,
+        source,
+        schema: &schema,
+        has_ttl: section.get("ttl").is_some(),
+    };
+    let features = features(section, features_node?, &scope, reports)?;
     let definition = ViewDefinition {
         name: name.text.to_owned(),
         source: source.name.clone(),
@@ -202,12 +209,20 @@ fn ttl(section: &Section<'_>, reports: &mut Reports<'_>) -> Option<i64> {
     Some(ttl_us)
 }
 
+/// What a feature is compiled with.
+struct FeatureScope<'v> {
+    view: &'v str,
+    source: &'v SourceDefinition,
+    schema: &'v SchemaRef,
+    /// Values of the view can be stale.
+    has_ttl: bool,
+}
+
 /// The features that are right, and the names of those that are not.
 fn features(
     section: &Section<'_>,
     node: Node<'_>,
-    source: &SourceDefinition,
-    schema: &SchemaRef,
+    scope: &FeatureScope<'_>,
     reports: &mut Reports<'_>,
 ) -> Option<(Vec<FeatureDefinition>, Vec<String>)> {
     let (word, _) = section.get("features")?;
@@ -224,7 +239,7 @@ fn features(
     let (mut features, mut broken) = (Vec::new(), Vec::new());
     for (word, node) in entries.entries() {
         let named = name::check("feature", word, reports);
-        match feature(word, *node, &entries.title, source, schema, reports) {
+        match feature(word, *node, &entries.title, scope, reports) {
             Some(feature) if named => features.push(feature),
             _ => broken.push(word.text.to_owned()),
         }
@@ -236,22 +251,22 @@ fn feature(
     word: &Word<'_>,
     node: Node<'_>,
     title: &str,
-    source: &SourceDefinition,
-    schema: &SchemaRef,
+    scope: &FeatureScope<'_>,
     reports: &mut Reports<'_>,
 ) -> Option<FeatureDefinition> {
+    let FeatureScope { source, schema, .. } = *scope;
     let title = format!("{title}.{}", word.text);
-    let (text, hop) = match (node.as_string(), node.as_section(title.clone(), word.place.clone())) {
-        (Some(text), _) => (text, None),
+    let (text, hop, default) = match (node.as_string(), node.as_section(title.clone(), word.place.clone())) {
+        (Some(text), _) => (text, None, None),
         (None, Some(table)) => {
-            table.only(&["expr", "hop"], reports);
+            table.only(&["expr", "hop", "default"], reports);
             let text = table
                 .require("expr", "expr = \"expression\"", reports)?
                 .string("`expr`", reports)?;
-            (text, table.get("hop").map(|(word, node)| (word.clone(), *node)))
+            (text, table.get("hop").cloned(), table.get("default").cloned())
         }
         (None, None) => {
-            node.wrong_type(&format!("`{title}`"), "an expression or a table { expr, hop }", reports);
+            node.wrong_type(&format!("`{title}`"), "an expression or a table { expr, hop, default }", reports);
             return None;
         }
     };
@@ -270,12 +285,17 @@ fn feature(
             (FeatureKind::LatestRow { expression: typed.text }, typed.data_type)
         }
     };
-    Some(FeatureDefinition {
+    let mut definition = FeatureDefinition {
         name: word.text.to_owned(),
         expression: text.value.to_owned(),
         kind,
         data_type,
-    })
+        default: None,
+    };
+    if let Some(written) = &default {
+        definition.default = Some(default::compile(scope.view, &definition, written, scope.has_ttl, reports)?);
+    }
+    Some(definition)
 }
 
 fn aggregation(

@@ -158,6 +158,15 @@ impl ColumnBuilder {
         lists.close(values.len());
     }
 
+    /// As [`Self::push_list`], where an empty list is one.
+    pub(super) fn push_whole_list(&mut self, values: &[ScalarRef<'_>]) {
+        let Self::List(lists) = self else {
+            return self.push(None);
+        };
+        values.iter().for_each(|value| lists.items.push(Some(*value)));
+        lists.end(values.len(), true);
+    }
+
     /// Appends a value of the builder's type; any other is null.
     pub(super) fn push(&mut self, value: Option<ScalarRef<'_>>) {
         let int = || match value {
@@ -202,12 +211,16 @@ impl ColumnBuilder {
 }
 
 impl Lists {
-    /// Ends a list of the last `length` items.
+    /// Ends a list of the last `length` items; of none it is null.
     fn close(&mut self, length: usize) {
+        self.end(length, length > 0);
+    }
+
+    fn end(&mut self, length: usize, is_valid: bool) {
         let end = self.ends.last().copied().unwrap_or_default();
         // A batch of rows has far fewer items than an offset counts: a list has at most 1000.
         self.ends.push(end.saturating_add(length as i32));
-        self.nulls.append(length > 0);
+        self.nulls.append(is_valid);
     }
 
     fn finish(mut self) -> ListArray {

@@ -1,6 +1,7 @@
 //! From a view definition to its engine: expressions planned once, features reduced to readings of shared states.
 
 use super::ViewEngine;
+use super::fallback::Fallback;
 use crate::expression::{Expression, ExpressionError};
 use crate::row::layout::{Measure, RowLayout, Span};
 use crate::row::state::Kind;
@@ -122,6 +123,11 @@ pub(super) fn compile(view: &ViewDefinition, source: &SourceDefinition) -> Resul
         .iter()
         .map(|feature| planner.feature(view, feature))
         .collect::<Result<Vec<_>, _>>()?;
+    let fallbacks = view.features.iter().map(|feature| {
+        Fallback::of(feature)
+            .map_err(|problem| refused(format!("the default of feature `{}.{}`: {problem}", view.name, feature.name)))
+    });
+    let fallbacks = fallbacks.collect::<Result<Vec<_>, _>>()?;
     let deleted = match has_deletions {
         // A slot as any other, so that rows need no form of their own for it.
         true => Some(planner.latest(columns::DELETED)?.0),
@@ -162,6 +168,7 @@ pub(super) fn compile(view: &ViewDefinition, source: &SourceDefinition) -> Resul
         filters: filters.planned,
         layout,
         readings,
+        fallbacks,
     })
 }
 

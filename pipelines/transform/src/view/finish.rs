@@ -2,6 +2,7 @@
 
 use super::column::ColumnBuilder;
 use super::compile::{Answer, ListAnswer, Reading};
+use super::fallback::Fallback;
 use super::{FinishedFeature, ViewEngine};
 use crate::row::Row;
 use crate::row::layout::RowLayout;
@@ -25,6 +26,8 @@ struct UnfinishedFeature<'e> {
     reading: &'e Reading,
     /// Its value where nothing has happened: there were 0 events, and no values.
     missing: Option<ScalarRef<'static>>,
+    /// Its value where it has none.
+    fallback: Option<&'e Fallback>,
     values: ColumnBuilder,
     status: Vec<FeatureStatus>,
 }
@@ -52,6 +55,7 @@ impl<'e> Finisher<'e> {
             UnfinishedFeature {
                 reading: &engine.readings[*feature],
                 missing: counts.then_some(ScalarRef::Int(0)),
+                fallback: engine.fallbacks[*feature].as_ref(),
                 values: ColumnBuilder::new(definition.data_type, rows),
                 status: Vec::with_capacity(rows),
             }
@@ -74,6 +78,7 @@ impl<'e> Finisher<'e> {
         for UnfinishedFeature {
             reading,
             missing,
+            fallback,
             values,
             status,
         } in &mut self.features
@@ -88,7 +93,10 @@ impl<'e> Finisher<'e> {
                     } else {
                         FeatureStatus::Fresh
                     });
-                    values.push_list(&list);
+                    match fallback {
+                        Some(fallback) if list.is_empty() => fallback.push_to(values),
+                        Some(_) | None => values.push_list(&list),
+                    }
                     continue;
                 }
                 Standing::Live(sight) => {
@@ -103,7 +111,10 @@ impl<'e> Finisher<'e> {
                     )
                 }
             };
-            values.push(value);
+            match (value, fallback) {
+                (None, Some(fallback)) => fallback.push_to(values),
+                (value, _) => values.push(value),
+            }
             status.push(worth);
         }
     }

@@ -15,6 +15,7 @@
 
 mod column;
 mod compile;
+mod fallback;
 mod finish;
 mod history;
 mod projection;
@@ -28,6 +29,7 @@ use crate::row::layout::RowLayout;
 use crate::row::{self, Row, RowError, RowSize};
 use arrow::array::{ArrayRef, RecordBatch};
 use compile::Reading;
+pub(crate) use fallback::Fallback;
 use ondol_vocabulary::{EventTime, FeatureStatus, Field, SourceDefinition, ViewDefinition};
 
 /// A compiled view. Immutable and shared; compile once per snapshot.
@@ -54,6 +56,8 @@ pub struct ViewEngine {
     layout: RowLayout,
     /// How each feature is read off a row.
     readings: Vec<Reading>,
+    /// What each feature is where it has no value.
+    fallbacks: Vec<Option<Fallback>>,
 }
 
 /// What absorbing an event did.
@@ -79,7 +83,7 @@ pub struct Delivered {
 /// One feature's values for a batch of rows.
 #[derive(Clone, Debug)]
 pub struct FinishedFeature {
-    /// The values; null unless fresh (a count of a missing row is 0).
+    /// The values; null unless fresh (a count of a missing row is 0), and the feature's default in place of null.
     pub values: ArrayRef,
     /// What each value is worth.
     pub status: Vec<FeatureStatus>,

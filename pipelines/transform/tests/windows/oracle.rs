@@ -3,7 +3,7 @@
 
 use crate::aggregations;
 use crate::events::Event;
-use crate::views::{ARGUMENTS, CONDITIONS, Feature, View};
+use crate::views::{ARGUMENTS, CONDITIONS, Feature, View, default};
 use ondol_vocabulary::FeatureStatus;
 use std::cmp::Ordering;
 
@@ -94,7 +94,13 @@ pub(crate) fn answers(view: &View, events: &[Event], entity: &str, moment: i64, 
     seen.sort_by_key(|event| (event.time, event.partition, event.offset));
     view.features
         .iter()
-        .map(|feature| answer(view, feature, &seen, moment))
+        .map(|feature| {
+            let mut answer = answer(view, feature, &seen, moment);
+            if view.with_defaults && answer.value == Value::Null {
+                answer.value = default(feature.data_type()).1;
+            }
+            answer
+        })
         .collect()
 }
 

@@ -3,7 +3,7 @@
 use crate::events::{Event, MINUTE, batch, source};
 use crate::oracle::{Answer, Value};
 use crate::properties::{absorb, bytes, engine, key, read, trained};
-use crate::views::{Feature, View, aggregate};
+use crate::views::{Feature, View, aggregate, with_parameters};
 use ondol_transform::view::Delivered;
 use ondol_transform::{Absorbed, Row, ViewEngine};
 use ondol_vocabulary::{Aggregation, FeatureStatus, Field, Window};
@@ -185,6 +185,47 @@ fn an_entity_without_events_is_missing_and_its_counts_are_0() {
         assert_eq!(statuses(&found), [FeatureStatus::Missing; 2]);
         assert_eq!(found[0].event_time, None);
     }
+}
+
+#[test]
+fn a_default_stands_wherever_there_is_no_value_and_the_status_says_why() {
+    let engine = engine(&View {
+        ttl_us: Some(10 * MINUTE),
+        with_defaults: true,
+        ..View::of(vec![
+            Feature::Latest(AMOUNT),
+            aggregate(Aggregation::Max, Some("n"), Some(HOUR)),
+            with_parameters(Aggregation::LastN, Some("text"), &[3], Some(HOUR)),
+        ])
+    });
+    let none = || Value::Text("none".to_owned());
+    let defaults = [number(-0.0), Value::Integer(-7), Value::List(vec![none(), none()])];
+    let missing = read(&engine, None, 0);
+    assert_eq!(values(&missing), defaults);
+    assert_eq!(statuses(&missing), [FeatureStatus::Missing; 3]);
+    let row = row(&engine, &[Event::at(0, 0, 1.0)]);
+    let stale = read(&engine, Some(&row), 10 * MINUTE + 1);
+    assert_eq!(values(&stale), defaults);
+    assert_eq!(statuses(&stale), [FeatureStatus::Stale; 3]);
+    // Of the event neither `n` nor `text` is known.
+    let live = read(&engine, Some(&row), MINUTE);
+    assert_eq!(values(&live), [number(1.0), defaults[1].clone(), defaults[2].clone()]);
+    assert_eq!(
+        statuses(&live),
+        [FeatureStatus::Fresh, FeatureStatus::Null, FeatureStatus::Null]
+    );
+}
+
+#[test]
+fn a_count_of_nothing_is_0_and_only_a_stale_one_is_its_default() {
+    let engine = engine(&View {
+        ttl_us: Some(10 * MINUTE),
+        with_defaults: true,
+        ..View::of(vec![aggregate(Aggregation::Count, None, Some(HOUR))])
+    });
+    assert_eq!(values(&read(&engine, None, 0)), [Value::Integer(0)]);
+    let row = row(&engine, &[Event::at(0, 0, 1.0)]);
+    assert_eq!(values(&read(&engine, Some(&row), 11 * MINUTE)), [Value::Integer(-7)]);
 }
 
 #[test]

@@ -2,7 +2,10 @@
 
 use crate::events::{DAY, Event, HOUR, MINUTE, SECOND};
 use crate::oracle::Value;
-use ondol_vocabulary::{Aggregation, DataType, Element, FeatureDefinition, FeatureKind, Field, ViewDefinition, Window};
+use ondol_vocabulary::{
+    Aggregation, DataType, Element, FeatureDefault, FeatureDefinition, FeatureKind, Field, Value as Written,
+    ViewDefinition, Window,
+};
 use proptest::prelude::*;
 
 /// An expression over an event's columns: its SQL, its type, and what it means.
@@ -57,6 +60,8 @@ pub(crate) struct View {
     pub features: Vec<Feature>,
     pub filter: Option<usize>,
     pub ttl_us: Option<i64>,
+    /// Whether every feature declares the [`default`] of its type.
+    pub with_defaults: bool,
 }
 
 impl Feature {
@@ -86,7 +91,7 @@ impl Feature {
         }
     }
 
-    fn definition(&self, at: usize) -> FeatureDefinition {
+    fn definition(&self, at: usize, with_default: bool) -> FeatureDefinition {
         let kind = match self {
             Self::Latest(argument) => FeatureKind::LatestRow {
                 expression: ARGUMENTS[*argument].0.to_owned(),
@@ -111,6 +116,7 @@ impl Feature {
             expression: format!("{self:?}"),
             kind,
             data_type,
+            default: with_default.then(|| FeatureDefault(default(data_type).0)),
         }
     }
 }
@@ -121,6 +127,7 @@ impl View {
             features,
             filter: None,
             ttl_us: None,
+            with_defaults: false,
         }
     }
 
@@ -138,7 +145,7 @@ impl View {
                 .features
                 .iter()
                 .enumerate()
-                .map(|(at, feature)| feature.definition(at))
+                .map(|(at, feature)| feature.definition(at, self.with_defaults))
                 .collect(),
         }
     }
@@ -164,14 +171,36 @@ pub(crate) fn with_parameters(
     }
 }
 
+/// A default of a type, as it is declared and as it is served.
+pub(crate) fn default(data_type: DataType) -> (Written, Value) {
+    let text = |text: &str| text.to_owned();
+    match data_type {
+        DataType::String => (Written::String(text("none")), Value::Text(text("none"))),
+        DataType::Bool => (Written::Bool(true), Value::Bool(true)),
+        DataType::I32 | DataType::I64 => (Written::I64(-7), Value::Integer(-7)),
+        // No single is a tenth: the nearest one is served.
+        DataType::F32 => (Written::F64(0.1), Value::f32(Some(0.1))),
+        DataType::F64 => (Written::F64(-0.0), Value::f64(Some(-0.0))),
+        DataType::Timestamp => (Written::String(text("1970-01-01T00:00:01Z")), Value::Integer(SECOND)),
+        DataType::List(Element::F64) => (Written::List(vec![]), Value::List(vec![])),
+        DataType::List(element) => {
+            let (written, served) = default(element.data_type());
+            (Written::List(vec![written.clone(), written]), Value::List(vec![served.clone(), served]))
+        }
+    }
+}
+
 /// Over histories that count in `unit`s.
 pub(crate) fn any_view(unit: i64) -> impl Strategy<Value = View> {
     let filter = prop::option::weighted(0.2, 0..CONDITIONS.len());
     let ttl = prop::option::weighted(0.3, prop_oneof![0..200 * unit, Just(0), Just(i64::MAX)]);
-    (prop::collection::vec(any_feature(unit), 1..7), filter, ttl).prop_map(|(features, filter, ttl_us)| View {
+    let features = prop::collection::vec(any_feature(unit), 1..7);
+    let views = (features, filter, ttl, prop::bool::weighted(0.3));
+    views.prop_map(|(features, filter, ttl_us, with_defaults)| View {
         features,
         filter,
         ttl_us,
+        with_defaults,
     })
 }
 

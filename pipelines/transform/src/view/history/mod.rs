@@ -22,6 +22,7 @@ mod reading;
 mod totals;
 
 use super::ViewEngine;
+use super::fallback::{self, Fallback};
 use super::projection::{Projection, condition, failure, in_time};
 use crate::expression::ExpressionError;
 use arrow::array::{Array, ArrayRef, BooleanArray, RecordBatch};
@@ -42,6 +43,8 @@ pub struct History {
     /// The others.
     folded: Option<Part>,
     carried: Vec<Field>,
+    /// What each feature is where it has no value.
+    fallbacks: Vec<Option<Fallback>>,
 }
 
 /// Some features of a view, as a view of their own: what a feature is worth does not depend on its neighbours.
@@ -94,6 +97,7 @@ impl History {
             readings,
             folded,
             carried,
+            fallbacks: whole.fallbacks,
         })
     }
 
@@ -167,7 +171,12 @@ impl History {
                 None => array,
             });
         }
-        Ok(values)
+        self.filled(values)
+    }
+
+    /// `values`, a column per feature, with the features' defaults where they are null.
+    pub fn filled(&self, values: Vec<ArrayRef>) -> Result<Vec<ArrayRef>, ExpressionError> {
+        fallback::fill(&self.fallbacks, values).map_err(|error| failure("a default", &error))
     }
 
     /// The value of each feature at each moment: a column per feature, in the view's order, a value per moment, in the
@@ -196,7 +205,7 @@ impl History {
             }
         }
         let complete: Option<Vec<ArrayRef>> = values.into_iter().collect();
-        complete.ok_or_else(|| failure("a feature", &"nothing reads it"))
+        self.filled(complete.ok_or_else(|| failure("a feature", &"nothing reads it"))?)
     }
 
     fn direct_values(
