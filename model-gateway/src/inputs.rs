@@ -61,7 +61,7 @@ pub fn parse(fields: &[Field], instances: Vec<BTreeMap<String, Value>>) -> Resul
 }
 
 /// `value` as the input's type, or why it is not.
-fn conform(field: &Field, value: Value) -> Result<Value, String> {
+pub(crate) fn conform(field: &Field, value: Value) -> Result<Value, String> {
     let wrong = |value: &Value, remedy: &str| {
         Err(format!(
             "input `{}` is {}, expected {}: {remedy}",
@@ -156,7 +156,7 @@ fn to_batch(fields: &[Field], columns: &[Vec<Value>], rows: usize) -> Result<Rec
 }
 
 /// Values of one type as an Arrow column; a value of another type would be null, and [`conform`] lets none through.
-fn to_array(data_type: DataType, values: &[Value]) -> ArrayRef {
+pub(crate) fn to_array(data_type: DataType, values: &[Value]) -> ArrayRef {
     let integers = || {
         values.iter().map(|value| match value {
             Value::I64(number) => Some(*number),

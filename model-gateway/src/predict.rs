@@ -1,20 +1,25 @@
 //! A request's way: admitted, parsed, looked up, run, handed to the decision log.
 //!
-//! The deadline is split: the features get all of it but a tenth (at most 50 ms), which is kept for the model, so that
-//! a slow store is named as what was slow. A future that is dropped abandons the request; a run under way ends alone.
+//! The deadline is split: where there is no answer without the features, these get all of it but a tenth (at most 50 ms),
+//! which is kept for the model, so that a slow store is named as what was slow; where the model's policy has an answer
+//! without them, half. A future that is dropped abandons the request; a run under way ends alone.
 
 use crate::decision_log::DecisionLog;
 use crate::definitions::Definitions;
-use crate::fault::{invalid, of_runtime};
+use crate::fault::{invalid, of_runtime, unavailable};
 use crate::features::{Plan, Served};
-use crate::inputs::{self, Inputs};
+use crate::inputs::Inputs;
 use crate::models::{Models, Scorer, Version};
+use crate::route::table::ModelRoutes;
 use crate::runtime::tensor::NamedTensor;
+use crate::stand_in::Prepared;
+use arrow::array::RecordBatch;
+use http::HeaderMap;
 use ondol_feature_store_api::FeatureStore;
 use ondol_model_gateway_api::ModelGatewayError;
-use ondol_model_gateway_api::wire::{Prediction, ServedFeature};
+use ondol_model_gateway_api::wire::{Degradation, Prediction, ServedFeature};
 use ondol_runtime::Clock;
-use ondol_vocabulary::{EventTime, Value};
+use ondol_vocabulary::{DecisionPolicy, EventTime, FeatureRef, Value};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,8 +28,6 @@ use tokio::time::Instant;
 
 /// The longest deadline a request may ask for.
 const LONGEST_DEADLINE: Duration = Duration::from_secs(600);
-/// The most of a deadline that is kept for the model.
-const MODEL_SHARE: Duration = Duration::from_millis(50);
 
 /// Scores requests.
 #[derive(Clone)]
@@ -51,7 +54,7 @@ pub struct Bounds {
 }
 
 /// A batch to score.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Batch {
     /// One entry per request: a value per input of the model.
     pub instances: Vec<BTreeMap<String, Value>>,
@@ -59,6 +62,8 @@ pub struct Batch {
     pub as_of: Option<EventTime>,
     /// How long it may take; absent means the default.
     pub deadline_ms: Option<u64>,
+    /// The headers of the call, which routing rules look at.
+    pub headers: HeaderMap,
 }
 
 /// How long a request took, in microseconds.
@@ -77,6 +82,8 @@ pub struct Timing {
 pub struct Scored {
     version: Arc<Version>,
     plan: Arc<Plan>,
+    /// By which way each request was routed, or all of them.
+    ways: Vec<Arc<str>>,
     request_ids: Vec<String>,
     inputs: Inputs,
     served: Served,
@@ -141,18 +148,23 @@ impl Deadline {
         self.start + self.whole
     }
 
+    /// All of it.
+    pub fn whole(&self) -> Duration {
+        self.whole
+    }
+
     /// Since the request arrived.
     pub fn elapsed(&self) -> Duration {
         self.start.elapsed()
     }
 
-    /// Waits for the features, at most until the model's share begins.
+    /// Waits for the features, at most for `limit` of it.
     pub async fn features<T>(
         &self,
+        limit: Duration,
         work: impl Future<Output = Result<T, ModelGatewayError>>,
     ) -> Result<T, ModelGatewayError> {
-        let share = (self.whole / 10).min(MODEL_SHARE);
-        self.within(self.whole.saturating_sub(share), "features", work).await
+        self.within(limit, "features", work).await
     }
 
     /// Waits for the model, at most until the end.
@@ -161,6 +173,14 @@ impl Deadline {
         work: impl Future<Output = Result<T, ModelGatewayError>>,
     ) -> Result<T, ModelGatewayError> {
         self.within(self.whole, "model", work).await
+    }
+
+    /// Waits for the decision's record, at most until the end.
+    pub async fn audit(
+        &self,
+        work: impl Future<Output = Result<(), ModelGatewayError>>,
+    ) -> Result<(), ModelGatewayError> {
+        self.within(self.whole, "audit", work).await
     }
 
     async fn within<T>(
@@ -182,55 +202,51 @@ impl Deadline {
 }
 
 impl Predictor {
-    /// The registered version that scores `model`. A model that is not among the known definitions is asked for once
-    /// more: it may have been applied a moment ago.
+    /// The registered version that `model` names, or the one that serves what nothing else routes.
     pub async fn version(&self, model: &str) -> Result<Arc<Version>, ModelGatewayError> {
-        match self.models.resolve(model, &self.definitions.current()) {
-            Err(ModelGatewayError::UnknownModel { .. }) => {
-                // A store that can't be asked leaves the answer as it was.
-                let snapshot = self
-                    .definitions
-                    .refresh()
-                    .await
-                    .unwrap_or_else(|_| self.definitions.current());
-                self.models.resolve(model, &snapshot)
-            }
-            found => found,
-        }
+        let (routes, named) = self.find(model).await?;
+        Ok(named.map_or_else(|| Arc::clone(routes.default_version()), |choice| choice.version))
     }
 
-    /// Scores `batch` and hands it to the decision log.
+    /// As [`Self::predict`], of a call whose requests all go to one version.
     pub async fn score(&self, model: &str, batch: Batch) -> Result<Arc<Scored>, ModelGatewayError> {
-        let _permit = self.bounds.admit()?;
-        let deadline = self.bounds.deadline(batch.deadline_ms);
-        let result = self.score_within(model, batch, deadline).await;
-        let outcome = if result.is_ok() { "ok" } else { "error" };
-        metrics::counter!("ondol_gateway_requests_total", "outcome" => outcome).increment(1);
-        metrics::histogram!("ondol_gateway_request_seconds").record(deadline.elapsed().as_secs_f64());
-        result
+        let routed = self.predict(model, batch).await?;
+        routed.whole().cloned().ok_or_else(|| {
+            invalid(format!(
+                "the requests of this call go to several versions of `{model}`: send them one by one, or name a version"
+            ))
+        })
     }
 
-    async fn score_within(
+    /// Scores `inputs` by `version`, and hands them to the decision log and to the shadows of `model`. `ways` says by
+    /// which way each was routed, or all of them.
+    pub(crate) async fn score_part(
         &self,
-        model: &str,
-        batch: Batch,
+        model: &ModelRoutes,
+        version: Arc<Version>,
+        ways: Vec<Arc<str>>,
+        inputs: Inputs,
+        as_of: Option<EventTime>,
         deadline: Deadline,
     ) -> Result<Arc<Scored>, ModelGatewayError> {
-        let (version, scorer, plan) = deadline.model(self.prepare(model)).await?;
-        self.bounds.check_rows(batch.instances.len())?;
-        let inputs = inputs::parse(&version.record.definition.inputs, batch.instances)?;
+        let asked = deadline.model(self.prepare_version(version)).await?;
         let at = EventTime::from_micros(self.clock.now_micros());
 
         let lookup = Instant::now();
-        let served = deadline
-            .features(plan.serve(self.store.as_ref(), &inputs, batch.as_of, at))
-            .await?;
+        let (scoring, served) = self.look_up(asked, &inputs, as_of, at, deadline).await?;
+        let Prepared { version, scorer, plan } = scoring;
         let features = lookup.elapsed();
 
         let run = Instant::now();
-        let tensors = scorer.layout.tensors(&served.vector)?;
-        let outputs = run_model(&scorer, inputs.rows, tensors, deadline).await?;
+        let tensors = scorer.layout.tensors(&served.vector).map_err(|error| match error {
+            // The caller did nothing wrong: what it asked for could not be looked up.
+            ModelGatewayError::InvalidRequest { detail } if served.without_store() => unavailable(detail),
+            error => error,
+        })?;
+        let outputs = run_model(&scorer, inputs.rows, tensors, deadline).await;
         let model_time = run.elapsed();
+        version.traffic().record(inputs.rows, model_time, outputs.is_ok());
+        let outputs = outputs?;
 
         metrics::histogram!("ondol_gateway_features_seconds").record(features.as_secs_f64());
         metrics::histogram!("ondol_gateway_model_seconds").record(model_time.as_secs_f64());
@@ -239,6 +255,7 @@ impl Predictor {
             request_ids: (0..inputs.rows).map(|_| ulid::Ulid::new().to_string()).collect(),
             version,
             plan,
+            ways,
             inputs,
             served,
             outputs,
@@ -249,15 +266,21 @@ impl Predictor {
                 model_us: micros(model_time),
             },
         });
-        self.log.record(&scored);
+        self.log.record(&scored, deadline).await?;
+        for shadow in &model.shadows {
+            shadow.offer(&scored);
+        }
         Ok(scored)
     }
 
-    async fn prepare(&self, model: &str) -> Result<(Arc<Version>, Arc<Scorer>, Arc<Plan>), ModelGatewayError> {
-        let version = self.version(model).await?;
+    pub(crate) async fn prepare(&self, model: &str) -> Result<Prepared, ModelGatewayError> {
+        self.prepare_version(self.version(model).await?).await
+    }
+
+    async fn prepare_version(&self, version: Arc<Version>) -> Result<Prepared, ModelGatewayError> {
         let scorer = self.models.scorer(&version).await?;
         let plan = version.plan(&self.definitions.current())?;
-        Ok((version, scorer, plan))
+        Ok(Prepared { version, scorer, plan })
     }
 }
 
@@ -315,6 +338,11 @@ impl Scored {
         self.request_ids.get(row).map(String::as_str).unwrap_or_default()
     }
 
+    /// By which way of the model's routing the version was found.
+    pub fn route(&self) -> &str {
+        "default"
+    }
+
     /// The inputs of request `row`.
     pub fn inputs(&self, row: usize) -> BTreeMap<&str, &Value> {
         let fields = self.version.record.definition.inputs.iter().zip(&self.inputs.columns);
@@ -328,19 +356,56 @@ impl Scored {
         self.plan.entries(&self.served, row)
     }
 
+    /// By which way of the routing request `row` came to its version.
+    pub fn route(&self, row: usize) -> &str {
+        self.ways.get(row).or(self.ways.first()).map_or("", |way| way)
+    }
+
+    /// What was read for the batch.
+    pub(crate) fn served(&self) -> &Served {
+        &self.served
+    }
+
+    /// The inputs of the batch as columns.
+    pub(crate) fn input_batch(&self) -> &RecordBatch {
+        &self.inputs.batch
+    }
+
     /// The prediction for request `row`.
     pub fn prediction(&self, row: usize) -> &serde_json::Value {
         self.predictions.get(row).unwrap_or(&serde_json::Value::Null)
     }
 
-    /// The answer to request `row`.
-    pub fn answer(&self, row: usize) -> Prediction {
+    /// What it was scored in spite of.
+    pub fn degraded(&self) -> &[Degradation] {
+        &self.served.degraded
+    }
+
+    /// What is kept of the model's decisions.
+    pub fn decisions(&self) -> &DecisionPolicy {
+        self.plan.decisions()
+    }
+
+    /// The times of the newest events behind request `row`, by feature.
+    pub fn event_times(&self, row: usize) -> impl Iterator<Item = (&FeatureRef, EventTime)> {
+        self.served.event_times(row)
+    }
+
+    /// The answer to request `row`; `explained` lists the features.
+    pub fn answer(&self, row: usize, explained: bool) -> Prediction {
         Prediction {
             prediction: self.prediction(row).clone(),
             model: self.version.record.registered.model.clone(),
             request_id: self.request_id(row).to_owned(),
             as_of: self.served.as_of,
-            features: self.plan.row(&self.served, row),
+            features: if explained {
+                self.plan.row(&self.served, row)
+            } else {
+                BTreeMap::new()
+            },
+            degraded: self.served.degraded.clone(),
+            route: self.route().to_owned(),
+            route: self.route(row).to_owned(),
         }
     }
 }

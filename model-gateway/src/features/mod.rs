@@ -1,22 +1,34 @@
 //! A model's feature vector, looked up: one read of the feature store for the whole batch, then the compiled engine.
 //!
+//! What is not as it should be (`troubles`: values that are stale or missing, a store that does not answer, a feature
+//! whose definition has changed since the version was registered: `definition_change`) is dealt with as the model's policy
+//! says, the one in force for every version. The answer says what was done.
+//!
 //! Cost model: per request one [`ReadRequest`] and one pass of the engine over the batch's columns; nothing is planned
 //! or looked up by name that did not change with the request.
 
+mod definition_change;
+mod troubles;
+mod values;
+
+pub(crate) use troubles::no_stand_in;
+pub use troubles::{Looked, Troubled};
+pub(crate) use values::column;
+pub use values::value_at;
+
+use crate::catalog::VersionRecord;
 use crate::fault::{internal, of_store, unavailable};
 use crate::inputs::Inputs;
-use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
-use arrow::datatypes::{
-    DataType as ArrowType, Float32Type, Float64Type, Int32Type, Int64Type, TimeUnit, TimestampMicrosecondType,
-};
+use crate::predict::Deadline;
+use arrow::array::{ArrayRef, RecordBatch};
 use ondol_feature_store_api::FeatureStore;
 use ondol_feature_store_api::wire::{EntityColumn, FeatureColumn, ReadRequest};
 use ondol_model_gateway_api::ModelGatewayError;
-use ondol_model_gateway_api::wire::ServedFeature;
+use ondol_model_gateway_api::wire::{Degradation, ServedFeature};
 use ondol_transform::VectorEngine;
 use ondol_vocabulary::{
-    EventTime, FeatureOrigin, FeatureRef, FeatureStatus, ModelDefinition, Snapshot, Value, VersionedName,
-    ViewDefinition,
+    DataType, DecisionPolicy, EventTime, FeatureOrigin, FeatureRef, FeatureStatus, ModelDefinition, ModelPolicy,
+    Snapshot, Value, VersionedName, ViewDefinition,
 };
 use std::collections::BTreeMap;
 
@@ -29,6 +41,23 @@ pub struct Plan {
     keys: Vec<usize>,
     /// Per vector entry the place of its feature in the engine's needs; none for inputs and derived features.
     needs: Vec<Option<usize>>,
+    /// What stands in for each of the engine's needs while the store does not answer.
+    absent: Vec<Absent>,
+    /// The policy in force.
+    policy: ModelPolicy,
+    /// What is kept of the decisions.
+    decisions: DecisionPolicy,
+    /// What has changed since the version was registered, a line each.
+    changes: Vec<String>,
+}
+
+/// A feature that the store did not give.
+#[derive(Debug)]
+struct Absent {
+    data_type: DataType,
+    view_version: u32,
+    /// Its default, as a column of one row.
+    default: Option<ArrayRef>,
 }
 
 /// What was served for a batch: the vector, and what each of its values is worth.
@@ -40,26 +69,29 @@ pub struct Served {
     pub vector: RecordBatch,
     /// The view features as read, in the order of the engine's needs.
     pub columns: Vec<FeatureColumn>,
+    /// What it was served in spite of.
+    pub degraded: Vec<Degradation>,
+    /// Per view feature whether its values are defaults in the place of an answer; empty when the store answered.
+    defaulted: Vec<bool>,
 }
 
 impl Plan {
-    /// Compiles the lookup of `model`'s vector from the views that serve under `snapshot`.
-    pub fn compile(model: &ModelDefinition, snapshot: &Snapshot) -> Result<Self, ModelGatewayError> {
+    /// Compiles the lookup of `record`'s vector from the views that serve under `snapshot`, with the policy in force.
+    pub fn compile(record: &VersionRecord, snapshot: &Snapshot) -> Result<Self, ModelGatewayError> {
+        let model = &record.definition;
         let mut views: Vec<&ViewDefinition> = Vec::new();
+        let mut versions: Vec<u32> = Vec::new();
         for feature in model.view_features() {
             let (view, _) = snapshot
                 .resolve(&feature)
                 .ok_or_else(|| not_served(model, &feature, snapshot))?;
             if !views.iter().any(|known| known.name == view.definition.name) {
                 views.push(&view.definition);
+                versions.push(view.version);
             }
         }
-        let engine = VectorEngine::compile(model, &views).map_err(|error| {
-            internal(format!(
-                "the vector of model `{}` can't be compiled: {error}",
-                model.name
-            ))
-        })?;
+        let engine = VectorEngine::compile(model, &views)
+            .map_err(|error| unavailable(format!("the vector of {} can't be looked up: {error}", model.name)))?;
         let needs = model
             .features
             .iter()
@@ -69,11 +101,21 @@ impl Plan {
             })
             .collect();
         let keys = keys(model, &views)?;
+        let absent = engine
+            .needs()
+            .iter()
+            .map(|need| absent(need, &views, &versions))
+            .collect::<Result<_, _>>()?;
+        let in_force = snapshot.model(&model.name).map(|version| &version.definition);
         Ok(Self {
             snapshot_version: snapshot.version,
-            engine,
             keys,
             needs,
+            absent,
+            policy: in_force.map(|model| model.policy.clone()).unwrap_or_default(),
+            decisions: in_force.map(|model| model.decisions.clone()).unwrap_or_default(),
+            changes: definition_change::changes(&record.views, &views, engine.needs()),
+            engine,
         })
     }
 
@@ -87,25 +129,86 @@ impl Plan {
         self.engine.definition()
     }
 
-    /// Looks up the vectors of `inputs` as of `as_of`, or as of now: `now` where nothing is read.
+    /// What is kept of the model's decisions.
+    pub fn decisions(&self) -> &DecisionPolicy {
+        &self.decisions
+    }
+
+    /// The features it reads, each with the version of its view.
+    pub fn reads(&self) -> impl Iterator<Item = (&FeatureRef, u32)> {
+        let versions = self.absent.iter().map(|absent| absent.view_version);
+        self.engine.needs().iter().zip(versions)
+    }
+
+    /// Looks up the vectors of `inputs` as of `as_of`, or as of now: `now` where nothing is read. By the policy, another
+    /// version must score instead, or nothing may.
     pub async fn serve(
         &self,
         store: &dyn FeatureStore,
         inputs: &Inputs,
         as_of: Option<EventTime>,
         now: EventTime,
-    ) -> Result<Served, ModelGatewayError> {
-        let (as_of, columns) = if self.engine.needs().is_empty() {
-            (as_of.unwrap_or(now), Vec::new())
-        } else {
-            self.read(store, inputs, as_of).await?
-        };
+        deadline: Deadline,
+    ) -> Result<Looked, ModelGatewayError> {
+        let mut troubled = Troubled::new(&self.model().name, &self.policy);
+        if let Some(version) = troubled.changed(&self.changes)? {
+            return Ok(troubled.instead(version));
+        }
+        if self.engine.needs().is_empty() {
+            return self.served(inputs, as_of.unwrap_or(now), Vec::new(), Vec::new(), troubled);
+        }
+        let limit = troubled.lookup_limit(deadline.whole());
+        match deadline.features(limit, self.read(store, inputs, as_of)).await {
+            Ok((as_of, columns)) => match troubled.unfresh(&columns)? {
+                Some(version) => Ok(troubled.instead(version)),
+                None => self.served(inputs, as_of, columns, Vec::new(), troubled),
+            },
+            Err(error) => {
+                if let Some(version) = troubled.unavailable(error)? {
+                    return Ok(troubled.instead(version));
+                }
+                let (columns, defaulted) = self.absent(inputs.rows, troubled.puts_defaults())?;
+                self.served(inputs, as_of.unwrap_or(now), columns, defaulted, troubled)
+            }
+        }
+    }
+
+    fn served(
+        &self,
+        inputs: &Inputs,
+        as_of: EventTime,
+        columns: Vec<FeatureColumn>,
+        defaulted: Vec<bool>,
+        troubled: Troubled<'_>,
+    ) -> Result<Looked, ModelGatewayError> {
         let features: Vec<ArrayRef> = columns.iter().map(|column| ArrayRef::clone(&column.values)).collect();
         let vector = self
             .engine
             .assemble(&inputs.batch, &features)
             .map_err(|error| internal(format!("the feature vector can't be computed: {error}")))?;
-        Ok(Served { as_of, vector, columns })
+        Ok(Looked::Served(Served {
+            as_of,
+            vector,
+            columns,
+            degraded: troubled.into_degraded(),
+            defaulted,
+        }))
+    }
+
+    /// The columns that stand in for a store that does not answer, and which of them are defaults.
+    fn absent(&self, rows: usize, defaults: bool) -> Result<(Vec<FeatureColumn>, Vec<bool>), ModelGatewayError> {
+        let columns = self.engine.needs().iter().zip(&self.absent).map(|(need, absent)| {
+            let default = absent.default.as_ref().filter(|_| defaults);
+            let column = FeatureColumn {
+                feature: need.clone(),
+                view_version: absent.view_version,
+                values: values::constant(default, absent.data_type, rows)?,
+                status: vec![FeatureStatus::Unavailable; rows],
+                event_time: vec![None; rows],
+            };
+            Ok((column, default.is_some()))
+        });
+        columns.collect()
     }
 
     async fn read(
@@ -160,7 +263,13 @@ impl Plan {
         vector.map(move |((entry, values), need)| {
             let value = value_at(values, row);
             let feature = match need.and_then(|need| served.columns.get(need)) {
-                Some(column) => of_view(column, row, value, served.as_of),
+                Some(column) => ServedFeature {
+                    defaulted: need
+                        .and_then(|need| served.defaulted.get(need))
+                        .copied()
+                        .unwrap_or_default(),
+                    ..of_view(column, row, value, served.as_of)
+                },
                 None => of_request(value),
             };
             (entry.name.as_str(), feature)
@@ -175,6 +284,7 @@ fn of_view(column: &FeatureColumn, row: usize, value: Value, as_of: EventTime) -
         age_ms: event_time.map(|time| as_of.since(time) / 1_000),
         status: column.status.get(row).copied().unwrap_or(FeatureStatus::Missing),
         view: Some(VersionedName::new(&column.feature.view, column.view_version)),
+        defaulted: false,
     }
 }
 
@@ -189,7 +299,35 @@ fn of_request(value: Value) -> ServedFeature {
         age_ms: None,
         status,
         view: None,
+        defaulted: false,
     }
+}
+
+impl Served {
+    /// Whether the store did not answer.
+    pub fn without_store(&self) -> bool {
+        !self.defaulted.is_empty()
+    }
+
+    /// The times of the newest events behind row `row`, in the order of [`Self::columns`].
+    pub fn event_times(&self, row: usize) -> impl Iterator<Item = (&FeatureRef, EventTime)> {
+        self.columns
+            .iter()
+            .filter_map(move |column| Some((&column.feature, column.event_time.get(row).copied().flatten()?)))
+    }
+}
+
+/// What stands in for `need`, which one of `views` has.
+fn absent(need: &FeatureRef, views: &[&ViewDefinition], versions: &[u32]) -> Result<Absent, ModelGatewayError> {
+    let mut found = views.iter().zip(versions).filter(|(view, _)| view.name == need.view);
+    let (feature, version) = found
+        .find_map(|(view, version)| Some((view.feature(&need.feature)?, *version)))
+        .ok_or_else(|| internal(format!("no view has feature `{need}`")))?;
+    Ok(Absent {
+        data_type: feature.data_type,
+        view_version: version,
+        default: values::default_of(feature)?,
+    })
 }
 
 fn not_served(model: &ModelDefinition, feature: &FeatureRef, snapshot: &Snapshot) -> ModelGatewayError {
@@ -230,28 +368,4 @@ fn keys(model: &ModelDefinition, views: &[&ViewDefinition]) -> Result<Vec<usize>
         }
     }
     Ok(keys)
-}
-
-/// Row `row` of a column as a JSON value; an `f32` as the `f64` that it equals, which is what was scored.
-pub fn value_at(column: &ArrayRef, row: usize) -> Value {
-    if row >= column.len() || column.is_null(row) {
-        return Value::Null;
-    }
-    match column.data_type() {
-        ArrowType::Utf8 => Value::String(column.as_string::<i32>().value(row).to_owned()),
-        ArrowType::Boolean => Value::Bool(column.as_boolean().value(row)),
-        ArrowType::Int32 => Value::I64(i64::from(column.as_primitive::<Int32Type>().value(row))),
-        ArrowType::Int64 => Value::I64(column.as_primitive::<Int64Type>().value(row)),
-        ArrowType::Float32 => Value::F64(f64::from(column.as_primitive::<Float32Type>().value(row))),
-        ArrowType::Float64 => Value::F64(column.as_primitive::<Float64Type>().value(row)),
-        ArrowType::Timestamp(TimeUnit::Microsecond, _) => Value::Timestamp(EventTime::from_micros(
-            column.as_primitive::<TimestampMicrosecondType>().value(row),
-        )),
-        ArrowType::List(_) => {
-            let items = column.as_list::<i32>().value(row);
-            Value::List((0..items.len()).map(|item| value_at(&items, item)).collect())
-        }
-        // The engine's columns have the types of the vocabulary; another would be a bug, and its value unknown.
-        _ => Value::Null,
-    }
 }

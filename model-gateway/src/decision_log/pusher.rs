@@ -1,0 +1,159 @@
+//! The task that pushes decisions aside from the requests: what it can't bring away it drops and counts.
+
+use super::record::event;
+use super::{Dropped, SOURCE, Waiting};
+use crate::config::DecisionLogConfig;
+use crate::predict::Bounds;
+use ondol_ingest_api::wire::PushRequest;
+use ondol_ingest_api::{Ingest, IngestError};
+use ondol_runtime::Shutdown;
+use ondol_vocabulary::EventTime;
+use serde_json::value::RawValue;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{Semaphore, mpsc};
+use tokio::time::Instant;
+
+/// Pauses between attempts while ingest is down: from the first, doubled up to the second.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+/// How long the queue must be empty at the shutdown before it is looked whether requests are under way.
+const IDLE: Duration = Duration::from_millis(50);
+
+/// The log's task.
+pub(super) struct Pusher {
+    pub(super) ingest: Arc<dyn Ingest>,
+    pub(super) config: DecisionLogConfig,
+    pub(super) waiting: mpsc::UnboundedReceiver<Waiting>,
+    pub(super) room: Arc<Semaphore>,
+    pub(super) bounds: Bounds,
+    pub(super) dropped: Arc<Dropped>,
+    pub(super) shutdown: Shutdown,
+}
+
+impl Pusher {
+    pub(super) async fn run(mut self) {
+        let token = self.shutdown.token();
+        while let Some(first) = token.run_until_cancelled(self.waiting.recv()).await {
+            let Some(first) = first else { return };
+            let batch = self.collect(first).await;
+            self.push_all(&batch).await;
+        }
+        self.drain().await;
+    }
+
+    /// Waits a little for others to go with `first`.
+    async fn collect(&mut self, first: Waiting) -> Vec<Waiting> {
+        let token = self.shutdown.token();
+        let until = Instant::now() + Duration::from_millis(self.config.linger_ms);
+        let mut rows = first.recorded;
+        let mut batch = vec![first];
+        while rows < self.config.batch {
+            let next = tokio::select! {
+                () = token.cancelled() => break,
+                next = tokio::time::timeout_at(until, self.waiting.recv()) => next,
+            };
+            let Ok(Some(next)) = next else { break };
+            rows += next.recorded;
+            batch.push(next);
+        }
+        batch
+    }
+
+    /// Pushes what is queued, and what requests that are still under way queue, for a bounded time.
+    async fn drain(&mut self) {
+        let limit = Duration::from_millis(self.config.drain_ms);
+        let rest = async {
+            loop {
+                // The senders live as long as the service: the queue is done when it is empty and nobody is about to
+                // fill it.
+                match tokio::time::timeout(IDLE, self.waiting.recv()).await {
+                    Ok(Some(first)) => {
+                        let mut batch = vec![first];
+                        while let Ok(next) = self.waiting.try_recv() {
+                            batch.push(next);
+                        }
+                        push(&self.ingest, &self.dropped, self.config.batch, &batch).await;
+                    }
+                    Ok(None) => break,
+                    Err(_) if self.bounds.is_idle() => break,
+                    Err(_) => {}
+                }
+            }
+        };
+        if tokio::time::timeout(limit, rest).await.is_err() {
+            let left = self.config.queue.max(1).saturating_sub(self.room.available_permits());
+            metrics::counter!("ondol_gateway_decisions_dropped_total").increment(left as u64);
+            tracing::error!(
+                left,
+                limit_ms = self.config.drain_ms,
+                "decisions were not logged before the shutdown"
+            );
+        }
+    }
+
+    /// Pushes `batch`; a shutdown that comes while ingest is down bounds the attempts.
+    async fn push_all(&self, batch: &[Waiting]) {
+        let token = self.shutdown.token();
+        let limit = Duration::from_millis(self.config.drain_ms);
+        let bounded = async {
+            token.cancelled().await;
+            tokio::time::sleep(limit).await;
+        };
+        tokio::select! {
+            () = push(&self.ingest, &self.dropped, self.config.batch, batch) => {}
+            () = bounded => {
+                let rows: usize = batch.iter().map(|waiting| waiting.recorded).sum();
+                self.dropped.add(rows as u64, "ingest did not take them before the shutdown", EventTime::now());
+            }
+        }
+    }
+}
+
+/// Pushes every row of `batch`, at most `size` events a call, until ingest has taken them or refuses them for good.
+async fn push(ingest: &Arc<dyn Ingest>, dropped: &Dropped, size: usize, batch: &[Waiting]) {
+    let mut events = Vec::new();
+    for waiting in batch {
+        for row in waiting.rows() {
+            match event(&waiting.scored, row) {
+                Ok(event) => events.push(event),
+                Err(error) => {
+                    tracing::error!(%error, "a decision can't be written as JSON");
+                    dropped.add(1, "a decision can't be written as JSON", waiting.scored.at());
+                }
+            }
+        }
+    }
+    for events in events.chunks(size.max(1)) {
+        push_events(ingest, dropped, events).await;
+    }
+}
+
+async fn push_events(ingest: &Arc<dyn Ingest>, dropped: &Dropped, events: &[Box<RawValue>]) {
+    let mut pause = BACKOFF.0;
+    loop {
+        match ingest.push(SOURCE, PushRequest::from(events.to_vec())).await {
+            Ok(_) => {
+                metrics::counter!("ondol_gateway_decisions_logged_total").increment(events.len() as u64);
+                return;
+            }
+            Err(error) if is_transient(&error) => {
+                tracing::warn!(%error, pause_ms = pause.as_millis(), "decisions can't be pushed: trying again");
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(BACKOFF.1);
+            }
+            Err(error) => {
+                tracing::error!(%error, decisions = events.len(), "ingest refuses the decisions");
+                dropped.add(events.len() as u64, "ingest refuses them", EventTime::now());
+                return;
+            }
+        }
+    }
+}
+
+/// Whether the same push may succeed later.
+pub(crate) fn is_transient(error: &IngestError) -> bool {
+    matches!(
+        error,
+        IngestError::Overloaded { .. } | IngestError::Unavailable { .. } | IngestError::Internal { .. }
+    )
+}

@@ -1,0 +1,77 @@
+//! Old vectors scored anew: by the artifact that scored them, which gives the same bits, or by another version.
+
+use crate::fault::{did_you_mean, internal, invalid};
+use crate::features::column;
+use crate::predict::{Predictor, run_model};
+use arrow::array::{RecordBatch, RecordBatchOptions};
+use arrow::datatypes::{Field as ArrowField, Schema};
+use ondol_model_gateway_api::ModelGatewayError;
+use ondol_model_gateway_api::wire::{ScoreRequest, VectorScores};
+use ondol_vocabulary::{ModelDefinition, Value};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+impl Predictor {
+    /// Scores vectors as they are. Nothing is looked up, nothing recorded.
+    pub async fn score_vectors(&self, model: &str, request: ScoreRequest) -> Result<VectorScores, ModelGatewayError> {
+        let _permit = self.bounds.admit()?;
+        let deadline = self.bounds.deadline(request.deadline_ms);
+        let rows = request.vectors.len();
+        if rows == 0 {
+            return Err(invalid("`vectors` is empty: send at least one"));
+        }
+        self.bounds.check_rows(rows)?;
+        let (version, scorer) = deadline
+            .model(async {
+                let version = self.version(model).await?;
+                let scorer = self.models.scorer(&version).await?;
+                Ok((version, scorer))
+            })
+            .await?;
+        let vector = parse(&version.record.definition, request.vectors)?;
+        let tensors = scorer.layout.tensors(&vector)?;
+        let outputs = run_model(&scorer, rows, tensors, deadline).await?;
+        let registered = &version.record.registered;
+        Ok(VectorScores {
+            model: registered.model.clone(),
+            sha256: registered.sha256.clone(),
+            predictions: scorer.score.predictions(&outputs, rows)?,
+        })
+    }
+}
+
+/// The vectors as a batch: every entry of the model's vector must be there, and nothing else.
+fn parse(model: &ModelDefinition, vectors: Vec<BTreeMap<String, Value>>) -> Result<RecordBatch, ModelGatewayError> {
+    let rows = vectors.len();
+    let mut columns: Vec<Vec<Value>> = model.features.iter().map(|_| Vec::with_capacity(rows)).collect();
+    for (row, mut vector) in vectors.into_iter().enumerate() {
+        for (feature, column) in model.features.iter().zip(&mut columns) {
+            let value = vector.remove(&feature.name).ok_or_else(|| {
+                invalid(format!(
+                    "vector {row} has no `{}` ({}): send all entries of the model's vector, null where it has no value",
+                    feature.name, feature.data_type
+                ))
+            })?;
+            column.push(value);
+        }
+        if let Some((unknown, _)) = vector.pop_first() {
+            let near = did_you_mean(&unknown, model.features.iter().map(|feature| feature.name.as_str()));
+            return Err(invalid(format!(
+                "vector {row} has `{unknown}`, which is not in the model's vector{near}"
+            )));
+        }
+    }
+    let fields: Vec<ArrowField> = model
+        .features
+        .iter()
+        .map(|feature| ArrowField::new(&feature.name, feature.data_type.arrow(), true))
+        .collect();
+    let arrays = model
+        .features
+        .iter()
+        .zip(&columns)
+        .map(|(feature, values)| column(&feature.name, feature.data_type, values).map_err(invalid))
+        .collect::<Result<Vec<_>, _>>()?;
+    let options = RecordBatchOptions::new().with_row_count(Some(rows));
+    RecordBatch::try_new_with_options(Arc::new(Schema::new(fields)), arrays, &options).map_err(internal)
+}
