@@ -1,7 +1,9 @@
-//! The model database: one row per registered version, never changed. SQLite or PostgreSQL, by URL.
+//! The model database: one row per registered version, never changed; beside them the routings
+//! ([`crate::route::history`]) and what was measured ([`crate::route::measurements`]). SQLite or PostgreSQL, by URL.
 
+use crate::route::{history, measurements};
 use ondol_model_gateway_api::wire::RegisteredModel;
-use ondol_vocabulary::{ModelDefinition, VersionedName};
+use ondol_vocabulary::{ModelDefinition, VersionedName, ViewDefinition};
 use serde::{Deserialize, Serialize};
 use sqlx::AnyPool;
 use sqlx::Row as _;
@@ -12,7 +14,7 @@ use std::time::Duration;
 /// Attempts to take the next version number when several registrations race for it.
 const ATTEMPTS: usize = 10;
 
-/// The one table. Its rows are added and never changed.
+/// Versions. Its rows are added and never changed.
 const TABLE: &str = "CREATE TABLE IF NOT EXISTS gateway_model_versions (
     model TEXT NOT NULL,
     version BIGINT NOT NULL,
@@ -52,6 +54,9 @@ pub struct VersionRecord {
     pub registered: RegisteredModel,
     /// The model definition at registration. A later definition does not change how this version is scored.
     pub definition: ModelDefinition,
+    /// The views of its vector as they were at registration. Empty in records of older gateways.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub views: Vec<ViewDefinition>,
 }
 
 /// The model database.
@@ -73,10 +78,16 @@ impl Catalog {
             .connect(url)
             .await?;
         // PostgreSQL may refuse one of two gateways that make the table at the same moment: by then it is there.
-        if sqlx::query(TABLE).execute(&pool).await.is_err() {
-            sqlx::query(TABLE).execute(&pool).await?;
+        for table in [TABLE, history::TABLE, measurements::TABLE] {
+            if sqlx::query(table).execute(&pool).await.is_err() {
+                sqlx::query(table).execute(&pool).await?;
+            }
         }
         Ok(Self { pool })
+    }
+
+    pub(crate) fn pool(&self) -> &AnyPool {
+        &self.pool
     }
 
     /// Every version, by model and then oldest first.

@@ -1,5 +1,7 @@
 //! The gateway's configuration. Every key is documented here; the reference page is generated from these words.
 
+use crate::access::AccessConfig;
+use crate::models::Room;
 use crate::runtime::library::{LibrarySearch, VARIABLE, beside_the_program};
 use crate::runtime::onnx::OnnxOptions;
 use serde::{Deserialize, Serialize};
@@ -11,6 +13,8 @@ use std::path::PathBuf;
 pub struct ModelGatewayConfig {
     /// Folder of the artifacts (by SHA-256), the SQLite database and the last good registry snapshot.
     pub data_dir: PathBuf,
+    /// Folder of the artifacts, where replicas share one. Empty: `data_dir`/artifacts.
+    pub artifacts: String,
     /// URL of the model database: `sqlite:///path/models.db?mode=rwc` or `postgres://…`. Empty: a SQLite file in
     /// `data_dir`.
     pub database: String,
@@ -27,12 +31,24 @@ pub struct ModelGatewayConfig {
     pub deadline_ms: u64,
     /// Requests under way at most; more are refused at once.
     pub max_in_flight: usize,
+    /// Requests of one model under way at most, unless its routing says otherwise; so that a model that hangs starves no
+    /// other. 0: a quarter of `max_in_flight`.
+    pub max_in_flight_per_model: usize,
+    /// Requests of one model that wait for room at most; more are refused at once, and so is one that is likely to wait
+    /// past its deadline.
+    pub max_queue_per_model: usize,
+    /// Requests that wait for one shadow at most; further ones are not scored by it, and counted.
+    pub shadow_queue: usize,
+    /// How often the model database is looked at for what other replicas registered and routed, in milliseconds.
+    pub catalog_refresh_ms: u64,
     /// Rows of one batch at most.
     pub max_batch_rows: usize,
     /// Largest artifact that can be registered, in bytes.
     pub max_artifact_bytes: usize,
     /// Largest body of an Open Inference Protocol request, in bytes.
     pub max_request_bytes: usize,
+    /// Who may use the gateway.
+    pub access: AccessConfig,
     /// The decision log.
     pub decision_log: DecisionLogConfig,
 }
@@ -57,6 +73,7 @@ impl Default for ModelGatewayConfig {
     fn default() -> Self {
         Self {
             data_dir: PathBuf::from("data/model-gateway"),
+            artifacts: String::new(),
             database: String::new(),
             onnxruntime: String::new(),
             python: "python3".to_owned(),
@@ -64,9 +81,14 @@ impl Default for ModelGatewayConfig {
             intra_op_threads: 1,
             deadline_ms: 2_000,
             max_in_flight: 1_024,
+            max_in_flight_per_model: 0,
+            max_queue_per_model: 128,
+            shadow_queue: 2_000,
+            catalog_refresh_ms: 1_000,
             max_batch_rows: 10_000,
             max_artifact_bytes: 256 << 20,
             max_request_bytes: 16 << 20,
+            access: AccessConfig::default(),
             decision_log: DecisionLogConfig::default(),
         }
     }
@@ -91,6 +113,27 @@ impl ModelGatewayConfig {
             format!("sqlite://{}?mode=rwc", self.data_dir.join("models.db").display())
         } else {
             self.database.clone()
+        }
+    }
+
+    /// The folder of the artifacts.
+    pub fn artifacts_dir(&self) -> PathBuf {
+        if self.artifacts.is_empty() {
+            self.data_dir.join("artifacts")
+        } else {
+            PathBuf::from(&self.artifacts)
+        }
+    }
+
+    /// What a model may have under way unless its routing says otherwise.
+    pub fn room(&self) -> Room {
+        let in_flight = match self.max_in_flight_per_model {
+            0 => self.max_in_flight.div_ceil(4),
+            most => most,
+        };
+        Room {
+            in_flight,
+            queue: self.max_queue_per_model,
         }
     }
 

@@ -1,5 +1,6 @@
 //! What is registered, ready to run: the catalog's rows in memory, each with its loaded model and its compiled plan.
 
+mod refresh;
 mod residence;
 
 use crate::artifact::ArtifactFolder;
@@ -11,14 +12,20 @@ use crate::open_inference::statistics::VersionStatistics;
 use crate::runtime::loader::Loader;
 use crate::runtime::{Runtime, WARM_UP_ROWS};
 use crate::score::Score;
+use crate::route::history::Mark;
+use crate::route::table::{Choice, ModelRoutes, Table};
+use crate::route::traffic::Traffic;
+use crate::shadow::Runner;
+use arc_swap::{ArcSwap, ArcSwapOption, Guard};
 use bytes::Bytes;
 use ondol_model_gateway_api::ModelGatewayError;
-use ondol_vocabulary::{ModelDefinition, Snapshot, VersionedName};
+use ondol_vocabulary::{EventTime, ModelDefinition, Snapshot, VersionedName};
 use std::collections::BTreeMap;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 use tokio::time::Instant;
 
+pub use refresh::Room;
 use residence::Residence;
 
 /// How long a trial run may take.
@@ -30,7 +37,14 @@ pub struct Models {
     catalog: Catalog,
     artifacts: ArtifactFolder,
     loader: Loader,
-    by_name: RwLock<BTreeMap<String, Vec<Arc<Version>>>>,
+    room: Room,
+    /// What requests execute; replaced whole, so that none of them waits for a change.
+    table: ArcSwap<Table>,
+    /// Where the database stood when the table was made; held while it is made anew.
+    known: tokio::sync::Mutex<Option<Mark>>,
+    /// Versions registered here a moment ago, already loaded, by `name@version`.
+    fresh: Mutex<BTreeMap<String, Arc<Version>>>,
+    runner: OnceLock<Runner>,
 }
 
 /// One registered version.
@@ -41,7 +55,8 @@ pub struct Version {
     /// What it has done since the gateway started.
     pub statistics: VersionStatistics,
     residence: Residence,
-    plan: RwLock<Option<Arc<Plan>>>,
+    plan: ArcSwapOption<Plan>,
+    traffic: ArcSwap<Traffic>,
 }
 
 /// A model that is loaded and knows how to take a vector and where its prediction is.
@@ -58,20 +73,29 @@ pub struct Scorer {
 
 impl Models {
     /// Reads the catalog. Loads no artifact: see [`Self::warm_up`].
-    pub async fn open(catalog: Catalog, artifacts: ArtifactFolder, loader: Loader) -> Result<Self, CatalogError> {
-        let mut by_name: BTreeMap<String, Vec<Arc<Version>>> = BTreeMap::new();
-        for record in catalog.versions().await? {
-            by_name
-                .entry(record.registered.model.name.clone())
-                .or_default()
-                .push(Arc::new(Version::new(record)));
-        }
-        Ok(Self {
+    pub async fn open(
+        catalog: Catalog,
+        artifacts: ArtifactFolder,
+        loader: Loader,
+        room: Room,
+    ) -> Result<Self, CatalogError> {
+        let models = Self {
             catalog,
             artifacts,
             loader,
-            by_name: RwLock::new(by_name),
-        })
+            room,
+            table: ArcSwap::default(),
+            known: tokio::sync::Mutex::new(None),
+            fresh: Mutex::default(),
+            runner: OnceLock::new(),
+        };
+        models.refresh(true).await?;
+        Ok(models)
+    }
+
+    /// The model database.
+    pub fn catalog(&self) -> &Catalog {
+        &self.catalog
     }
 
     /// Loads artifacts.
@@ -81,18 +105,20 @@ impl Models {
 
     /// The versions of `name`, oldest first.
     pub fn versions(&self, name: &str) -> Vec<Arc<Version>> {
-        self.by_name
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get(name)
-            .cloned()
+        self.routes(name)
+            .map(|routes| routes.versions.clone())
             .unwrap_or_default()
     }
 
-    /// The version that scores `model`: `fraud` is the newest, `fraud@3` the third.
-    pub fn resolve(&self, model: &str, snapshot: &Snapshot) -> Result<Arc<Version>, ModelGatewayError> {
-        let (name, pinned) = match model.rsplit_once('@') {
-            Some((name, version)) => (name, Some(version)),
+    /// The routes of the model that `model` names, and the version it names after the `@`, if it does: a number or an
+    /// alias.
+    pub fn find(
+        &self,
+        model: &str,
+        snapshot: &Snapshot,
+    ) -> Result<(Arc<ModelRoutes>, Option<Choice>), ModelGatewayError> {
+        let (name, reference) = match model.rsplit_once('@') {
+            Some((name, reference)) => (name, Some(reference)),
             None => (model, None),
         };
         if snapshot.model(name).is_none() {
@@ -102,24 +128,23 @@ impl Models {
                 suggestion: nearest(name, known),
             });
         }
-        let by_name = self.by_name.read().unwrap_or_else(PoisonError::into_inner);
-        let versions = by_name.get(name).map(Vec::as_slice).unwrap_or_default();
-        let found = match pinned {
-            None => versions.last(),
-            // A version that is no number is found nowhere.
-            Some(pinned) => pinned.parse().ok().and_then(|pinned: u32| {
-                versions
-                    .iter()
-                    .find(|version| version.record.registered.model.version == pinned)
-            }),
-        };
-        found.cloned().ok_or_else(|| match versions.last() {
-            None => ModelGatewayError::NothingRegistered { name: name.to_owned() },
-            Some(newest) => ModelGatewayError::UnknownModel {
+        let routes = self
+            .routes(name)
+            .ok_or_else(|| ModelGatewayError::NothingRegistered { name: name.to_owned() })?;
+        let named = match reference {
+            None => None,
+            Some(reference) => Some(routes.named(reference).ok_or_else(|| ModelGatewayError::UnknownModel {
                 name: model.to_owned(),
-                suggestion: Some(newest.record.registered.model.to_string()),
-            },
-        })
+                suggestion: routes.nearest(reference),
+            })?),
+        };
+        Ok((routes, named))
+    }
+
+    /// The version that `model` names, or the one that serves what nothing else routes.
+    pub fn resolve(&self, model: &str, snapshot: &Snapshot) -> Result<Arc<Version>, ModelGatewayError> {
+        let (routes, named) = self.find(model, snapshot)?;
+        Ok(named.map_or_else(|| Arc::clone(routes.default_version()), |choice| choice.version))
     }
 
     /// Keeps `artifact` and adds `record` as its model's next version: the file is durable before the row that names
@@ -151,11 +176,20 @@ impl Models {
             residence: Residence::of(scorer),
             ..Version::new(record.clone())
         };
-        let mut by_name = self.by_name.write().unwrap_or_else(PoisonError::into_inner);
-        let versions = by_name.entry(name).or_default();
-        versions.push(Arc::new(version));
-        versions.sort_by_key(|version| version.record.registered.model.version);
+        let added = record.registered.model.to_string();
+        self.lock_fresh().insert(added.clone(), Arc::new(version));
+        let refreshed = self.refresh(true).await;
+        self.lock_fresh().remove(&added);
+        refreshed.map_err(|error| unavailable(chain(&error)))?;
         Ok(record)
+    }
+
+    fn take_fresh(&self, model: &str) -> Option<Arc<Version>> {
+        self.lock_fresh().get(model).cloned()
+    }
+
+    fn lock_fresh(&self) -> MutexGuard<'_, BTreeMap<String, Arc<Version>>> {
+        self.fresh.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The model of `version`, loaded on first use. A load that failed is tried again at the next request; a version
@@ -202,18 +236,13 @@ impl Models {
         version.residence.unload();
     }
 
-    /// Loads the newest version of every model, so that first requests find it loaded.
+    /// Loads every version that requests reach without naming one, so that first requests find it loaded.
     pub async fn warm_up(&self) {
-        let newest: Vec<Arc<Version>> = {
-            let by_name = self.by_name.read().unwrap_or_else(PoisonError::into_inner);
-            by_name
-                .values()
-                .filter_map(|versions| versions.last().cloned())
-                .collect()
-        };
-        for version in newest {
-            if let Err(error) = self.scorer(&version).await {
-                tracing::warn!(model = %version.record.registered.model, %error, "a registered model can't be loaded");
+        for routes in self.all_routes() {
+            for version in refresh::routed(&routes.versions, &routes.revision.revision.routing) {
+                if let Err(error) = self.scorer(version).await {
+                    tracing::warn!(model = %version.record.registered.model, %error, "a registered model can't be loaded");
+                }
             }
         }
     }
@@ -230,8 +259,19 @@ impl Version {
             record,
             statistics: VersionStatistics::default(),
             residence: Residence::default(),
-            plan: RwLock::new(None),
+            plan: ArcSwapOption::empty(),
+            traffic: ArcSwap::from_pointee(Traffic::new(0, EventTime::now())),
         }
+    }
+
+    /// What is measured of it as it serves.
+    pub fn traffic(&self) -> Guard<Arc<Traffic>> {
+        self.traffic.load()
+    }
+
+    /// Begins to measure it anew.
+    pub(crate) fn measure_anew(&self, traffic: Traffic) {
+        self.traffic.store(Arc::new(traffic));
     }
 
     /// Whether its model is in memory.
@@ -246,12 +286,12 @@ impl Version {
 
     /// The plan by which the version's vector is looked up under `snapshot`; compiled once a snapshot.
     pub fn plan(&self, snapshot: &Snapshot) -> Result<Arc<Plan>, ModelGatewayError> {
-        let known = self.plan.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let known = self.plan.load_full();
         if let Some(plan) = known.filter(|plan| plan.snapshot_version() == snapshot.version) {
             return Ok(plan);
         }
         let plan = Arc::new(Plan::compile(&self.record, snapshot)?);
-        *self.plan.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&plan));
+        self.plan.store(Some(Arc::clone(&plan)));
         Ok(plan)
     }
 }

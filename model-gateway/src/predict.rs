@@ -338,11 +338,6 @@ impl Scored {
         self.request_ids.get(row).map(String::as_str).unwrap_or_default()
     }
 
-    /// By which way of the model's routing the version was found.
-    pub fn route(&self) -> &str {
-        "default"
-    }
-
     /// The inputs of request `row`.
     pub fn inputs(&self, row: usize) -> BTreeMap<&str, &Value> {
         let fields = self.version.record.definition.inputs.iter().zip(&self.inputs.columns);
@@ -404,7 +399,6 @@ impl Scored {
                 BTreeMap::new()
             },
             degraded: self.served.degraded.clone(),
-            route: self.route().to_owned(),
             route: self.route(row).to_owned(),
         }
     }

@@ -1,21 +1,27 @@
 //! The model gateway behind its contract.
 
+use crate::access::{Access, AccessOpenError};
 use crate::artifact::ArtifactFolder;
 use crate::catalog::{Catalog, CatalogError};
 use crate::config::ModelGatewayConfig;
 use crate::decision_log::DecisionLog;
 use crate::definitions::Definitions;
-use crate::fault::invalid;
+use crate::fault::{internal, invalid};
 use crate::models::Models;
 use crate::open_inference;
+use crate::outcomes::Outcomes;
 use crate::predict::{Batch, Bounds, Predictor};
 use crate::register::register;
+use crate::route::control::Control;
 use crate::runtime::loader::Loader;
+use crate::shadow::Runner;
 use async_trait::async_trait;
 use ondol_feature_store_api::FeatureStore;
 use ondol_ingest_api::Ingest;
 use ondol_model_gateway_api::wire::{
-    BatchPredictRequest, BatchPrediction, ModelSummary, PredictRequest, Prediction, RegisterRequest, RegisteredModel,
+    BatchPredictRequest, BatchPrediction, ModelSummary, OutcomeReceipt, OutcomeRequest, PredictRequest, Prediction,
+    PromoteRequest, RegisterRequest, RegisteredModel, RollbackRequest, RoutingChange, RoutingReport, RoutingRevision,
+    ScoreRequest, VectorScores,
 };
 use ondol_model_gateway_api::{ModelGateway, ModelGatewayError};
 use ondol_runtime::{Clock, Health, Shutdown};
@@ -39,6 +45,9 @@ pub enum OpenError {
     /// Its database can't be used.
     #[error("the model gateway can't open its database (`database`)")]
     Catalog(#[from] CatalogError),
+    /// Who may use it can't be told.
+    #[error("the model gateway can't tell who may use it")]
+    Access(#[from] AccessOpenError),
 }
 
 /// The model gateway.
@@ -46,9 +55,12 @@ pub struct ModelGatewayService {
     predictor: Predictor,
     models: Arc<Models>,
     definitions: Definitions,
+    control: Control,
+    outcomes: Outcomes,
     clock: Arc<dyn Clock>,
     max_artifact_bytes: usize,
     max_request_bytes: usize,
+    access: Arc<Access>,
 }
 
 impl ModelGatewayService {
@@ -67,14 +79,34 @@ impl ModelGatewayService {
             source,
         };
         std::fs::create_dir_all(&config.data_dir).map_err(folder)?;
-        let artifacts = ArtifactFolder::open(config.data_dir.join("artifacts")).map_err(folder)?;
+        let artifacts = ArtifactFolder::open(config.artifacts_dir()).map_err(folder)?;
         let catalog = Catalog::open(&config.database_url()).await?;
-        let models = Arc::new(Models::open(catalog, artifacts, Loader::new(config.onnx_options())).await?);
+        let loader = Loader::new(config.onnx_options());
+        let models = Arc::new(Models::open(catalog, artifacts, loader, config.room()).await?);
+
+        let access = Access::open(&config.access, &config.database_url(), Arc::clone(&clock), shutdown, health).await?;
 
         let file = config.data_dir.join("snapshot.json");
         let ready = health.register("gateway-definitions");
         let definitions = Definitions::open(Arc::clone(&feature_store), file, ready).await;
         definitions.follow(shutdown);
+        models
+            .start_shadows(Runner {
+                shutdown: shutdown.clone(),
+                definitions: definitions.clone(),
+                models: Arc::downgrade(&models),
+                clock: Arc::clone(&clock),
+                queue: config.shadow_queue,
+                deadline: Duration::from_millis(config.deadline_ms),
+            })
+            .await?;
+        let control = Control {
+            models: Arc::clone(&models),
+            definitions: definitions.clone(),
+            clock: Arc::clone(&clock),
+            replica: ulid::Ulid::new().to_string(),
+        };
+        control.follow(Duration::from_millis(config.catalog_refresh_ms.max(1)), shutdown);
 
         let max_in_flight = config.max_in_flight.clamp(1, Semaphore::MAX_PERMITS);
         let bounds = Bounds {
@@ -83,6 +115,7 @@ impl ModelGatewayService {
             max_in_flight,
             max_batch_rows: config.max_batch_rows,
         };
+        let outcomes = Outcomes::new(Arc::clone(&ingest));
         let log = DecisionLog::start(&config.decision_log, ingest, bounds.clone(), shutdown);
         let predictor = Predictor {
             store: feature_store,
@@ -101,25 +134,30 @@ impl ModelGatewayService {
             predictor,
             models,
             definitions,
+            control,
+            outcomes,
             clock,
             max_artifact_bytes,
             max_request_bytes,
+            access,
         }))
     }
 
-    /// The routes of the contract and of the Open Inference Protocol V2.
+    /// The routes of the contract and of the Open Inference Protocol V2, behind the door of [`Access`].
     pub fn router(self: &Arc<Self>) -> axum::Router {
         let contract: Arc<dyn ModelGateway> = Arc::clone(self) as _;
-        ondol_model_gateway_api::server::router(contract).merge(self.open_inference())
+        let routes = ondol_model_gateway_api::server::router(contract).merge(self.open_inference());
+        self.access.protect(routes)
     }
 
     /// The routes of the Open Inference Protocol V2 alone.
     pub fn open_inference(&self) -> axum::Router {
-        open_inference::rest::router(self.predictor.clone(), self.max_request_bytes)
+        open_inference::router(self.predictor.clone(), self.max_request_bytes)
     }
 
     /// Closes the database, once nothing uses the gateway any more.
     pub async fn close(&self) {
+        self.access.close().await;
         self.models.close().await;
     }
 }
@@ -131,19 +169,18 @@ impl ModelGateway for ModelGatewayService {
             inputs,
             as_of,
             deadline_ms,
+            explain,
+            headers,
         } = request;
-        let scored = self
-            .predictor
-            .score(
-                model,
-                Batch {
-                    instances: vec![inputs],
-                    as_of,
-                    deadline_ms,
-                },
-            )
-            .await?;
-        Ok(scored.answer(0))
+        let batch = Batch {
+            instances: vec![inputs],
+            as_of,
+            deadline_ms,
+            headers,
+        };
+        let routed = self.predictor.predict(model, batch).await?;
+        let answer = routed.answers(explain.unwrap_or(true)).pop();
+        answer.ok_or_else(|| internal("a request has no answer"))
     }
 
     async fn batch_predict(
@@ -155,23 +192,21 @@ impl ModelGateway for ModelGatewayService {
             instances,
             as_of,
             deadline_ms,
+            explain,
+            headers,
         } = request;
         if instances.is_empty() {
             return Err(invalid("`instances` is empty: send at least one"));
         }
-        let scored = self
-            .predictor
-            .score(
-                model,
-                Batch {
-                    instances,
-                    as_of,
-                    deadline_ms,
-                },
-            )
-            .await?;
+        let batch = Batch {
+            instances,
+            as_of,
+            deadline_ms,
+            headers,
+        };
+        let routed = self.predictor.predict(model, batch).await?;
         Ok(BatchPrediction {
-            predictions: (0..scored.rows()).map(|row| scored.answer(row)).collect(),
+            predictions: routed.answers(explain.unwrap_or(true)),
         })
     }
 
@@ -185,6 +220,17 @@ impl ModelGateway for ModelGatewayService {
         }
         let now = EventTime::from_micros(self.clock.now_micros());
         register(&self.models, &self.definitions, model, request, now).await
+    }
+
+    async fn score(&self, model: &str, request: ScoreRequest) -> Result<VectorScores, ModelGatewayError> {
+        self.predictor.score_vectors(model, request).await
+    }
+
+    async fn outcome(&self, model: &str, request: OutcomeRequest) -> Result<OutcomeReceipt, ModelGatewayError> {
+        let version = self.predictor.version(model).await?;
+        let now = EventTime::from_micros(self.clock.now_micros());
+        let name = &version.record.registered.model.name;
+        self.outcomes.record(name, request, now).await
     }
 
     async fn models(&self) -> Result<Vec<ModelSummary>, ModelGatewayError> {
@@ -212,5 +258,29 @@ impl ModelGateway for ModelGatewayService {
             }
         };
         Ok(snapshot.models.iter().map(summary).collect())
+    }
+
+    async fn routing(&self, model: &str) -> Result<RoutingRevision, ModelGatewayError> {
+        self.control.routing(model).await
+    }
+
+    async fn routing_history(&self, model: &str) -> Result<Vec<RoutingRevision>, ModelGatewayError> {
+        self.control.history(model).await
+    }
+
+    async fn set_routing(&self, model: &str, change: RoutingChange) -> Result<RoutingRevision, ModelGatewayError> {
+        self.control.set(model, change).await
+    }
+
+    async fn promote(&self, model: &str, request: PromoteRequest) -> Result<RoutingRevision, ModelGatewayError> {
+        self.control.promote(model, request).await
+    }
+
+    async fn rollback(&self, model: &str, request: RollbackRequest) -> Result<RoutingRevision, ModelGatewayError> {
+        self.control.rollback(model, request).await
+    }
+
+    async fn routing_report(&self, model: &str) -> Result<RoutingReport, ModelGatewayError> {
+        self.control.report(model).await
     }
 }

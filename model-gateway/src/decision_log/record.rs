@@ -77,7 +77,7 @@ pub(super) fn event(scored: &Scored, row: usize) -> Result<Box<RawValue>, serde_
         views: serde_json::to_string(&views)?,
         prediction: serde_json::to_string(&scored.prediction(row))?,
         model_digest: &registered.sha256,
-        route: scored.route(),
+        route: scored.route(row),
         event_times: serde_json::to_string(&event_times)?,
         degraded,
     })
