@@ -3,7 +3,8 @@
 use super::catalog::Definition;
 use ondol_vocabulary::definition::Field;
 use ondol_vocabulary::{
-    Arrival, FeatureDefault, FeatureDefinition, ModelDefinition, SourceDefinition, SourceOrigin, StreamFormat, ViewDefinition,
+    Arrival, Audit, DecisionPolicy, FeatureDefault, FeatureDefinition, ModelDefinition, ModelPolicy, SourceDefinition,
+    SourceOrigin, StreamFormat, ViewDefinition,
 };
 use xxhash_rust::xxh3::xxh3_64;
 
