@@ -1,412 +1,262 @@
-//! The protocol's routes over HTTP with JSON data.
+//! The protocol over HTTP: JSON, and tensors in JSON or as bytes behind it, both ways.
 //!
-//! A model takes its *definition's inputs* (entity keys and request-time values, a tensor `[N]` or `[N, 1]` each: the
-//! features are looked up and the decisions logged) or its *own tensors* (nothing is looked up or logged); the names of
-//! a request's tensors tell which. Metadata lists the former as `inputs` and the latter under `parameters.raw_inputs`.
-//! Both answer the model's own outputs, in JSON also where binary output was asked for. Content types of requests are
-//! not looked at: clients send none. Errors are `{"error": "…"}`.
+//! Content types of requests are not looked at: clients send none. Errors are `{"error": "…"}`.
 
-use crate::fault::{did_you_mean, invalid};
-use crate::models::Version;
-use crate::open_inference::wire::{
-    InferRequest, InferResponse, InputTensor, ModelMetadata, OutputTensor, RequestedOutput, binary_data, input_spec,
-};
-use crate::predict::{Batch, Predictor, run_model};
-use crate::runtime::tensor::NamedTensor;
+use crate::fault::{internal, invalid};
+use crate::open_inference::compression::{Encoding, packed, unpacked};
+use crate::open_inference::infer::{self, Call, INLINE_BYTES, versioned};
+use crate::open_inference::metadata::{self, EXTENSIONS, SERVER};
+use crate::open_inference::refusal::Refusal;
+use crate::open_inference::statistics::Statistics;
+use crate::open_inference::wire::{InferRequest, InferResponse, ModelMetadata, OutputTensor, ResponseBody};
+use crate::open_inference::{OpenInference, repository};
 use axum::extract::rejection::BytesRejection;
-use axum::extract::{DefaultBodyLimit, Path, State};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::extract::{DefaultBodyLimit, FromRequestParts, Path, State};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use bytes::Bytes;
 use ondol_model_gateway_api::ModelGatewayError;
-use ondol_vocabulary::Value;
 use serde::Deserialize;
-use serde_json::{Map, json};
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use serde_json::{Map, Value, json};
 
-/// The header by which clients say where the JSON ends and binary tensors begin.
-const BINARY_HEADER: &str = "inference-header-content-length";
+/// The header that says where the JSON ends and binary tensors begin.
+const JSON_LENGTH: HeaderName = HeaderName::from_static("inference-header-content-length");
 
-/// The routes, with bodies of at most `max_bytes`.
-pub fn router(predictor: Predictor, max_bytes: usize) -> Router {
+/// The routes.
+pub(super) fn router(shared: OpenInference) -> Router {
     Router::new()
         .route("/v2", get(server_metadata))
         .route("/v2/", get(server_metadata))
         .route("/v2/health/live", get(|| async { Json(json!({ "live": true })) }))
         .route("/v2/health/ready", get(server_ready))
         .route("/v2/repository/index", post(repository_index))
+        .route("/v2/repository/models/{model}/load", post(load))
+        .route("/v2/repository/models/{model}/unload", post(unload))
+        .route("/v2/models/stats", get(all_statistics))
         .route("/v2/models/{model}", get(model_metadata))
         .route("/v2/models/{model}/versions/{version}", get(model_metadata))
         .route("/v2/models/{model}/ready", get(model_ready))
         .route("/v2/models/{model}/versions/{version}/ready", get(model_ready))
+        .route("/v2/models/{model}/config", get(model_config))
+        .route("/v2/models/{model}/versions/{version}/config", get(model_config))
+        .route("/v2/models/{model}/stats", get(statistics))
+        .route("/v2/models/{model}/versions/{version}/stats", get(statistics))
         .route("/v2/models/{model}/infer", post(infer))
         .route("/v2/models/{model}/versions/{version}/infer", post(infer))
         .route("/v2/{*rest}", get(unsupported).post(unsupported))
-        .layer(DefaultBodyLimit::max(max_bytes))
-        .with_state(predictor)
+        .method_not_allowed_fallback(not_taken)
+        .layer(DefaultBodyLimit::max(shared.max_request_bytes))
+        .with_state(shared)
 }
 
-/// The model and, where the path has one, its version.
-#[derive(Debug, Deserialize)]
-struct ModelPath {
-    model: String,
-    #[serde(default)]
-    version: Option<String>,
+/// The model of a path and, where the path has one, its version.
+struct Model {
+    name: String,
+    /// As [`crate::predict::Predictor`] takes it.
+    versioned: String,
 }
 
-impl ModelPath {
-    fn name(&self) -> String {
-        match &self.version {
-            Some(version) => format!("{}@{version}", self.model),
-            None => self.model.clone(),
+impl<S: Send + Sync> FromRequestParts<S> for Model {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Refusal> {
+        #[derive(Deserialize)]
+        struct Segments {
+            model: String,
+            #[serde(default)]
+            version: Option<String>,
         }
+        let Path(Segments { model, version }) = Path::<Segments>::from_request_parts(parts, state)
+            .await
+            .map_err(|rejection| Refusal::new(rejection.status(), rejection.body_text()))?;
+        Ok(Self {
+            versioned: versioned(&model, version.as_deref()),
+            name: model,
+        })
     }
 }
 
-/// An error in the protocol's form.
-struct Refusal(StatusCode, String);
-
-impl From<ModelGatewayError> for Refusal {
-    fn from(error: ModelGatewayError) -> Self {
-        let status = match &error {
-            ModelGatewayError::InvalidRequest { .. } => StatusCode::BAD_REQUEST,
-            ModelGatewayError::UnknownModel { .. } | ModelGatewayError::NothingRegistered { .. } => {
-                StatusCode::NOT_FOUND
-            }
-            ModelGatewayError::Mismatch { .. } => StatusCode::UNPROCESSABLE_ENTITY,
-            ModelGatewayError::Overloaded { .. } => StatusCode::TOO_MANY_REQUESTS,
-            ModelGatewayError::DeadlineExceeded { .. } => StatusCode::GATEWAY_TIMEOUT,
-            ModelGatewayError::Unavailable { .. } => StatusCode::SERVICE_UNAVAILABLE,
-            ModelGatewayError::Internal { .. } => StatusCode::INTERNAL_SERVER_ERROR,
-        };
-        Self(status, error.to_string())
-    }
-}
-
-impl IntoResponse for Refusal {
-    fn into_response(self) -> Response {
-        let Self(status, error) = self;
-        if status.is_server_error() {
-            tracing::error!(error, status = status.as_u16(), "open inference request failed");
-        }
-        (status, Json(json!({ "error": error }))).into_response()
-    }
-}
-
-async fn server_metadata() -> Json<serde_json::Value> {
-    Json(json!({ "name": "ondol", "version": env!("CARGO_PKG_VERSION"), "extensions": ["model_repository"] }))
+async fn server_metadata() -> Json<Value> {
+    Json(json!({ "name": SERVER, "version": env!("CARGO_PKG_VERSION"), "extensions": EXTENSIONS }))
 }
 
 /// Ready once definitions are known. The specification reads `live`, KServe reads `ready`: both are there.
-async fn server_ready(State(predictor): State<Predictor>) -> Response {
-    let ready = predictor.definitions.current().version > 0;
+async fn server_ready(State(shared): State<OpenInference>) -> Response {
+    let ready = shared.predictor.definitions.current().version > 0;
     // Triton's status for "not ready", which its clients expect.
     let status = if ready { StatusCode::OK } else { StatusCode::BAD_REQUEST };
     (status, Json(json!({ "live": true, "ready": ready }))).into_response()
 }
 
-async fn repository_index(State(predictor): State<Predictor>) -> Json<serde_json::Value> {
-    let snapshot = predictor.definitions.current();
-    let entries: Vec<_> = snapshot
-        .models
-        .iter()
-        .flat_map(|model| predictor.models.versions(&model.definition.name))
-        .map(|version| {
-            let model = &version.record.registered.model;
-            json!({ "name": model.name, "version": model.version.to_string(), "state": "READY", "reason": "" })
-        })
-        .collect();
-    Json(json!(entries))
+/// A body of the repository extension; clients send none, or an empty one.
+#[derive(Default, Deserialize)]
+struct RepositoryBody {
+    #[serde(default)]
+    ready: bool,
+    #[serde(default)]
+    parameters: Option<Map<String, Value>>,
 }
 
-async fn model_metadata(
-    State(predictor): State<Predictor>,
-    Path(path): Path<ModelPath>,
-) -> Result<Json<ModelMetadata>, Refusal> {
-    let version = predictor.version(&path.name()).await?;
-    let registered = &version.record.registered;
-    let versions = predictor.models.versions(&registered.model.name);
-    let mut parameters = Map::new();
-    parameters.insert("raw_inputs".to_owned(), json!(registered.inputs));
-    Ok(Json(ModelMetadata {
-        name: registered.model.name.clone(),
-        versions: versions
-            .iter()
-            .map(|version| version.record.registered.model.version.to_string())
-            .collect(),
-        platform: "onnx_onnxv1",
-        inputs: version
-            .record
-            .definition
-            .inputs
-            .iter()
-            .map(|input| input_spec(&input.name, input.data_type))
-            .collect(),
-        outputs: registered.outputs.clone(),
-        parameters,
-    }))
-}
-
-/// Ready when the model is loaded and its features can be looked up.
-async fn model_ready(
-    State(predictor): State<Predictor>,
-    Path(path): Path<ModelPath>,
-) -> Result<Json<serde_json::Value>, Refusal> {
-    let version = predictor.version(&path.name()).await?;
-    let ready = async {
-        predictor.models.scorer(&version).await?;
-        version.plan(&predictor.definitions.current()).map(drop)
-    };
-    match ready.await {
-        Ok(()) => Ok(Json(json!({ "name": path.model, "live": true, "ready": true }))),
-        Err(error) => Err(Refusal(
-            StatusCode::BAD_REQUEST,
-            format!("model `{}` is not ready: {error}", path.name()),
-        )),
+impl RepositoryBody {
+    async fn read(headers: &HeaderMap, body: Result<Bytes, BytesRejection>, max: usize) -> Result<Self, Refusal> {
+        let body = unpacked(headers, whole(body)?, max).await?;
+        if body.iter().all(u8::is_ascii_whitespace) {
+            return Ok(Self::default());
+        }
+        let read = serde_json::from_slice(&body).map_err(|error| invalid(format!("the request is not valid: {error}")));
+        Ok(read?)
     }
+}
+
+fn whole(body: Result<Bytes, BytesRejection>) -> Result<Bytes, Refusal> {
+    body.map_err(|rejection| Refusal::new(rejection.status(), rejection.body_text()))
+}
+
+async fn repository_index(
+    State(shared): State<OpenInference>,
+    headers: HeaderMap,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Json<Value>, Refusal> {
+    let body = RepositoryBody::read(&headers, body, shared.max_request_bytes).await?;
+    Ok(Json(json!(repository::index(&shared.predictor, body.ready))))
+}
+
+async fn load(
+    State(shared): State<OpenInference>,
+    model: Model,
+    headers: HeaderMap,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Json<Value>, Refusal> {
+    let body = RepositoryBody::read(&headers, body, shared.max_request_bytes).await?;
+    let parameters = body.parameters.iter().flatten().map(|(name, _)| name.as_str());
+    repository::load(&shared.predictor, &model.name, parameters).await?;
+    Ok(Json(json!({ "model_name": model.name, "load": true })))
+}
+
+async fn unload(
+    State(shared): State<OpenInference>,
+    model: Model,
+    headers: HeaderMap,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Json<Value>, Refusal> {
+    // Its one parameter, `unload_dependents`, changes nothing: no version here depends on another.
+    RepositoryBody::read(&headers, body, shared.max_request_bytes).await?;
+    repository::unload(&shared.predictor, &model.name).await?;
+    Ok(Json(json!({ "model_name": model.name, "unload": true })))
+}
+
+async fn model_metadata(State(shared): State<OpenInference>, model: Model) -> Result<Json<ModelMetadata>, Refusal> {
+    let version = shared.predictor.version(&model.versioned).await?;
+    Ok(Json(metadata::of(&shared.predictor, &version)))
+}
+
+async fn model_config(State(shared): State<OpenInference>, model: Model) -> Result<Response, Refusal> {
+    let version = shared.predictor.version(&model.versioned).await?;
+    Ok(Json(metadata::config(&version)).into_response())
+}
+
+async fn model_ready(State(shared): State<OpenInference>, model: Model) -> Result<Json<Value>, Refusal> {
+    repository::ready(&shared.predictor, &model.versioned).await?;
+    Ok(Json(json!({ "name": model.name, "live": true, "ready": true })))
+}
+
+async fn statistics(State(shared): State<OpenInference>, model: Model) -> Result<Json<Statistics>, Refusal> {
+    Ok(Json(
+        repository::statistics(&shared.predictor, Some(&model.versioned)).await?,
+    ))
+}
+
+async fn all_statistics(State(shared): State<OpenInference>) -> Result<Json<Statistics>, Refusal> {
+    Ok(Json(repository::statistics(&shared.predictor, None).await?))
 }
 
 async fn unsupported() -> Refusal {
-    Refusal(
+    Refusal::new(
         StatusCode::NOT_IMPLEMENTED,
-        "this part of the Open Inference Protocol is not supported: health, metadata, ready, infer and the repository \
-         index are"
-            .to_owned(),
+        "this part of the protocol is not supported: health, metadata, config, ready, infer, stats and the repository are",
     )
 }
 
+async fn not_taken() -> Refusal {
+    Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "this path does not take the method")
+}
+
 async fn infer(
-    State(predictor): State<Predictor>,
-    Path(path): Path<ModelPath>,
+    State(shared): State<OpenInference>,
+    model: Model,
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
-) -> Result<Json<InferResponse>, Refusal> {
-    let body = body.map_err(|rejection| Refusal(rejection.status(), rejection.body_text()))?;
-    if headers.contains_key(BINARY_HEADER) {
-        return Err(binary_data().into());
-    }
-    if let Some(encoding) = headers
-        .get(header::CONTENT_ENCODING)
-        .filter(|encoding| *encoding != "identity")
-    {
-        let encoding = String::from_utf8_lossy(encoding.as_bytes());
-        let error = format!("content encoding `{encoding}` is not supported: send the request uncompressed");
-        return Err(Refusal(StatusCode::UNSUPPORTED_MEDIA_TYPE, error));
-    }
-    let request: InferRequest = serde_json::from_slice(&body).map_err(|error| {
-        invalid(format!(
-            "the request is not valid: {error} (JSON has no NaN: send null for a missing number)"
-        ))
-    })?;
-    let version = predictor.version(&path.name()).await?;
-    let InferRequest {
-        id,
-        parameters,
-        inputs,
-        outputs,
-    } = request;
-    // Clients give their timeout in microseconds.
-    let deadline_ms = parameters
-        .get("timeout")
-        .and_then(serde_json::Value::as_u64)
-        .map(|micros| micros.div_ceil(1_000));
-    let model = version.record.registered.model.clone();
-    let (tensors, request_ids) = match kind_of(&version, &inputs)? {
-        InputKind::Definition => infer_by_key(&predictor, &model.to_string(), inputs, deadline_ms).await?,
-        InputKind::Raw => (infer_raw(&predictor, &version, inputs, deadline_ms).await?, Map::new()),
+) -> Result<Response, Refusal> {
+    let body = unpacked(&headers, whole(body)?, shared.max_request_bytes).await?;
+    let request = parse(body, json_length(&headers)?).await?;
+    let (binary, deadline_ms) = (request.wants_binary(), request.deadline_ms());
+    let call = Call {
+        model: model.versioned,
+        inputs: request.inputs,
+        deadline_ms,
     };
-    Ok(Json(InferResponse {
-        model_name: model.name,
-        model_version: model.version.to_string(),
-        id,
-        parameters: request_ids,
-        outputs: wanted(&tensors, &outputs)?,
-    }))
+    let answer = infer::infer(&shared.predictor, call).await?;
+    let registered = &answer.version().record.registered.model;
+    let mut parameters = Map::new();
+    // The protocol's parameters are scalars, so the ids are one text.
+    if let Some(ids) = answer.request_ids() {
+        parameters.insert("request_ids".to_owned(), Value::String(ids));
+    }
+    let outputs = answer.wanted(&request.outputs, |output| &output.name)?.into_iter();
+    let response = InferResponse {
+        model_name: &registered.name,
+        model_version: registered.version.to_string(),
+        id: request.id,
+        parameters,
+        outputs: outputs
+            .map(|(tensor, wish)| OutputTensor::new(tensor, wish.map_or(binary, |wish| wish.wants_binary(binary))))
+            .collect(),
+    };
+    let body = response.into_body().map_err(internal)?;
+    respond(body, Encoding::accepted(&headers)).await
 }
 
-/// What the tensors of a request stand for.
-enum InputKind {
-    /// The inputs of the model's definition.
-    Definition,
-    /// The model's own tensors.
-    Raw,
-}
-
-fn kind_of(version: &Version, inputs: &[InputTensor]) -> Result<InputKind, ModelGatewayError> {
-    let keys: Vec<&str> = version
-        .record
-        .definition
-        .inputs
-        .iter()
-        .map(|input| input.name.as_str())
-        .collect();
-    let raw: Vec<&str> = version
-        .record
-        .registered
-        .inputs
-        .iter()
-        .map(|input| input.name.as_str())
-        .collect();
-    let all_of = |names: &[&str]| inputs.iter().all(|input| names.contains(&input.name.as_str()));
-    // A model whose own tensors are named as its inputs is asked by its inputs: the same values, and they are logged.
-    if all_of(&keys) {
-        return Ok(InputKind::Definition);
-    }
-    if all_of(&raw) {
-        return Ok(InputKind::Raw);
-    }
-    let known = || keys.iter().chain(&raw).copied();
-    let stranger = inputs.iter().find(|input| !known().any(|name| name == input.name));
-    Err(match stranger {
-        Some(input) => invalid(format!(
-            "unknown input `{}`{} (the model takes {}, or its own tensors {})",
-            input.name,
-            did_you_mean(&input.name, known()),
-            keys.join(", "),
-            raw.join(", ")
-        )),
-        None => invalid(format!(
-            "the inputs mix the model's inputs ({}) with its own tensors ({}): send either",
-            keys.join(", "),
-            raw.join(", ")
-        )),
+/// Where a body's JSON ends, if binary tensors follow it.
+fn json_length(headers: &HeaderMap) -> Result<Option<usize>, ModelGatewayError> {
+    let Some(value) = headers.get(&JSON_LENGTH) else {
+        return Ok(None);
+    };
+    let length = value.to_str().ok().and_then(|text| text.trim().parse().ok());
+    length.map(Some).ok_or_else(|| {
+        invalid(format!(
+            "Inference-Header-Content-Length is {value:?}, expected a number of bytes"
+        ))
     })
 }
 
-async fn infer_by_key(
-    predictor: &Predictor,
-    model: &str,
-    inputs: Vec<InputTensor>,
-    deadline_ms: Option<u64>,
-) -> Result<(Vec<NamedTensor>, Map<String, serde_json::Value>), ModelGatewayError> {
-    let instances = instances(inputs)?;
-    let scored = predictor
-        .score(
-            model,
-            Batch {
-                instances,
-                as_of: None,
-                deadline_ms,
-            },
-        )
-        .await?;
-    let ids: Vec<&str> = (0..scored.rows()).map(|row| scored.request_id(row)).collect();
-    let mut parameters = Map::new();
-    // The protocol's parameters are scalars, so the ids are one text.
-    parameters.insert("request_ids".to_owned(), json!(ids.join(",")));
-    Ok((scored.outputs().to_vec(), parameters))
+/// A large body is read aside: all of its JSON is looked at once, to find where the tensors are.
+async fn parse(body: Bytes, json: Option<usize>) -> Result<InferRequest, ModelGatewayError> {
+    if json.unwrap_or(body.len()) <= INLINE_BYTES {
+        return InferRequest::parse(&body, json);
+    }
+    tokio::task::spawn_blocking(move || InferRequest::parse(&body, json))
+        .await
+        .map_err(internal)?
 }
 
-/// Columns of values as one map of inputs per request.
-fn instances(inputs: Vec<InputTensor>) -> Result<Vec<BTreeMap<String, Value>>, ModelGatewayError> {
-    let mut instances: Vec<BTreeMap<String, Value>> = Vec::new();
-    for (place, input) in inputs.into_iter().enumerate() {
-        let (name, values) = input.into_scalars()?;
-        if place == 0 {
-            instances.resize_with(values.len(), BTreeMap::new);
+async fn respond(body: ResponseBody, accepted: Option<Encoding>) -> Result<Response, Refusal> {
+    let ResponseBody { bytes, json } = body;
+    let (bytes, encoding) = packed(accepted, bytes).await?;
+    let mut response = bytes.into_response();
+    let headers = response.headers_mut();
+    let kind = match json {
+        None => "application/json",
+        Some(length) => {
+            headers.insert(JSON_LENGTH, HeaderValue::from(length));
+            "application/octet-stream"
         }
-        if values.len() != instances.len() {
-            return Err(invalid(format!(
-                "input `{name}` has {} values, the first input has {}",
-                values.len(),
-                instances.len()
-            )));
-        }
-        for (instance, value) in instances.iter_mut().zip(values) {
-            if instance.insert(name.clone(), value).is_some() {
-                return Err(invalid(format!("input `{name}` was sent twice")));
-            }
-        }
-    }
-    if instances.is_empty() {
-        return Err(invalid("the request has no rows: send at least one value per input"));
-    }
-    Ok(instances)
-}
-
-async fn infer_raw(
-    predictor: &Predictor,
-    version: &Arc<Version>,
-    inputs: Vec<InputTensor>,
-    deadline_ms: Option<u64>,
-) -> Result<Vec<NamedTensor>, ModelGatewayError> {
-    let _permit = predictor.bounds.admit()?;
-    let deadline = predictor.bounds.deadline(deadline_ms);
-    let tensors = inputs
-        .into_iter()
-        .map(InputTensor::into_tensor)
-        .collect::<Result<Vec<_>, _>>()?;
-    let rows = check_raw(version, &tensors)?;
-    predictor.bounds.check_rows(rows)?;
-    let scorer = deadline.model(predictor.models.scorer(version)).await?;
-    run_model(&scorer, rows, tensors, deadline).await
-}
-
-/// Checks names, element types and dimensions, so that what is left to fail is the model's own fault. The rows.
-fn check_raw(version: &Version, tensors: &[NamedTensor]) -> Result<usize, ModelGatewayError> {
-    for spec in &version.record.registered.inputs {
-        let mut named = tensors.iter().filter(|tensor| tensor.name == spec.name);
-        let tensor = named
-            .next()
-            .ok_or_else(|| invalid(format!("input `{}` ({}) is missing", spec.name, spec.datatype)))?;
-        if named.next().is_some() {
-            return Err(invalid(format!("input `{}` was sent twice", spec.name)));
-        }
-        if tensor.data.element().name() != spec.datatype {
-            let sent = tensor.data.element();
-            return Err(invalid(format!(
-                "input `{}` is {sent}, expected {}",
-                spec.name, spec.datatype
-            )));
-        }
-        let fits = tensor.shape.len() == spec.shape.len()
-            && tensor
-                .shape
-                .iter()
-                .zip(&spec.shape)
-                .all(|(size, wanted)| *wanted < 0 || size == wanted);
-        if !fits {
-            return Err(invalid(format!(
-                "input `{}` has shape {:?}, expected {:?}",
-                spec.name, tensor.shape, spec.shape
-            )));
-        }
-    }
-    let rows = tensors
-        .first()
-        .and_then(|tensor| tensor.shape.first())
-        .copied()
-        .unwrap_or(0);
-    match usize::try_from(rows) {
-        Ok(rows) if rows > 0 => Ok(rows),
-        _ => Err(invalid(
-            "the request has no rows: the first dimension must be at least 1",
-        )),
-    }
-}
-
-/// The outputs that were asked for, all when none were.
-fn wanted(tensors: &[NamedTensor], outputs: &[RequestedOutput]) -> Result<Vec<OutputTensor>, ModelGatewayError> {
-    if outputs.is_empty() {
-        return Ok(tensors.iter().map(OutputTensor::from).collect());
-    }
-    let find = |output: &RequestedOutput| {
-        tensors
-            .iter()
-            .find(|tensor| tensor.name == output.name)
-            .map(OutputTensor::from)
-            .ok_or_else(|| {
-                let known: Vec<&str> = tensors.iter().map(|tensor| tensor.name.as_str()).collect();
-                let near = did_you_mean(&output.name, known.iter().copied());
-                invalid(format!(
-                    "unknown output `{}`{near} (the model has {})",
-                    output.name,
-                    known.join(", ")
-                ))
-            })
     };
-    outputs.iter().map(find).collect()
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+    if let Some(encoding) = encoding {
+        headers.insert(header::CONTENT_ENCODING, encoding);
+    }
+    Ok(response)
 }

@@ -1,47 +1,54 @@
-//! The protocol's JSON: requests, responses, tensors.
+//! The protocol's JSON: requests, responses, metadata.
 
 use crate::fault::invalid;
-use crate::runtime::tensor::{ElementType, NamedTensor, TensorData, each_type};
+use crate::open_inference::datatype::Datatype;
+use crate::open_inference::json::Flat;
+use crate::open_inference::tensor::{Elements, InputTensor};
+use crate::runtime::tensor::{NamedTensor, TensorData};
+use bytes::Bytes;
 use ondol_model_gateway_api::ModelGatewayError;
 use ondol_model_gateway_api::wire::TensorSpec;
-use ondol_vocabulary::{DataType, Value as Scalar};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
-/// The most dimensions a tensor may have; nested data deeper than that is refused.
-const MAX_DIMENSIONS: usize = 8;
+/// The parameter of a tensor whose elements follow the JSON: how many bytes they take.
+const BINARY_SIZE: &str = "binary_data_size";
+/// The parameter of an output that is wanted as bytes.
+const BINARY: &str = "binary_data";
+/// The parameter of a request whose outputs are all wanted as bytes.
+const BINARY_OUTPUT: &str = "binary_data_output";
+/// Parameters of tensors that stand elsewhere or are made of others: unheeded they would change what is asked.
+pub(super) const UNSUPPORTED: [&str; 4] = [
+    "shared_memory_region",
+    "shared_memory_byte_size",
+    "shared_memory_offset",
+    "classification",
+];
 
-/// An inference request.
+/// An inference request as it stands in a body, with its tensors' elements left where they are.
 #[derive(Debug, Deserialize)]
-pub struct InferRequest {
-    /// Comes back in the response.
+struct Body<'a> {
     #[serde(default)]
-    pub id: Option<String>,
-    /// Of the whole request: `timeout` (microseconds) is heeded, others are ignored as the protocol allows.
-    #[serde(default)]
-    pub parameters: Map<String, Value>,
-    /// The tensors.
-    pub inputs: Vec<InputTensor>,
-    /// Which outputs are wanted; absent or empty means all.
-    #[serde(default)]
-    pub outputs: Vec<RequestedOutput>,
+    id: Option<String>,
+    #[serde(default, deserialize_with = "or_default")]
+    parameters: Map<String, Value>,
+    #[serde(borrow)]
+    inputs: Vec<BodyTensor<'a>>,
+    #[serde(default, deserialize_with = "or_default")]
+    outputs: Vec<RequestedOutput>,
 }
 
-/// A tensor of a request.
+/// A tensor in a body.
 #[derive(Debug, Deserialize)]
-pub struct InputTensor {
-    /// Its name.
-    pub name: String,
-    /// Dimensions.
-    pub shape: Vec<i64>,
-    /// Element type.
-    pub datatype: String,
-    /// `binary_data_size` says that the elements follow the JSON, which is not supported.
-    #[serde(default)]
-    pub parameters: Map<String, Value>,
-    /// Elements, row-major, flat or nested.
-    #[serde(default)]
-    pub data: Option<Value>,
+struct BodyTensor<'a> {
+    name: String,
+    shape: Vec<i64>,
+    datatype: String,
+    #[serde(default, deserialize_with = "or_default")]
+    parameters: Map<String, Value>,
+    #[serde(default, borrow)]
+    data: Option<&'a RawValue>,
 }
 
 /// An output that a request wants.
@@ -49,16 +56,152 @@ pub struct InputTensor {
 pub struct RequestedOutput {
     /// Its name.
     pub name: String,
-    /// `binary_data` is answered in JSON, which the protocol lets a server choose.
-    #[serde(default)]
-    pub parameters: Map<String, Value>,
+    #[serde(default, deserialize_with = "or_default")]
+    parameters: Map<String, Value>,
 }
 
-/// An inference response.
+/// Null is what is absent: some clients write out what they do not set.
+fn or_default<'de, T: Deserialize<'de> + Default, D: Deserializer<'de>>(deserializer: D) -> Result<T, D::Error> {
+    Option::<T>::deserialize(deserializer).map(Option::unwrap_or_default)
+}
+
+/// An inference request.
+#[derive(Debug)]
+pub struct InferRequest {
+    /// Comes back in the response.
+    pub id: Option<String>,
+    /// Of the whole request: `timeout` (microseconds) and `binary_data_output` are heeded, others are ignored as the
+    /// protocol allows.
+    pub parameters: Map<String, Value>,
+    /// The tensors. Their elements are parts of the body.
+    pub inputs: Vec<InputTensor>,
+    /// Which outputs are wanted; empty means all.
+    pub outputs: Vec<RequestedOutput>,
+}
+
+impl InferRequest {
+    /// The request in `body`, whose first `json` bytes are JSON; the rest are the elements of binary tensors, in the
+    /// order of the inputs. Without `json` all of the body is JSON.
+    pub fn parse(body: &Bytes, json: Option<usize>) -> Result<Self, ModelGatewayError> {
+        let (text, mut blobs) = match json {
+            None => (body.clone(), None),
+            Some(length) if length <= body.len() => (body.slice(..length), Some(body.slice(length..))),
+            Some(length) => {
+                return Err(invalid(format!(
+                    "Inference-Header-Content-Length is {length}, the body has {} bytes",
+                    body.len()
+                )));
+            }
+        };
+        let parsed: Body<'_> = serde_json::from_slice(&text).map_err(|error| {
+            invalid(format!(
+                "the request is not valid: {error} (JSON has no NaN: send null for a missing number)"
+            ))
+        })?;
+        let tensors = parsed.inputs.into_iter();
+        let inputs = tensors
+            .map(|tensor| tensor.parse(&text, &mut blobs))
+            .collect::<Result<_, _>>()?;
+        if let Some(left) = blobs.filter(|blobs| !blobs.is_empty()) {
+            return Err(invalid(format!(
+                "{} bytes are left behind the last binary tensor: the `{BINARY_SIZE}` of the inputs must sum up to all \
+                 that follows the JSON",
+                left.len()
+            )));
+        }
+        for output in &parsed.outputs {
+            refuse_unsupported(&format!("output `{}`", output.name), &output.parameters)?;
+        }
+        Ok(Self {
+            id: parsed.id,
+            parameters: parsed.parameters,
+            inputs,
+            outputs: parsed.outputs,
+        })
+    }
+
+    /// How long the request may take, where it says so. Clients give it in microseconds.
+    pub fn deadline_ms(&self) -> Option<u64> {
+        let micros = self.parameters.get("timeout").and_then(Value::as_u64);
+        micros.filter(|micros| *micros > 0).map(|micros| micros.div_ceil(1_000))
+    }
+
+    /// Whether outputs that say nothing of it are wanted as bytes.
+    pub fn wants_binary(&self) -> bool {
+        self.parameters.get(BINARY_OUTPUT).and_then(Value::as_bool) == Some(true)
+    }
+}
+
+impl BodyTensor<'_> {
+    fn parse(self, text: &Bytes, blobs: &mut Option<Bytes>) -> Result<InputTensor, ModelGatewayError> {
+        let Self {
+            name,
+            shape,
+            datatype,
+            parameters,
+            data,
+        } = self;
+        let datatype = Datatype::parse(&name, &datatype)?;
+        refuse_unsupported(&format!("input `{name}`"), &parameters)?;
+        let elements = match (parameters.get(BINARY_SIZE), data) {
+            (None, Some(data)) => Elements::Json(text.slice_ref(data.get().as_bytes())),
+            (None, None) => return Err(invalid(format!("input `{name}` has no `data`"))),
+            (Some(_), Some(_)) => {
+                return Err(invalid(format!(
+                    "input `{name}` has both `data` and `{BINARY_SIZE}`: send its elements once"
+                )));
+            }
+            (Some(size), None) => Elements::Blob(blob(&name, size, blobs)?),
+        };
+        Ok(InputTensor {
+            name,
+            shape,
+            datatype,
+            elements,
+        })
+    }
+}
+
+/// The next `size` of the bytes that follow the JSON.
+fn blob(name: &str, size: &Value, blobs: &mut Option<Bytes>) -> Result<Bytes, ModelGatewayError> {
+    let left = blobs.as_mut().ok_or_else(|| {
+        invalid(format!(
+            "input `{name}` has `{BINARY_SIZE}`, but the request has no header Inference-Header-Content-Length that says \
+             where its JSON ends"
+        ))
+    })?;
+    let size = size.as_u64().and_then(|size| usize::try_from(size).ok());
+    match size {
+        Some(size) if size <= left.len() => Ok(left.split_to(size)),
+        Some(size) => Err(invalid(format!(
+            "input `{name}` has {size} bytes by its `{BINARY_SIZE}`, {} are left of the body",
+            left.len()
+        ))),
+        None => Err(invalid(format!("input `{name}`: `{BINARY_SIZE}` must be a number of bytes"))),
+    }
+}
+
+fn refuse_unsupported(whose: &str, parameters: &Map<String, Value>) -> Result<(), ModelGatewayError> {
+    match UNSUPPORTED.iter().find(|name| parameters.contains_key(**name)) {
+        Some(name) => Err(invalid(format!(
+            "{whose}: parameter `{name}` is not supported: send and take the tensor itself"
+        ))),
+        None => Ok(()),
+    }
+}
+
+impl RequestedOutput {
+    /// Whether it is wanted as bytes; `all` is what holds for outputs that say nothing of it.
+    pub fn wants_binary(&self, all: bool) -> bool {
+        self.parameters.get(BINARY).and_then(Value::as_bool).unwrap_or(all)
+    }
+}
+
+/// An inference response. Its binary tensors follow it, see [`Self::into_body`].
 #[derive(Debug, Serialize)]
-pub struct InferResponse {
+pub struct InferResponse<'a> {
     /// The model's name.
-    pub model_name: String,
+    pub model_name: &'a str,
     /// The version that answered.
     pub model_version: String,
     /// The request's id.
@@ -68,20 +211,70 @@ pub struct InferResponse {
     #[serde(skip_serializing_if = "Map::is_empty")]
     pub parameters: Map<String, Value>,
     /// The model's outputs.
-    pub outputs: Vec<OutputTensor>,
+    pub outputs: Vec<OutputTensor<'a>>,
 }
 
 /// A tensor of a response.
 #[derive(Debug, Serialize)]
-pub struct OutputTensor {
-    /// Its name.
-    pub name: String,
-    /// Dimensions.
-    pub shape: Vec<i64>,
-    /// Element type.
-    pub datatype: String,
-    /// Elements, row-major and flat; NaN and the infinities are null.
-    pub data: Vec<Value>,
+pub struct OutputTensor<'a> {
+    name: &'a str,
+    shape: &'a [i64],
+    datatype: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    parameters: Option<BinarySize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    data: Option<Flat<'a>>,
+    /// Where to take the bytes from that follow.
+    #[serde(skip)]
+    binary: Option<&'a TensorData>,
+}
+
+/// The parameters of a tensor whose elements follow the JSON.
+#[derive(Debug, Serialize)]
+struct BinarySize {
+    binary_data_size: usize,
+}
+
+/// A response as it is sent.
+#[derive(Debug)]
+pub struct ResponseBody {
+    /// All of it.
+    pub bytes: Vec<u8>,
+    /// How much of it is JSON; none: all.
+    pub json: Option<usize>,
+}
+
+impl<'a> OutputTensor<'a> {
+    /// `tensor` in JSON, or as bytes.
+    pub fn new(tensor: &'a NamedTensor, binary: bool) -> Self {
+        Self {
+            name: &tensor.name,
+            shape: &tensor.shape,
+            datatype: tensor.data.element().name(),
+            parameters: binary.then(|| BinarySize {
+                binary_data_size: super::blob::size(&tensor.data),
+            }),
+            data: (!binary).then_some(Flat(&tensor.data)),
+            binary: binary.then_some(&tensor.data),
+        }
+    }
+}
+
+impl InferResponse<'_> {
+    /// The JSON, and behind it the bytes of binary tensors.
+    pub fn into_body(self) -> Result<ResponseBody, serde_json::Error> {
+        let mut bytes = serde_json::to_vec(&self)?;
+        let json = bytes.len();
+        let mut is_binary = false;
+        for tensor in self.outputs.iter().filter_map(|output| output.binary) {
+            is_binary = true;
+            super::blob::write(tensor, &mut bytes);
+        }
+        Ok(ResponseBody {
+            bytes,
+            json: is_binary.then_some(json),
+        })
+    }
 }
 
 /// A model's metadata.
@@ -92,244 +285,84 @@ pub struct ModelMetadata {
     /// Its versions, oldest first.
     pub versions: Vec<String>,
     /// What runs it.
-    pub platform: &'static str,
+    pub platform: String,
     /// What a caller sends: entity keys and request-time values.
     pub inputs: Vec<TensorSpec>,
     /// What the model answers.
     pub outputs: Vec<TensorSpec>,
     /// `raw_inputs`: the model's own tensors, which are taken in the place of `inputs`.
-    pub parameters: Map<String, Value>,
+    pub parameters: RawInputs,
 }
 
-/// The tensor by which an input of a model's definition is sent.
-pub fn input_spec(name: &str, data_type: DataType) -> TensorSpec {
-    let element = match data_type {
-        // Definitions refuse inputs of lists.
-        DataType::String | DataType::Timestamp | DataType::List(_) => ElementType::String,
-        DataType::Bool => ElementType::Bool,
-        DataType::I32 => ElementType::I32,
-        DataType::I64 => ElementType::I64,
-        DataType::F32 => ElementType::F32,
-        DataType::F64 => ElementType::F64,
-    };
-    TensorSpec {
-        name: name.to_owned(),
-        datatype: element.name().to_owned(),
-        shape: vec![-1],
-    }
-}
-
-impl From<&NamedTensor> for OutputTensor {
-    fn from(tensor: &NamedTensor) -> Self {
-        Self {
-            name: tensor.name.clone(),
-            shape: tensor.shape.clone(),
-            datatype: tensor.data.element().name().to_owned(),
-            data: each_type!(&tensor.data, values => values.iter().cloned().map(Value::from).collect()),
-        }
-    }
-}
-
-impl InputTensor {
-    /// The elements, flat, as many as the shape says.
-    fn elements(self) -> Result<(String, Vec<i64>, ElementType, Vec<Value>), ModelGatewayError> {
-        let Self {
-            name,
-            shape,
-            datatype,
-            parameters,
-            data,
-        } = self;
-        if parameters.contains_key("binary_data_size") {
-            return Err(binary_data());
-        }
-        let element = ElementType::from_name(&datatype)
-            .ok_or_else(|| invalid(format!("input `{name}`: datatype `{datatype}` is not supported")))?;
-        let expected = shape.iter().try_fold(1usize, |product, size| {
-            usize::try_from(*size).ok().and_then(|size| product.checked_mul(size))
-        });
-        let expected =
-            expected.ok_or_else(|| invalid(format!("input `{name}`: shape {shape:?} is no shape of data")))?;
-        let data = data.ok_or_else(|| invalid(format!("input `{name}` has no `data`")))?;
-        let mut elements = Vec::new();
-        flatten(&name, data, MAX_DIMENSIONS, &mut elements)?;
-        if elements.len() != expected {
-            return Err(invalid(format!(
-                "input `{name}`: shape {shape:?} means {expected} elements, `data` has {}",
-                elements.len()
-            )));
-        }
-        Ok((name, shape, element, elements))
-    }
-
-    /// The tensor for the model itself. Nulls are NaN in a float tensor, and refused in others.
-    pub fn into_tensor(self) -> Result<NamedTensor, ModelGatewayError> {
-        let (name, shape, element, elements) = self.elements()?;
-        let data = tensor_data(&name, element, elements)?;
-        Ok(NamedTensor { name, shape, data })
-    }
-
-    /// One scalar per request, for an input of the model's definition.
-    pub fn into_scalars(self) -> Result<(String, Vec<Scalar>), ModelGatewayError> {
-        let (name, shape, element, elements) = self.elements()?;
-        if !matches!(shape.as_slice(), [_] | [_, 1]) {
-            return Err(invalid(format!(
-                "input `{name}`: shape {shape:?} must be [N] or [N, 1], a value per request"
-            )));
-        }
-        let scalar = |value: Value| {
-            serde_json::from_value(value).map_err(|error| invalid(format!("input `{name}` ({element}): {error}")))
-        };
-        let scalars = elements.into_iter().map(scalar).collect::<Result<_, _>>()?;
-        Ok((name, scalars))
-    }
-}
-
-/// What a request with binary tensors is answered.
-pub fn binary_data() -> ModelGatewayError {
-    invalid("binary tensor data is not supported yet: set binary_data=False")
-}
-
-fn flatten(name: &str, data: Value, depth: usize, elements: &mut Vec<Value>) -> Result<(), ModelGatewayError> {
-    match data {
-        Value::Array(items) if depth > 0 => items
-            .into_iter()
-            .try_for_each(|item| flatten(name, item, depth - 1, elements)),
-        Value::Array(_) => Err(invalid(format!(
-            "input `{name}`: `data` is nested deeper than {MAX_DIMENSIONS} levels"
-        ))),
-        Value::Object(_) => Err(invalid(format!(
-            "input `{name}`: `data` holds an object, expected a list of values"
-        ))),
-        scalar => {
-            elements.push(scalar);
-            Ok(())
-        }
-    }
-}
-
-fn tensor_data(name: &str, element: ElementType, elements: Vec<Value>) -> Result<TensorData, ModelGatewayError> {
-    fn each<T>(
-        name: &str,
-        element: ElementType,
-        elements: Vec<Value>,
-        read: impl Fn(&Value) -> Option<T>,
-    ) -> Result<Vec<T>, ModelGatewayError> {
-        let convert = |value: Value| {
-            read(&value).ok_or_else(|| invalid(format!("input `{name}`: {value} is no {element} value")))
-        };
-        elements.into_iter().map(convert).collect()
-    }
-    macro_rules! signed {
-        ($variant:ident, $type:ty) => {
-            TensorData::$variant(each(name, element, elements, |value| {
-                value.as_i64().and_then(|number| <$type>::try_from(number).ok())
-            })?)
-        };
-    }
-    macro_rules! unsigned {
-        ($variant:ident, $type:ty) => {
-            TensorData::$variant(each(name, element, elements, |value| {
-                value.as_u64().and_then(|number| <$type>::try_from(number).ok())
-            })?)
-        };
-    }
-    Ok(match element {
-        ElementType::Bool => TensorData::Bool(each(name, element, elements, Value::as_bool)?),
-        ElementType::I8 => signed!(I8, i8),
-        ElementType::I16 => signed!(I16, i16),
-        ElementType::I32 => signed!(I32, i32),
-        ElementType::I64 => signed!(I64, i64),
-        ElementType::U8 => unsigned!(U8, u8),
-        ElementType::U16 => unsigned!(U16, u16),
-        ElementType::U32 => unsigned!(U32, u32),
-        ElementType::U64 => unsigned!(U64, u64),
-        ElementType::F32 => TensorData::F32(each(name, element, elements, |value| float(value).map(|f| f as f32))?),
-        ElementType::F64 => TensorData::F64(each(name, element, elements, float)?),
-        ElementType::String => TensorData::String(each(name, element, elements, |value| {
-            value.as_str().map(ToOwned::to_owned)
-        })?),
-    })
-}
-
-/// A number; null is NaN, and JSON's missing numbers are texts.
-fn float(value: &Value) -> Option<f64> {
-    match value {
-        Value::Null => Some(f64::NAN),
-        Value::String(text) => match text.as_str() {
-            "NaN" => Some(f64::NAN),
-            "Infinity" => Some(f64::INFINITY),
-            "-Infinity" => Some(f64::NEG_INFINITY),
-            _ => None,
-        },
-        number => number.as_f64(),
-    }
+/// The model's own tensors.
+#[derive(Debug, Serialize)]
+pub struct RawInputs {
+    /// Name, type and dimensions of each.
+    pub raw_inputs: Vec<TensorSpec>,
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
 
-    fn tensor(json: Value) -> InputTensor {
-        serde_json::from_value(json).unwrap()
+    fn parse(body: &'static [u8], json: Option<usize>) -> Result<InferRequest, String> {
+        InferRequest::parse(&Bytes::from_static(body), json).map_err(|error| error.to_string())
     }
 
     #[test]
-    fn nested_and_flat_data_are_the_same_tensor() {
-        let flat = tensor(json!({"name": "x", "shape": [2, 2], "datatype": "FP32", "data": [1, 2.5, null, "NaN"]}));
-        let nested =
-            tensor(json!({"name": "x", "shape": [2, 2], "datatype": "FP32", "data": [[1, 2.5], [null, "NaN"]]}));
-        for tensor in [flat, nested] {
-            let TensorData::F32(cells) = tensor.into_tensor().unwrap().data else {
-                panic!("no floats")
-            };
-            assert_eq!(cells[..2], [1.0, 2.5]);
-            assert!(cells[2..].iter().all(|cell| cell.is_nan()));
-        }
+    fn binary_tensors_follow_the_json_in_order() {
+        let json = br#"{"inputs":[{"name":"a","shape":[1],"datatype":"UINT8","parameters":{"binary_data_size":1}},{"name":"j","shape":[1],"datatype":"INT64","data":[3]},{"name":"b","shape":[2],"datatype":"UINT8","parameters":{"binary_data_size":2}}],"outputs":null}"#;
+        let body = Bytes::from([json.as_slice(), b"\x07\x08\x09"].concat());
+        let request = InferRequest::parse(&body, Some(json.len())).unwrap();
+        let tensors: Vec<TensorData> = request
+            .inputs
+            .into_iter()
+            .map(|input| input.into_tensor().unwrap().data)
+            .collect();
+        let expected = [TensorData::U8(vec![7]), TensorData::I64(vec![3]), TensorData::U8(vec![8, 9])];
+        assert_eq!(tensors, expected);
+        let short = InferRequest::parse(&body.slice(..body.len() - 1), Some(json.len())).unwrap_err();
+        assert!(short.to_string().contains("has 2 bytes by its `binary_data_size`, 1 are left"));
+        let long = Bytes::from([&body, b"x".as_slice()].concat());
+        let long = InferRequest::parse(&long, Some(json.len())).unwrap_err();
+        assert!(long.to_string().starts_with("1 bytes are left"));
+        let without = InferRequest::parse(&Bytes::from_static(json), None).unwrap_err();
+        assert!(without.to_string().contains("no header Inference-Header-Content-Length"));
+        let beyond = InferRequest::parse(&body, Some(9_999)).unwrap_err();
+        assert!(beyond.to_string().starts_with("Inference-Header-Content-Length is 9999"));
     }
 
     #[test]
-    fn data_that_does_not_fill_the_shape_is_refused() {
-        let error = tensor(json!({"name": "x", "shape": [3], "datatype": "INT64", "data": [1, 2]})).into_tensor();
+    fn what_would_change_the_meaning_unheeded_is_refused() {
+        let shared = br#"{"inputs":[{"name":"x","shape":[1],"datatype":"FP32","parameters":{"shared_memory_region":"r"}}]}"#;
+        assert!(parse(shared, None).unwrap_err().contains("`shared_memory_region` is not supported"));
+        let classes = br#"{"inputs":[],"outputs":[{"name":"p","parameters":{"classification":2}}]}"#;
+        assert!(parse(classes, None).unwrap_err().contains("`classification` is not supported"));
+        let neither = br#"{"inputs":[{"name":"x","shape":[1],"datatype":"FP32"}]}"#;
+        assert_eq!(parse(neither, None).unwrap_err(), "input `x` has no `data`");
+    }
+
+    #[test]
+    fn a_response_of_one_tensor_each_way() {
+        let tensor = |name: &str| NamedTensor {
+            name: name.to_owned(),
+            shape: vec![2],
+            data: TensorData::I32(vec![1, 2]),
+        };
+        let (json, binary) = (tensor("j"), tensor("b"));
+        let response = InferResponse {
+            model_name: "fraud",
+            model_version: "4".to_owned(),
+            id: None,
+            parameters: Map::new(),
+            outputs: vec![OutputTensor::new(&json, false), OutputTensor::new(&binary, true)],
+        };
+        let body = response.into_body().unwrap();
+        let (text, blob) = body.bytes.split_at(body.json.unwrap());
         assert_eq!(
-            error.unwrap_err().to_string(),
-            "input `x`: shape [3] means 3 elements, `data` has 2"
+            std::str::from_utf8(text).unwrap(),
+            r#"{"model_name":"fraud","model_version":"4","outputs":[{"name":"j","shape":[2],"datatype":"INT32","data":[1,2]},{"name":"b","shape":[2],"datatype":"INT32","parameters":{"binary_data_size":8}}]}"#
         );
-        let error = tensor(json!({"name": "x", "shape": [-1], "datatype": "INT64", "data": [1]})).into_tensor();
-        assert!(error.unwrap_err().to_string().contains("no shape of data"));
-    }
-
-    #[test]
-    fn a_value_outside_its_datatype_is_named() {
-        let error = tensor(json!({"name": "x", "shape": [1], "datatype": "INT8", "data": [300]})).into_tensor();
-        assert_eq!(error.unwrap_err().to_string(), "input `x`: 300 is no INT8 value");
-    }
-
-    #[test]
-    fn a_binary_tensor_is_refused_with_the_remedy() {
-        let error =
-            tensor(json!({"name": "x", "shape": [1], "datatype": "FP32", "parameters": {"binary_data_size": 4}}));
-        assert!(
-            error
-                .into_tensor()
-                .unwrap_err()
-                .to_string()
-                .contains("set binary_data=False")
-        );
-    }
-
-    #[test]
-    fn entity_keys_are_one_value_a_request() {
-        let (name, scalars) =
-            tensor(json!({"name": "card_id", "shape": [2, 1], "datatype": "BYTES", "data": ["a", "b"]}))
-                .into_scalars()
-                .unwrap();
-        assert_eq!(
-            (name.as_str(), scalars),
-            ("card_id", vec![Scalar::String("a".into()), Scalar::String("b".into())])
-        );
-        let wide = tensor(json!({"name": "card_id", "shape": [1, 2], "datatype": "BYTES", "data": ["a", "b"]}));
-        assert!(wide.into_scalars().unwrap_err().to_string().contains("[N] or [N, 1]"));
+        assert_eq!(blob, [1, 0, 0, 0, 2, 0, 0, 0]);
     }
 }
