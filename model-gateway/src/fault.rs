@@ -1,8 +1,8 @@
 //! How the failures of what the gateway leans on become errors of its contract.
 
-use crate::runtime::RuntimeError;
+use crate::runtime::{RuntimeError, UpstreamFault};
 use ondol_feature_store_api::FeatureStoreError;
-use ondol_model_gateway_api::ModelGatewayError;
+use ondol_model_gateway_api::{ModelGatewayError, UpstreamFailure};
 
 /// The request itself is wrong.
 pub(crate) fn invalid(detail: impl Into<String>) -> ModelGatewayError {
@@ -38,6 +38,22 @@ pub(crate) fn of_store(error: &FeatureStoreError) -> ModelGatewayError {
 pub(crate) fn of_runtime(error: &RuntimeError) -> ModelGatewayError {
     match error {
         RuntimeError::Library(_) => unavailable(error),
+        RuntimeError::Overloaded(detail) => ModelGatewayError::Overloaded { detail: detail.clone() },
+        RuntimeError::Upstream {
+            upstream,
+            fault,
+            detail,
+        } => ModelGatewayError::Upstream {
+            upstream: upstream.clone(),
+            failure: match fault {
+                UpstreamFault::TimedOut => UpstreamFailure::TimedOut,
+                UpstreamFault::Open { retry_after_s } => UpstreamFailure::Unavailable {
+                    retry_after_s: *retry_after_s,
+                },
+                UpstreamFault::Failed => UpstreamFailure::Failed,
+            },
+            detail: detail.clone(),
+        },
         RuntimeError::Artifact(_) | RuntimeError::Run(_) => internal(error),
     }
 }

@@ -212,7 +212,7 @@ impl Models {
             .await
             .map_err(internal)?
             .map_err(|error| unavailable(format!("the artifact is gone: {error}")))?;
-        let runtime = self.loader.load(registered.kind, artifact).await;
+        let runtime = self.loader.load(registered.kind, artifact, &version.record.definition, Some(registered)).await;
         let runtime = runtime.map_err(|error| of_runtime(&error))?;
         let scorer = Scorer::new(runtime, &version.record.definition)?;
         scorer.warm_up(&registered.model).await;

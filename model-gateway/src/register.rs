@@ -17,7 +17,7 @@ use crate::runtime::{RuntimeError, WARM_UP_ROWS, kind};
 use ondol_model_gateway_api::ModelGatewayError;
 use ondol_model_gateway_api::wire::{RegisterRequest, RegisteredModel, TensorSpec};
 use ondol_pipelines_api::wire::Manifest;
-use ondol_vocabulary::{EventTime, ModelVersion, Snapshot, VersionedName};
+use ondol_vocabulary::{EventTime, ModelVersion, Snapshot, VersionedName, ViewVersion};
 use std::sync::Arc;
 
 /// Registers `request` as the next version of `name`.
@@ -49,11 +49,22 @@ pub async fn register(
     let artifact = request.artifact;
     let kind = request.kind.map_or_else(|| kind::recognise(&artifact), Ok);
     let kind = kind.map_err(|error| refused(&error))?;
-    let runtime = models.loader().load(kind, artifact.clone()).await;
+    let runtime = models.loader().load(kind, artifact.clone(), &model.definition, None).await;
     let scorer = Scorer::new(runtime.map_err(|error| refused(&error))?, &model.definition)?;
     check(&scorer, &model, manifest.as_ref(), &snapshot)?;
     trial(&scorer, &model).await?;
     let signature = scorer.runtime.signature();
+    let mut views: Vec<&ViewVersion> = Vec::new();
+    for (view, _) in model
+        .definition
+        .view_features()
+        .iter()
+        .filter_map(|feature| snapshot.resolve(feature))
+    {
+        if !views.iter().any(|known| known.id == view.id) {
+            views.push(view);
+        }
+    }
     let record = VersionRecord {
         registered: RegisteredModel {
             model: VersionedName::new(name, 0),
@@ -61,10 +72,15 @@ pub async fn register(
             sha256: sha256(&artifact),
             registered_at: now,
             definition_version: model.version,
+            views: views
+                .iter()
+                .map(|view| VersionedName::new(&view.definition.name, view.version))
+                .collect(),
             inputs: signature.inputs.iter().map(spec).collect(),
             outputs: signature.outputs.iter().map(spec).collect(),
         },
-        definition: model.definition,
+        views: views.into_iter().map(|view| view.definition.clone()).collect(),
+        definition: model.definition.clone(),
     };
     let record = models.add(artifact, record, Arc::new(scorer)).await?;
     tracing::info!(model = %record.registered.model, sha256 = record.registered.sha256, "model registered");

@@ -1,5 +1,6 @@
 //! What can go wrong in the model gateway.
 
+use crate::wire::Trouble;
 use http::StatusCode;
 use ondol_wire::ContractError;
 use serde::{Deserialize, Serialize};
@@ -54,6 +55,16 @@ pub enum ModelGatewayError {
         /// Which limits are not met, a line each.
         unmet: Vec<String>,
     },
+    /// The model's policy refuses to score what the features are.
+    #[error("the policy of `{model}` refuses features that are {trouble}: {detail}")]
+    FeaturesRejected {
+        /// The model's name.
+        model: String,
+        /// What is wrong with them.
+        trouble: Trouble,
+        /// Which features, or the reason.
+        detail: String,
+    },
     /// More requests are under way than the configured bound.
     #[error("the gateway is overloaded: {detail}")]
     Overloaded {
@@ -67,6 +78,16 @@ pub enum ModelGatewayError {
         deadline_ms: u64,
         /// `features` or `model`.
         stage: String,
+    },
+    /// A model on another server was not asked successfully.
+    #[error("upstream `{upstream}`: {detail}")]
+    Upstream {
+        /// Its host and model.
+        upstream: String,
+        /// How it failed.
+        failure: UpstreamFailure,
+        /// What happened.
+        detail: String,
     },
     /// The gateway, or something it needs, can't answer now.
     #[error("the model gateway is unavailable: {detail}")]
@@ -82,6 +103,21 @@ pub enum ModelGatewayError {
     },
 }
 
+/// How a model on another server failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum UpstreamFailure {
+    /// No whole answer in time.
+    TimedOut,
+    /// It has failed so often that it is not called for now.
+    Unavailable {
+        /// When it is tried again.
+        retry_after_s: u64,
+    },
+    /// It can't be reached, broke off, or answered wrongly.
+    Failed,
+}
+
 impl ContractError for ModelGatewayError {
     fn status(&self) -> StatusCode {
         match self {
@@ -89,8 +125,19 @@ impl ContractError for ModelGatewayError {
             Self::UnknownModel { .. } | Self::NothingRegistered { .. } => StatusCode::NOT_FOUND,
             Self::Mismatch { .. } => StatusCode::UNPROCESSABLE_ENTITY,
             Self::RevisionConflict { .. } | Self::LimitsNotMet { .. } => StatusCode::CONFLICT,
+            // Nothing that the platform could mend: the entity is unknown.
+            Self::FeaturesRejected {
+                trouble: Trouble::Missing,
+                ..
+            } => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::FeaturesRejected { .. } => StatusCode::SERVICE_UNAVAILABLE,
             Self::Overloaded { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::DeadlineExceeded { .. } => StatusCode::GATEWAY_TIMEOUT,
+            Self::Upstream { failure, .. } => match failure {
+                UpstreamFailure::TimedOut => StatusCode::GATEWAY_TIMEOUT,
+                UpstreamFailure::Unavailable { .. } => StatusCode::SERVICE_UNAVAILABLE,
+                UpstreamFailure::Failed => StatusCode::BAD_GATEWAY,
+            },
             Self::Unavailable { .. } => StatusCode::SERVICE_UNAVAILABLE,
             Self::Internal { .. } => StatusCode::INTERNAL_SERVER_ERROR,
         }
@@ -104,8 +151,14 @@ impl ContractError for ModelGatewayError {
             Self::Mismatch { .. } => "mismatch",
             Self::RevisionConflict { .. } => "revision-conflict",
             Self::LimitsNotMet { .. } => "limits-not-met",
+            Self::FeaturesRejected { .. } => "features-rejected",
             Self::Overloaded { .. } => "overloaded",
             Self::DeadlineExceeded { .. } => "deadline-exceeded",
+            Self::Upstream { failure, .. } => match failure {
+                UpstreamFailure::TimedOut => "upstream-timed-out",
+                UpstreamFailure::Unavailable { .. } => "upstream-unavailable",
+                UpstreamFailure::Failed => "upstream-failed",
+            },
             Self::Unavailable { .. } => "unavailable",
             Self::Internal { .. } => "internal",
         }
@@ -114,7 +167,14 @@ impl ContractError for ModelGatewayError {
     fn retryable(&self) -> bool {
         matches!(
             self,
-            Self::Overloaded { .. } | Self::DeadlineExceeded { .. } | Self::Unavailable { .. }
+            Self::Overloaded { .. }
+                | Self::DeadlineExceeded { .. }
+                | Self::Unavailable { .. }
+                | Self::Upstream { .. }
+                | Self::FeaturesRejected {
+                    trouble: Trouble::Stale | Trouble::Unavailable,
+                    ..
+                }
         )
     }
 
@@ -122,6 +182,10 @@ impl ContractError for ModelGatewayError {
         match self {
             Self::Overloaded { .. } => Some(1),
             Self::Unavailable { .. } => Some(2),
+            Self::Upstream {
+                failure: UpstreamFailure::Unavailable { retry_after_s },
+                ..
+            } => Some(*retry_after_s),
             _ => None,
         }
     }

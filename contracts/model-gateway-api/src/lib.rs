@@ -15,5 +15,5 @@ pub mod wire;
 
 pub use access::{AccessError, GatewayAccess, GatewayAccessClient};
 pub use client::ModelGatewayClient;
-pub use error::ModelGatewayError;
+pub use error::{ModelGatewayError, UpstreamFailure};
 pub use service::ModelGateway;

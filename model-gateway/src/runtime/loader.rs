@@ -1,9 +1,11 @@
 //! Makes the runtime that runs an artifact, by its kind.
 
 use crate::runtime::onnx::{OnnxModel, OnnxOptions};
+use crate::runtime::upstream::Upstream;
 use crate::runtime::{Runtime, RuntimeError};
 use bytes::Bytes;
-use ondol_model_gateway_api::wire::ArtifactKind;
+use ondol_model_gateway_api::wire::{ArtifactKind, RegisteredModel};
+use ondol_vocabulary::ModelDefinition;
 use std::sync::Arc;
 
 /// Loads artifacts of every kind.
@@ -18,8 +20,15 @@ impl Loader {
         Self { onnx }
     }
 
-    /// Loads `artifact`, off the async threads where that takes long.
-    pub async fn load(&self, kind: ArtifactKind, artifact: Bytes) -> Result<Arc<dyn Runtime>, RuntimeError> {
+    /// Loads `artifact`, a model of `definition`, off the async threads where that takes long. `registered` is what is
+    /// known of it, unless it is being registered.
+    pub async fn load(
+        &self,
+        kind: ArtifactKind,
+        artifact: Bytes,
+        definition: &ModelDefinition,
+        registered: Option<&RegisteredModel>,
+    ) -> Result<Arc<dyn Runtime>, RuntimeError> {
         match kind {
             ArtifactKind::Onnx => {
                 let options = self.onnx.clone();
@@ -29,6 +38,7 @@ impl Loader {
                     .map_err(|error| RuntimeError::Artifact(error.to_string()))??;
                 Ok(Arc::new(model))
             }
+            ArtifactKind::Upstream => Ok(Arc::new(Upstream::open(&artifact, definition, registered).await?)),
             other => Err(RuntimeError::Artifact(format!(
                 "this gateway can't run artifacts of kind `{other}`"
             ))),

@@ -2,15 +2,17 @@
 //!
 //! A [`Runtime`] takes named tensors and gives named tensors; everything above it (layout, score, the protocols) knows
 //! no more. [`kind`] recognises what an artifact is, [`loader`] makes the runtime that runs it: [`onnx`] in process
-//! ([`library`] finds ONNX Runtime on this machine). [`signature`] is what a model says of itself, [`tensor`] is what
-//! goes in and comes out.
+//! ([`library`] finds ONNX Runtime on this machine), [`upstream`] on another server. [`batch`] merges requests. [`signature`] is what
+//! a model says of itself, [`tensor`] is what goes in and comes out.
 
+pub mod batch;
 pub mod kind;
 pub mod library;
 pub mod loader;
 pub mod onnx;
 pub mod signature;
 pub mod tensor;
+pub mod upstream;
 
 use crate::runtime::signature::Signature;
 use crate::runtime::tensor::NamedTensor;
@@ -26,6 +28,11 @@ pub const WARM_UP_ROWS: [usize; 2] = [1, 16];
 pub trait Runtime: fmt::Debug + Send + Sync {
     /// What the model takes and gives.
     fn signature(&self) -> &Signature;
+
+    /// About how much memory the model takes here, in bytes: what a bound on loaded models counts.
+    fn memory_bytes(&self) -> usize {
+        0
+    }
 
     /// Runs the model on tensors whose first dimension is `rows`, and gives its outputs, whose first dimension is
     /// `rows` too. The caller stops waiting at `deadline`; a runtime that can do less work for it (a call to a server)
@@ -48,7 +55,34 @@ pub enum RuntimeError {
     /// The bytes are no model that a runtime can load.
     #[error("the artifact can't be loaded: {0}")]
     Artifact(String),
+    /// More requests wait for the model than may.
+    #[error("the model is overloaded: {0}")]
+    Overloaded(String),
+    /// A model on another server could not be asked.
+    #[error("upstream `{upstream}`: {detail}")]
+    Upstream {
+        /// Its host and model.
+        upstream: String,
+        /// What kind of failure.
+        fault: UpstreamFault,
+        /// What happened, without a secret.
+        detail: String,
+    },
     /// The model failed on its inputs.
     #[error("the model failed: {0}")]
     Run(String),
+}
+
+/// How a model on another server failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UpstreamFault {
+    /// No whole answer in time.
+    TimedOut,
+    /// It has failed so often that it is not called for now.
+    Open {
+        /// When it is tried again.
+        retry_after_s: u64,
+    },
+    /// It can't be reached, broke off, or answered wrongly.
+    Failed,
 }

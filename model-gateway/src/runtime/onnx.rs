@@ -17,6 +17,7 @@ use ort::environment::Environment;
 use ort::session::{Session, SessionInputValue};
 use ort::value::{DynValue, Outlet, Tensor, ValueType};
 use std::borrow::Cow;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
@@ -55,6 +56,7 @@ struct Pool {
     environment: Environment,
     intra_op_threads: usize,
     idle: Mutex<Vec<Session>>,
+    opened: AtomicUsize,
     permits: Arc<Semaphore>,
 }
 
@@ -69,6 +71,7 @@ impl OnnxModel {
             environment,
             intra_op_threads: options.intra_op_threads,
             idle: Mutex::new(vec![session]),
+            opened: AtomicUsize::new(1),
             permits: Arc::new(Semaphore::new(options.sessions.max(1))),
         });
         Ok(Self { signature, pool })
@@ -79,6 +82,12 @@ impl OnnxModel {
 impl Runtime for OnnxModel {
     fn signature(&self) -> &Signature {
         &self.signature
+    }
+
+    /// Each session has the weights once; the file is kept to open more of them.
+    fn memory_bytes(&self) -> usize {
+        let sessions = self.pool.opened.load(Ordering::Relaxed);
+        self.pool.artifact.len().saturating_mul(sessions + 1)
     }
 
     /// Waits for a free session.
@@ -114,7 +123,9 @@ impl Runtime for OnnxModel {
 
 impl Pool {
     fn another_session(&self) -> Result<Session, RuntimeError> {
-        open_session(&self.environment, &self.artifact, self.intra_op_threads)
+        let session = open_session(&self.environment, &self.artifact, self.intra_op_threads)?;
+        self.opened.fetch_add(1, Ordering::Relaxed);
+        Ok(session)
     }
 
     fn take(&self) -> Option<Session> {
