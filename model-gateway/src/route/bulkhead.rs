@@ -157,7 +157,7 @@ mod tests {
         assert!(error.to_string().contains("about 5000 ms"), "{error}");
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn nobody_waits_past_the_deadline() {
         let bulkhead = Bulkhead::new("m", 1, 10);
         let _first = bulkhead.enter(later()).await.unwrap();
