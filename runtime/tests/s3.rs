@@ -10,6 +10,7 @@
 use axum::Router;
 use axum::http::{Method, StatusCode};
 use futures::future::join_all;
+use object_store::path::Path;
 use object_store::{Error, ObjectStoreExt, PutMode, PutOptions};
 use ondol_runtime::{ObjectStores, S3Config};
 use ondol_testkit::s3;
@@ -47,6 +48,28 @@ async fn a_bucket_that_can_be_written_to_passes_again_and_again() {
         .unwrap();
     place.check_writable().await.unwrap();
     place.check_writable().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_file_of_any_size_becomes_an_object_whole() {
+    let folder = tempfile::tempdir().unwrap();
+    let place = reached_at(s3::endpoint())
+        .at(&format!("s3://{}/a", s3::bucket()))
+        .unwrap();
+    assert!(place.is_empty().await.unwrap());
+    // Nothing, less than a part, a part exactly, and several with a rest.
+    for size in [0usize, 1_000, 16 << 20, (40 << 20) + 7] {
+        let bytes: Vec<u8> = (0..size).map(|at| (at / 251) as u8).collect();
+        let file = folder.path().join("file");
+        std::fs::write(&file, &bytes).unwrap();
+        let key = format!("x=S%C3%A3o Paulo/{size}.bin");
+        place.object(&key).unwrap().upload(&file).await.unwrap();
+        let found = place.store().get(&Path::parse(&key).unwrap()).await.unwrap();
+        assert!(found.bytes().await.unwrap() == bytes, "{size}");
+    }
+    assert!(!place.is_empty().await.unwrap());
+    let missing = place.object("b").unwrap().upload(&folder.path().join("none")).await.unwrap_err();
+    assert!(missing.to_string().contains("the file to upload"), "{missing}");
 }
 
 #[tokio::test]

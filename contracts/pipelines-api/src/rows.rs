@@ -85,9 +85,18 @@ pub(crate) fn respond(rows: Rows) -> Response {
 /// The rows of an answer whose body is on its way from `base`. Returns once their schema is here.
 pub(crate) async fn receive(response: reqwest::Response, base: String) -> Result<Rows, PipelinesError> {
     let pieces = response.bytes_stream().map_err(|error| error.to_string());
+    decode(pieces.boxed(), base).await
+}
+
+/// The rows of an Arrow IPC stream that comes in pieces from `base`, a name for messages. Returns once their schema is
+/// here; the rest is taken as the rows are.
+///
+/// # Errors
+/// When the pieces break off, or are no such stream.
+pub async fn decode(pieces: BoxStream<'static, Result<Bytes, String>>, base: String) -> Result<Rows, PipelinesError> {
     let mut arriving = Arriving {
         base,
-        pieces: pieces.boxed(),
+        pieces,
         decoder: StreamDecoder::new(),
         ready: VecDeque::new(),
         rows: 0,
@@ -183,7 +192,7 @@ fn internal(error: &ArrowError) -> PipelinesError {
 }
 
 /// The error that breaks a body off: the caller sees a cut connection, the log the reason.
-fn cut_off(error: &dyn std::error::Error) -> std::io::Error {
+pub(crate) fn cut_off(error: &(dyn std::error::Error + 'static)) -> std::io::Error {
     tracing::warn!(%error, "rows were cut off on their way to a caller");
     std::io::Error::other(error.to_string())
 }

@@ -18,6 +18,9 @@ pub struct PipelinesConfig {
     /// Where the spines of jobs are kept: a folder or `s3://bucket/prefix`. Instances with one ledger share it. Absent:
     /// `spines` in the data folder.
     pub spines: Option<String>,
+    /// Where the rows of finished training sets are kept: a folder or `s3://bucket/prefix`. Instances with one ledger share
+    /// it. Absent: `training-sets` in the data folder.
+    pub results: Option<String>,
     /// Jobs that run at the same time; each uses all of [`Self::threads`].
     pub concurrent_jobs: usize,
     /// Of these kinds of jobs, fewer may run at the same time.
@@ -73,6 +76,7 @@ impl Default for PipelinesConfig {
             ledger: None,
             spines: None,
             concurrent_jobs: 1,
+            results: None,
             concurrent_of_kind: BTreeMap::new(),
             queued_jobs: 32,
             memory_mib: 4_096,
@@ -122,12 +126,18 @@ impl PipelinesConfig {
         self.exchange.clone().unwrap_or_else(here)
     }
 
-    /// The folder of finished training sets.
-    pub fn results_dir(&self) -> PathBuf {
+    /// This instance's folder of training sets: those that are not finished, and all where no other place is configured.
+    pub(crate) fn results_dir(&self) -> PathBuf {
         self.data_dir.join("training-sets")
     }
 
     /// Where spines are kept.
+    /// Where finished training sets are kept.
+    pub(crate) fn results_place(&self) -> String {
+        let embedded = || self.results_dir().display().to_string();
+        self.results.clone().unwrap_or_else(embedded)
+    }
+
     pub(crate) fn spines_place(&self) -> String {
         let embedded = || Path::new(&self.data_dir).join("spines").display().to_string();
         self.spines.clone().unwrap_or_else(embedded)

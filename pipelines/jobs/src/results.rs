@@ -1,5 +1,8 @@
-//! Finished training sets on disk: an Arrow IPC stream each, whole or absent. Written batch by batch as a job goes on,
-//! and read the same way, so that neither holds a result in memory.
+//! Finished training sets: an Arrow IPC stream each, whole or absent, in a folder or a bucket. Written batch by batch as
+//! a job goes on, and read the same way, so that neither holds a result in memory.
+//!
+//! What is not finished is always a file of this machine: where results lie in a bucket, it is uploaded at the end and
+//! removed. So a bucket holds whole results only, and a slow one does not hold up the computing.
 
 use crate::error::JobError;
 use arrow::array::RecordBatch;
@@ -7,21 +10,34 @@ use arrow::datatypes::SchemaRef;
 use arrow::error::ArrowError;
 use arrow::ipc::reader::StreamReader;
 use arrow::ipc::writer::StreamWriter;
-use futures::{StreamExt, stream};
-use ondol_pipelines_api::{PipelinesError, Rows};
+use futures::{StreamExt, TryStreamExt, stream};
+use object_store::{Error as StoreError, ObjectStore, ObjectStoreExt, path::Path as ObjectPath};
+use ondol_pipelines_api::{PipelinesError, Rows, rows};
+use ondol_runtime::objects::{Location, ObjectStores};
 use std::fs::{self, File};
 use std::io::{BufReader, BufWriter};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// The ending of a result's name. (A dictionary may change from batch to batch in a stream, in an IPC file it may not.)
 const ENDING: &str = "arrows";
 /// Endings of what no reader wants: unfinished writes, and results of versions before streams.
 const REMOVED: [&str; 2] = ["tmp", "arrow"];
 
-/// The folder of finished training sets. Its methods block.
+/// Where finished training sets are. Clones share the place.
 #[derive(Clone, Debug)]
 pub(crate) struct Results {
+    /// Of unfinished ones, and of finished ones that are in no bucket.
     folder: PathBuf,
+    bucket: Option<Bucket>,
+}
+
+/// A place of results that other machines reach as well.
+#[derive(Clone, Debug)]
+struct Bucket {
+    place: Location,
+    /// In which the place is the root.
+    store: Arc<dyn ObjectStore>,
 }
 
 /// A file that no reader wants.
@@ -42,12 +58,22 @@ pub(crate) struct ResultWriter {
 }
 
 impl Results {
-    /// In `folder`, which is created. When nobody else writes there, leftovers of writes that a crash cut short are
-    /// removed at once.
-    pub(crate) fn open(folder: PathBuf, exclusive: bool) -> Result<Self, JobError> {
+    /// At `place`, a folder or in a bucket; `own` is this instance's folder for those of a bucket that are not finished.
+    /// Folders are created. When nobody else writes there, leftovers of writes that a crash cut short are removed at
+    /// once. Blocks.
+    pub(crate) fn open(objects: &ObjectStores, place: &str, own: PathBuf, exclusive: bool) -> Result<Self, JobError> {
+        let opened = objects.at(place).and_then(Location::created);
+        let place = opened.map_err(|cause| JobError::storage("can't keep results", cause))?;
+        let (folder, bucket) = match place.local_path() {
+            Some(folder) => (folder, None),
+            None => {
+                let store = place.store();
+                (own, Some(Bucket { place, store }))
+            }
+        };
         fs::create_dir_all(&folder)
             .map_err(|cause| JobError::storage(format!("can't open {}", folder.display()), cause))?;
-        let results = Self { folder };
+        let results = Self { folder, bucket };
         if exclusive {
             for file in results.unfinished()? {
                 results.remove_unfinished(&file)?;
@@ -56,7 +82,7 @@ impl Results {
         Ok(results)
     }
 
-    /// Files of results that are not whole, or not read any more, with what each was to be the result of.
+    /// Files of results that are not whole, or not read any more, with what each was to be the result of. Blocks.
     pub(crate) fn unfinished(&self) -> Result<Vec<Unfinished>, JobError> {
         let fault = |cause: std::io::Error| JobError::storage(format!("can't list {}", self.folder.display()), cause);
         let mut files = Vec::new();
@@ -71,7 +97,7 @@ impl Results {
         Ok(files)
     }
 
-    /// Removes one of them, if it is still there.
+    /// Removes one of them, if it is still there. Blocks.
     pub(crate) fn remove_unfinished(&self, file: &Unfinished) -> Result<(), JobError> {
         match fs::remove_file(&file.path) {
             Err(cause) if cause.kind() != std::io::ErrorKind::NotFound => {
@@ -82,7 +108,7 @@ impl Results {
         }
     }
 
-    /// Begins the result of job `id`.
+    /// Begins the result of job `id`. This and the writer block.
     pub(crate) fn write(&self, id: &str, schema: &SchemaRef) -> Result<ResultWriter, JobError> {
         let temporary = self.folder.join(format!("{id}.tmp"));
         let begin = || -> Result<StreamWriter<BufWriter<File>>, ArrowError> {
@@ -100,7 +126,15 @@ impl Results {
     }
 
     /// The result of job `id`, if it is still there. It is read on as the rows are taken.
-    pub(crate) fn read(&self, id: &str) -> Result<Option<Rows>, JobError> {
+    pub(crate) async fn read(&self, id: &str) -> Result<Option<Rows>, JobError> {
+        if let Some(bucket) = &self.bucket {
+            return bucket.read(id).await;
+        }
+        let (results, id) = (self.clone(), id.to_owned());
+        blocking(move || results.read_file(&id)).await
+    }
+
+    fn read_file(&self, id: &str) -> Result<Option<Rows>, JobError> {
         let path = self.path(id);
         let fault = |action: &str, cause: &dyn std::fmt::Display| {
             JobError::storage(format!("can't {action} {}", path.display()), cause)
@@ -138,7 +172,15 @@ impl Results {
     }
 
     /// The jobs whose results are here.
-    pub(crate) fn ids(&self) -> Result<Vec<String>, JobError> {
+    pub(crate) async fn ids(&self) -> Result<Vec<String>, JobError> {
+        if let Some(bucket) = &self.bucket {
+            return bucket.ids().await;
+        }
+        let results = self.clone();
+        blocking(move || results.files()).await
+    }
+
+    fn files(&self) -> Result<Vec<String>, JobError> {
         let fault = |cause: std::io::Error| JobError::storage(format!("can't list {}", self.folder.display()), cause);
         let mut ids = Vec::new();
         for entry in fs::read_dir(&self.folder).map_err(fault)? {
@@ -150,15 +192,75 @@ impl Results {
         Ok(ids)
     }
 
-    /// Removes the result of job `id`.
-    pub(crate) fn remove(&self, id: &str) -> Result<(), JobError> {
+    /// Removes the result of job `id`, if it is there.
+    pub(crate) async fn remove(&self, id: &str) -> Result<(), JobError> {
+        if let Some(bucket) = &self.bucket {
+            return bucket.remove(id).await;
+        }
         let path = self.path(id);
-        fs::remove_file(&path).map_err(|cause| JobError::storage(format!("can't remove {}", path.display()), cause))
+        blocking(move || match fs::remove_file(&path) {
+            Err(cause) if cause.kind() != std::io::ErrorKind::NotFound => {
+                Err(JobError::storage(format!("can't remove {}", path.display()), cause))
+            }
+            _ => Ok(()),
+        })
+        .await
     }
 
     fn path(&self, id: &str) -> PathBuf {
         self.folder.join(format!("{id}.{ENDING}"))
     }
+}
+
+impl Bucket {
+    async fn read(&self, id: &str) -> Result<Option<Rows>, JobError> {
+        let pieces = match self.store.get(&object(id)).await {
+            Ok(found) => found.into_stream().map_err(|cause| cause.to_string()).boxed(),
+            Err(StoreError::NotFound { .. }) => return Ok(None),
+            Err(cause) => return Err(self.failed("reading a result", &cause)),
+        };
+        let rows = rows::decode(pieces, format!("{}/{id}.{ENDING}", self.place)).await;
+        rows.map(Some)
+            .map_err(|cause| JobError::storage("can't read a result", cause))
+    }
+
+    async fn ids(&self) -> Result<Vec<String>, JobError> {
+        let found: Result<Vec<_>, StoreError> = self.store.list(None).try_collect().await;
+        let found = found.map_err(|cause| self.failed("listing results", &cause))?;
+        let names = found.iter().filter_map(|object| object.location.filename());
+        let id = |name: &str| Some(name.strip_suffix(ENDING)?.strip_suffix('.')?.to_owned());
+        Ok(names.filter_map(id).collect())
+    }
+
+    async fn remove(&self, id: &str) -> Result<(), JobError> {
+        match self.store.delete(&object(id)).await {
+            Ok(()) | Err(StoreError::NotFound { .. }) => Ok(()),
+            Err(cause) => Err(self.failed("removing a result", &cause)),
+        }
+    }
+
+    /// Makes `file` the result of job `id`. Blocks.
+    fn publish(&self, id: &str, file: &std::path::Path) -> Result<(), JobError> {
+        let place = self.place.join(&format!("{id}.{ENDING}"));
+        let upload = async { place?.upload(file).await };
+        tokio::runtime::Handle::current()
+            .block_on(upload)
+            .map_err(|cause| JobError::storage("can't keep a result", cause))
+    }
+
+    fn failed(&self, doing: &str, cause: &StoreError) -> JobError {
+        JobError::storage("can't keep results", self.place.explain(doing, cause))
+    }
+}
+
+fn object(id: &str) -> ObjectPath {
+    ObjectPath::from(format!("{id}.{ENDING}"))
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, JobError> + Send + 'static,
+) -> Result<T, JobError> {
+    tokio::task::spawn_blocking(work).await.map_err(JobError::internal)?
 }
 
 impl ResultWriter {
@@ -170,6 +272,11 @@ impl ResultWriter {
     /// Makes the result visible. When this returns it survives a crash.
     pub(crate) fn finish(mut self) -> Result<(), JobError> {
         self.close().map_err(|cause| self.fault(&cause))?;
+        if let Some(bucket) = &self.results.bucket {
+            // The file is removed when this is dropped.
+            return bucket.publish(&self.id, &self.temporary);
+        }
+        self.show().map_err(|cause| self.fault(&cause))?;
         self.finished = true;
         Ok(())
     }
@@ -177,6 +284,11 @@ impl ResultWriter {
     fn close(&mut self) -> Result<(), ArrowError> {
         self.writer.finish()?;
         self.writer.flush()?;
+        Ok(())
+    }
+
+    /// Gives the file its name. When this returns both survive a crash.
+    fn show(&mut self) -> Result<(), ArrowError> {
         self.writer.get_ref().get_ref().sync_all()?;
         fs::rename(&self.temporary, self.results.path(&self.id))?;
         File::open(&self.results.folder)?.sync_all()?;
@@ -202,8 +314,10 @@ impl Drop for ResultWriter {
 mod tests {
     use super::*;
     use arrow::array::{ArrayRef, DictionaryArray, Int64Array};
+    use arrow::compute::concat_batches;
     use arrow::datatypes::Int32Type;
-    use std::sync::Arc;
+    use ondol_runtime::S3Config;
+    use ondol_testkit::s3;
 
     fn batch(word: &str) -> RecordBatch {
         let words: DictionaryArray<Int32Type> = vec![Some(word), None].into_iter().collect();
@@ -212,32 +326,91 @@ mod tests {
             .unwrap()
     }
 
-    #[tokio::test]
-    async fn a_result_is_whole_or_absent() {
-        let folder = tempfile::tempdir().unwrap();
-        let results = Results::open(folder.path().to_owned(), true).unwrap();
+    fn open(place: &str, own: &std::path::Path) -> Results {
+        let objects = ObjectStores::new(S3Config {
+            endpoint: Some(s3::endpoint()),
+            region: Some(s3::REGION.to_owned()),
+            access_key_id: Some(s3::ACCESS_KEY_ID.to_owned()),
+            secret_access_key: Some(s3::SECRET_ACCESS_KEY.into()),
+            allow_http: Some(true),
+            ..S3Config::default()
+        });
+        Results::open(&objects, place, own.to_owned(), true).unwrap()
+    }
+
+    /// What every place of results promises.
+    async fn a_result_is_whole_or_absent(results: Results, own: &std::path::Path) {
         let batches = [batch("one"), batch("two")];
         let mut writer = results.write("a", &batches[0].schema()).unwrap();
         for batch in &batches {
             writer.push(batch).unwrap();
         }
-        assert!(results.read("a").unwrap().is_none());
-        writer.finish().unwrap();
-        let read = results.read("a").unwrap().unwrap().collect().await.unwrap();
+        assert!(results.read("a").await.unwrap().is_none());
+        assert_eq!(results.ids().await.unwrap(), [""; 0]);
+        blocking(move || writer.finish()).await.unwrap();
+        let read = results.read("a").await.unwrap().unwrap().collect().await.unwrap();
         assert_eq!(read.batches, batches);
-        assert_eq!(results.ids().unwrap(), ["a"]);
+        assert_eq!(results.ids().await.unwrap(), ["a"]);
 
         let mut dropped = results.write("b", &batches[0].schema()).unwrap();
         dropped.push(&batches[0]).unwrap();
+        assert_eq!(results.unfinished().unwrap().len(), 1);
         drop(dropped);
-        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+        assert!(results.read("b").await.unwrap().is_none());
+        results.remove("a").await.unwrap();
+        results.remove("a").await.unwrap();
+        assert!(results.read("a").await.unwrap().is_none());
+        assert_eq!(fs::read_dir(own).unwrap().count(), 0, "nothing is left");
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_result_in_a_folder_is_whole_or_absent() {
+        let folder = tempfile::tempdir().unwrap();
+        let results = open(folder.path().to_str().unwrap(), folder.path());
+        a_result_is_whole_or_absent(results, folder.path()).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_result_in_a_bucket_is_whole_or_absent() {
+        let own = tempfile::tempdir().unwrap();
+        let results = open(&format!("s3://{}/results", s3::bucket()), own.path());
+        a_result_is_whole_or_absent(results, own.path()).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_result_of_many_parts_comes_back_from_a_bucket() {
+        let own = tempfile::tempdir().unwrap();
+        let results = open(&format!("s3://{}/results", s3::bucket()), own.path());
+        let numbers = |from: i64| -> ArrayRef { Arc::new((from..from + 1_000_000).collect::<Int64Array>()) };
+        let batch = |from: i64| RecordBatch::try_from_iter([("n", numbers(from))]).unwrap();
+        let mut writer = results.write("large", &batch(0).schema()).unwrap();
+        for from in 0..5 {
+            writer.push(&batch(from * 1_000_000)).unwrap();
+        }
+        blocking(move || writer.finish()).await.unwrap();
+        let read = results.read("large").await.unwrap().unwrap().collect().await.unwrap();
+        let read = concat_batches(&read.schema, &read.batches).unwrap();
+        let expected: ArrayRef = Arc::new((0..5_000_000).collect::<Int64Array>());
+        assert!(*read.column(0) == expected);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_bucket_that_is_missing_is_told_with_the_remedy_and_nothing_is_left() {
+        let own = tempfile::tempdir().unwrap();
+        let results = open("s3://ondol-no-such-bucket/results", own.path());
+        let mut writer = results.write("a", &batch("one").schema()).unwrap();
+        writer.push(&batch("one")).unwrap();
+        let error = blocking(move || writer.finish()).await.unwrap_err().to_string();
+        assert!(error.contains("check the bucket's name") && error.contains("ondol-no-such-bucket"), "{error}");
+        assert_eq!(fs::read_dir(own.path()).unwrap().count(), 0);
     }
 
     #[test]
     fn what_a_crash_left_is_removed_at_the_next_start() {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("x.tmp"), "half").unwrap();
-        Results::open(folder.path().to_owned(), true).unwrap();
+        let place = folder.path().to_str().unwrap();
+        Results::open(&ObjectStores::default(), place, folder.path().to_owned(), true).unwrap();
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
     }
 }

@@ -71,7 +71,8 @@ impl PipelinesService {
             detail: cause.to_string(),
         };
         let folder = config.data_dir.clone();
-        let (results_dir, spines_place) = (config.results_dir(), config.spines_place());
+        let (results_place, own_results) = (config.results_place(), config.results_dir());
+        let spines_place = config.spines_place();
         let created = tokio::task::spawn_blocking(move || {
             std::fs::create_dir_all(&folder)
                 .map_err(|cause| JobError::storage(format!("can't create {}", folder.display()), cause))
@@ -83,8 +84,10 @@ impl PipelinesService {
         let ledger = Ledger::open(&config.ledger_url()).await.map_err(fault)?;
         let exclusive = ledger.is_exclusive();
         let opened = tokio::task::spawn_blocking(move || {
-            let spines = Spines::open(&ObjectStores::default(), &spines_place)?;
-            Ok((Results::open(results_dir, exclusive)?, spines))
+            let objects = ObjectStores::of_process();
+            let spines = Spines::open(&objects, &spines_place)?;
+            let results = Results::open(&objects, &results_place, own_results, exclusive)?;
+            Ok((results, spines))
         });
         let opened = opened.await.map_err(|cause| fault(JobError::internal(cause)))?;
         let (results, spines) = opened.map_err(fault)?;

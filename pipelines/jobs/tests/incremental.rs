@@ -25,7 +25,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
-use support::{FakeStore, batch, config, integers, moments, strings, write_parquet};
+use support::{FakeStore, batch, config, ended, integers, moments, strings, write_parquet};
 
 const DEFINITIONS: &str = r#"
 [source.merchants]
@@ -70,13 +70,8 @@ impl Platform {
         let service = PipelinesService::open(config, self.store.clone(), clock, &shutdown, &health)
             .await
             .unwrap();
-        let mut job = service.materialize(request).await.unwrap();
-        while !job.state.is_final() {
-            job = service
-                .job(&job.id, Some(job.revision), Duration::from_secs(10))
-                .await
-                .unwrap();
-        }
+        let job = service.materialize(request).await.unwrap();
+        let job = ended(&service, &job.id).await;
         assert!(shutdown.drain(Duration::from_secs(30)).await);
         job
     }

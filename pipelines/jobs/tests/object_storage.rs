@@ -8,20 +8,23 @@
     reason = "tests"
 )]
 
+mod ledger;
 mod support;
 
 use arrow::array::RecordBatch;
-use object_store::ObjectStoreExt;
-use object_store::path::Path as ObjectPath;
 use ondol_feature_store_api::wire::OfflineTable;
+use futures::TryStreamExt;
+use ledger::Schema;
+use ondol_jobs::PipelinesConfig;
 use ondol_pipelines_api::Pipelines;
 use ondol_pipelines_api::wire::{AsOf, JobState, MaterializeRequest, TrainingSetRequest};
-use ondol_runtime::{ObjectStores, S3Config};
+use ondol_runtime::ObjectStores;
 use ondol_testkit::s3;
 use ondol_vocabulary::ViewState;
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
+use support::lake::{reach_s3, upload};
 use support::oracle::Event;
 use support::{
     Bench, FakeStore, batch, cells, config, floats, integers, moments, request, strings, table, write_parquet,
@@ -75,19 +78,6 @@ features = ["w.*", "merchant.*", "trip.*"]
 inputs = { id = "i64" }
 features = ["trip.*"]
 "#;
-
-/// This process's S3 is the tests'.
-fn reach_s3() {
-    ondol_runtime::objects::configure(&S3Config {
-        endpoint: Some(s3::endpoint()),
-        region: Some(s3::REGION.to_owned()),
-        access_key_id: Some(s3::ACCESS_KEY_ID.to_owned()),
-        secret_access_key: Some(s3::SECRET_ACCESS_KEY.into()),
-        allow_http: Some(true),
-        ..S3Config::default()
-    })
-    .unwrap();
-}
 
 /// A trip a day of ids 1 to 3, in folders by year and city; one city is unknown and one has odd letters.
 fn write_trips(folder: &Path) {
@@ -149,29 +139,6 @@ async fn write_everything(folder: &Path) {
     ];
     support::write_delta_merchants(&folder.join("merchants"), &merchants).await;
     write_trips(&folder.join("trips"));
-}
-
-fn files(folder: &Path) -> Vec<PathBuf> {
-    let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
-    entries
-        .flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] })
-        .collect()
-}
-
-/// Copies every file below `folder` to a new bucket; its URL.
-async fn upload(folder: &Path) -> String {
-    reach_s3();
-    let root = format!("s3://{}/lake", s3::bucket());
-    let store = ObjectStores::of_process().at(&root).unwrap().store();
-    for file in files(folder) {
-        let name = file.strip_prefix(folder).unwrap().to_str().unwrap().to_owned();
-        let bytes = std::fs::read(&file).unwrap();
-        store
-            .put(&ObjectPath::parse(name).unwrap(), bytes.into())
-            .await
-            .unwrap();
-    }
-    root
 }
 
 async fn bench(root: &str, state: ViewState, data: &Path) -> Bench {
@@ -337,4 +304,84 @@ async fn what_is_missing_on_s3_is_named_with_the_remedy() {
         assert!(!error.contains(s3::SECRET_ACCESS_KEY), "{error}");
         bench.close().await;
     }
+}
+
+/// The names under `prefix` of `root`.
+async fn objects(root: &str, prefix: &str) -> Vec<String> {
+    let store = ObjectStores::of_process().at(&format!("{root}/{prefix}")).unwrap().store();
+    let found: Vec<_> = store.list(None).try_collect().await.unwrap();
+    found.into_iter().map(|object| object.location.to_string()).collect()
+}
+
+/// Two machines that have nothing in common but a database and a bucket.
+#[tokio::test(flavor = "multi_thread")]
+async fn instances_share_results_and_spines_by_a_bucket_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let lake = folder.path().join("lake");
+    write_everything(&lake).await;
+    let bucket = upload(&lake).await;
+    let schema = Schema::create().await;
+    let mut benches = Vec::new();
+    for name in ["left", "right"] {
+        let store = FakeStore::with(&DEFINITIONS.replace("ROOT", &bucket), ViewState::Active);
+        store.tables.lock().unwrap().push(OfflineTable {
+            source: "events".to_owned(),
+            url: format!("{bucket}/log/"),
+            version: Some(0),
+            rows: None,
+        });
+        let config = PipelinesConfig {
+            ledger: Some(schema.ledger.clone()),
+            spines: Some(format!("{bucket}/spines")),
+            results: Some(format!("{bucket}/results")),
+            ..config(&folder.path().join(name))
+        };
+        benches.push(Bench::open(Arc::new(store), config).await);
+    }
+    let mut rows = Vec::new();
+    for number in 0..6 {
+        let (here, there) = (&benches[number % 2], &benches[(number + 1) % 2]);
+        let job = here.service.training_set(spine()).await.unwrap();
+        let job = there.ended(&job.id).await;
+        assert_eq!((job.state, job.error), (JobState::Succeeded, None));
+        let result = there.service.result(&job.id).await.unwrap();
+        assert_eq!(result, here.service.result(&job.id).await.unwrap());
+        rows.push(result.batches);
+    }
+    assert!(rows.iter().all(|other| *other == rows[0]));
+    let results = objects(&bucket, "results").await;
+    assert_eq!(results.len(), 6, "{results:?}");
+    assert!(results.iter().all(|name| name.ends_with("-1.arrows")), "{results:?}");
+    for name in ["left", "right"] {
+        let left = std::fs::read_dir(folder.path().join(name).join("training-sets")).unwrap();
+        assert_eq!(left.count(), 0, "nothing stays on the machine");
+    }
+    for bench in benches {
+        bench.close().await;
+    }
+    schema.drop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_result_that_its_bucket_refuses_fails_the_job_with_the_remedy() {
+    reach_s3();
+    let folder = tempfile::tempdir().unwrap();
+    write_trips(&folder.path().join("trips"));
+    let root = folder.path().to_str().unwrap();
+    let store = FakeStore::with(&DEFINITIONS.replace("ROOT", root), ViewState::Active);
+    let config = PipelinesConfig {
+        results: Some("s3://ondol-no-such-bucket/results".to_owned()),
+        ..config(&folder.path().join("data"))
+    };
+    let bench = Bench::open(Arc::new(store), config).await;
+    let spine = batch(vec![("id", integers([Some(2)])), ("t", moments([START]))]);
+    let job = bench.service.training_set(request("trips", AsOf::KnownAt, spine)).await.unwrap();
+    let job = bench.ended(&job.id).await;
+    let error = job.error.unwrap();
+    assert_eq!(job.state, JobState::Failed);
+    assert!(
+        error.contains("s3://ondol-no-such-bucket/results") && error.contains("check the bucket's name"),
+        "{error}"
+    );
+    bench.close().await;
 }

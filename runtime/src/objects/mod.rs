@@ -226,6 +226,20 @@ impl Location {
         })
     }
 
+    /// The object whose key below this folder is `key`, letter by letter: `year=2025/city=S%C3%A3o/part-0.parquet`.
+    ///
+    /// # Errors
+    /// When `key` is none.
+    pub fn object(&self, key: &str) -> Result<Self, ObjectsError> {
+        let refused = |detail: String| ObjectsError::new(self.url.as_str(), format!("`{key}`: {detail}"));
+        let whole = format!("{}/{key}", self.path);
+        Ok(Self {
+            url: self.folder_url().join(key).map_err(|error| refused(error.to_string()))?,
+            root: self.root(),
+            path: Path::parse(whole.trim_start_matches('/')).map_err(|error| refused(error.to_string()))?,
+        })
+    }
+
     /// Makes the folder, where folders are made (on this machine), and resolves links on the way to it.
     ///
     /// # Errors

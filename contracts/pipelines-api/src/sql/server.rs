@@ -2,7 +2,7 @@
 
 use super::{OfflineSql, SqlRequest};
 use crate::error::PipelinesError;
-use crate::rows::{self, Rows};
+use crate::rows::{self, Rows, cut_off};
 use arrow::array::RecordBatch;
 use arrow::error::ArrowError;
 use arrow::json::WriterBuilder;
@@ -135,10 +135,4 @@ fn in_array(mut lines: Vec<u8>, begun: &mut bool) -> Vec<u8> {
     }
     lines.insert(0, if std::mem::replace(begun, true) { b',' } else { b'[' });
     lines
-}
-
-/// The error that breaks the body off: the caller sees a cut connection, the log the reason.
-fn cut_off(error: &(dyn std::error::Error + 'static)) -> std::io::Error {
-    tracing::warn!(error, "a query failed after its first rows");
-    std::io::Error::other(error.to_string())
 }

@@ -168,14 +168,8 @@ impl Queue {
         if job.kind != TRAINING_SET || job.state != JobState::Succeeded {
             return Err(none(format!("{} ({})", job.state.name(), job.kind)));
         }
-        let (results, name) = (self.parts.results.clone(), result_name(&job));
-        let read = tokio::task::spawn_blocking(move || results.read(&name)).await;
-        let read = read
-            .map_err(|cause| PipelinesError::Internal {
-                detail: cause.to_string(),
-            })?
-            .map_err(unavailable)?;
-        read.ok_or_else(|| {
+        let read = self.parts.results.read(&result_name(&job)).await;
+        read.map_err(unavailable)?.ok_or_else(|| {
             none(format!(
                 "older than {} minutes, and removed: build it again",
                 self.parts.config.result_minutes

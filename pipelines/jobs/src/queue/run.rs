@@ -206,12 +206,7 @@ impl Queue {
 
     /// Forgets a job that is another's by now, and what this attempt made of it.
     async fn discard(&self, job: &Job) {
-        let (results, name) = (self.parts.results.clone(), result_name(job));
-        let removed = tokio::task::spawn_blocking(move || match results.ids()?.contains(&name) {
-            true => results.remove(&name),
-            false => Ok(()),
-        });
-        if let Ok(Err(error)) = removed.await {
+        if let Err(error) = self.parts.results.remove(&result_name(job)).await {
             tracing::warn!(job = job.id, %error, "the result of a lost attempt waits for the sweep");
         }
     }

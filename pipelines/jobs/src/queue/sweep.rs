@@ -25,17 +25,16 @@ impl Queue {
 
     /// Removes results whose time has passed, and those of attempts that lost their job.
     pub(super) async fn sweep_results(&self, before: EventTime) -> Result<(), JobError> {
-        let results = self.parts.results.clone();
-        let found = tokio::task::spawn_blocking(move || Ok::<_, JobError>((results.ids()?, results.unfinished()?)));
-        let (names, unfinished) = found.await.map_err(JobError::internal)??;
-        let mut remove = Vec::new();
-        for name in names {
+        for name in self.parts.results.ids().await? {
             // A result without a job has no reader; one of another attempt has none either.
             let job = self.job_of(&name).await?;
             if !job.is_some_and(|job| is_wanted(&job, before)) {
-                remove.push(name);
+                self.parts.results.remove(&name).await?;
             }
         }
+        let results = self.parts.results.clone();
+        let unfinished = tokio::task::spawn_blocking(move || results.unfinished());
+        let unfinished = unfinished.await.map_err(JobError::internal)??;
         let mut give_up = Vec::new();
         for file in unfinished {
             let job = self.job_of(&file.name).await?;
@@ -45,7 +44,6 @@ impl Queue {
         }
         let results = self.parts.results.clone();
         let removed = tokio::task::spawn_blocking(move || {
-            remove.iter().try_for_each(|name| results.remove(name))?;
             give_up.iter().try_for_each(|file| results.remove_unfinished(file))
         });
         removed.await.map_err(JobError::internal)?

@@ -10,6 +10,8 @@
 
 mod idempotency;
 mod instances;
+#[path = "../ledger/mod.rs"]
+mod ledger;
 mod schedules;
 #[path = "../support/mod.rs"]
 mod support;
@@ -21,11 +23,12 @@ use ondol_pipelines_api::wire::{AsOf, CompactRequest, Job, JobQuery, JobRequest,
 use ondol_pipelines_api::{Pipelines, PipelinesError};
 use ondol_runtime::{Health, ManualClock, Shutdown};
 use ondol_vocabulary::{EventTime, ViewState};
+use ledger::{Schema, execute};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use support::oracle::DEFINITIONS;
-use support::{Bench, FakeStore, batch, config, floats, moments, request, strings};
+use support::{Bench, FakeStore, batch, config, ended, floats, moments, request, strings};
 
 fn spine() -> RecordBatch {
     batch(vec![
@@ -37,39 +40,6 @@ fn spine() -> RecordBatch {
 
 fn store() -> Arc<FakeStore> {
     Arc::new(FakeStore::with(DEFINITIONS, ViewState::Active))
-}
-
-/// A PostgreSQL ledger of its own; removed by [`Schema::drop`].
-struct Schema {
-    name: String,
-    ledger: String,
-}
-
-impl Schema {
-    async fn create() -> Self {
-        let url = ondol_testkit::services::postgres();
-        let name = ondol_testkit::unique_name("pipelines");
-        execute(&url, &format!("CREATE SCHEMA \"{name}\"")).await;
-        let joint = if url.contains('?') { '&' } else { '?' };
-        Self {
-            ledger: format!("{url}{joint}options=-c%20search_path%3D{name}"),
-            name,
-        }
-    }
-
-    async fn drop(self) {
-        let drop = format!("DROP SCHEMA \"{}\" CASCADE", self.name);
-        execute(&ondol_testkit::services::postgres(), &drop).await;
-    }
-}
-
-/// Runs statements in a database.
-async fn execute(url: &str, statements: &str) {
-    sqlx::any::install_default_drivers();
-    let pool = sqlx::AnyPool::connect(url).await.unwrap();
-    let statements = sqlx::AssertSqlSafe(statements.to_owned());
-    sqlx::raw_sql(statements).execute(&pool).await.unwrap();
-    pool.close().await;
 }
 
 #[tokio::test]
@@ -297,6 +267,7 @@ async fn results_are_removed_after_their_time_and_jobs_after_theirs() {
     let folder = tempfile::tempdir().unwrap();
     let clock = ManualClock::at(EventTime::parse("2026-01-01T00:00:00Z").unwrap().micros());
     let open = |shutdown: Shutdown| {
+        support::lake::reach_s3();
         let (clock, config) = (Arc::new(clock.clone()), config(folder.path()));
         async move {
             PipelinesService::open(config, store(), clock, &shutdown, &Health::new())
@@ -306,16 +277,11 @@ async fn results_are_removed_after_their_time_and_jobs_after_theirs() {
     };
     let shutdown = Shutdown::new();
     let service = open(shutdown.clone()).await;
-    let mut job = service
+    let job = service
         .training_set(request("m", AsOf::KnownAt, spine()))
         .await
         .unwrap();
-    while !job.state.is_final() {
-        job = service
-            .job(&job.id, Some(job.revision), Duration::from_secs(60))
-            .await
-            .unwrap();
-    }
+    let job = ended(&service, &job.id).await;
     assert!(service.result(&job.id).await.is_ok());
     assert!(shutdown.drain(Duration::from_secs(30)).await);
     drop(service);

@@ -1,5 +1,6 @@
 //! Schedules: due by their clock, one job at a time, one instance each.
 
+use crate::support::lake::reach_s3;
 use crate::support::{FakeStore, config};
 use crate::{Schema, compact, store};
 use ondol_jobs::{PipelinesConfig, PipelinesService};
@@ -18,6 +19,7 @@ fn noon() -> ManualClock {
 }
 
 async fn open(clock: &ManualClock, store: Arc<FakeStore>, config: PipelinesConfig) -> (PipelinesService, Shutdown) {
+    reach_s3();
     let shutdown = Shutdown::new();
     let clock: Arc<dyn Clock> = Arc::new(clock.clone());
     let service = PipelinesService::open(config, store, clock, &shutdown, &Health::new()).await;

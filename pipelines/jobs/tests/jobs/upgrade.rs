@@ -67,6 +67,7 @@ async fn a_postgres_ledger_of_the_first_form_keeps_its_jobs() {
 
 /// Why a service does not open.
 async fn refusal(config: PipelinesConfig) -> String {
+    crate::support::lake::reach_s3();
     let (shutdown, health) = (Shutdown::new(), Health::new());
     let opened = PipelinesService::open(config, store(), Arc::new(SystemClock), &shutdown, &health).await;
     opened.err().unwrap().to_string()

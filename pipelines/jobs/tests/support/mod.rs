@@ -1,6 +1,7 @@
-//! A feature store that only holds definitions and tables, and the tables themselves.
+//! A feature store that only holds definitions and tables, and the tables themselves, on disk and on S3.
 #![allow(dead_code, reason = "each test binary uses its part")]
 
+pub mod lake;
 pub mod oracle;
 
 use arrow::array::{
@@ -182,6 +183,8 @@ pub struct Bench {
 
 impl Bench {
     pub async fn open(store: Arc<FakeStore>, config: PipelinesConfig) -> Self {
+        // Before the first place is opened: a process has one configuration of S3.
+        lake::reach_s3();
         let shutdown = Shutdown::new();
         let health = Health::new();
         let clock = Arc::new(SystemClock);
@@ -214,14 +217,7 @@ impl Bench {
 
     /// The job `id` once it has ended.
     pub async fn ended(&self, id: &str) -> Job {
-        let mut seen = None;
-        loop {
-            let job = self.service.job(id, seen, Duration::from_secs(10)).await.unwrap();
-            if job.state.is_final() {
-                return job;
-            }
-            seen = Some(job.revision);
-        }
+        ended(&self.service, id).await
     }
 
     /// Builds a training set that must succeed.
@@ -240,6 +236,18 @@ impl Bench {
             Err(PipelinesError::InvalidSpine { problems, .. }) => problems,
             other => panic!("not refused: {other:?}"),
         }
+    }
+}
+
+/// The job `id` of `service` once it has ended.
+pub async fn ended(service: &impl Pipelines, id: &str) -> Job {
+    let mut seen = None;
+    loop {
+        let job = service.job(id, seen, Duration::from_secs(10)).await.unwrap();
+        if job.state.is_final() {
+            return job;
+        }
+        seen = Some(job.revision);
     }
 }
 
