@@ -15,7 +15,7 @@ use arrow::datatypes::DataType as ArrowType;
 use ondol_jobs::PipelinesConfig;
 use ondol_pipelines_api::Pipelines;
 use ondol_pipelines_api::wire::{AsOf, JobQuery, JobState};
-use ondol_vocabulary::{VersionedName, ViewState};
+use ondol_vocabulary::{Value, VersionedName, ViewState};
 use proptest::prelude::*;
 use std::sync::Arc;
 use std::time::Duration;
@@ -228,6 +228,11 @@ async fn the_spine_is_kept_in_types_and_order_and_the_vector_follows() {
         manifest.views,
         ["w", "ever", "fresh", "otherwise", "kept"].map(|view| VersionedName::new(view, 2))
     );
+    let ratio = manifest.features.iter().find(|feature| feature.name == "derived.ratio").unwrap();
+    let half = || Some(Value::F64(0.5));
+    let statistics = ratio.statistics.as_ref().unwrap();
+    assert_eq!((ratio.nulls, statistics.count, statistics.distinct), (1, 1, Some(1)));
+    assert_eq!([&statistics.min, &statistics.max, &statistics.mean], [&half(), &half(), &half()]);
     assert_eq!(manifest.tables["events"], "1");
     assert_eq!(manifest.time_column, "ts");
     assert_eq!(manifest.spine_columns, ["amount", "seen", "ts", "k", "late"]);

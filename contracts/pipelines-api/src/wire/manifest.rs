@@ -1,11 +1,11 @@
 //! What a training set was made of.
 
-use super::AsOf;
+use super::{AsOf, ColumnStatistics, QuantileValue};
 use arrow::datatypes::SchemaRef;
 use arrow::error::ArrowError;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use ondol_vocabulary::{DataType, EventTime, Snapshot, VersionedName, batch};
+use ondol_vocabulary::{DataType, EventTime, Snapshot, Value, VersionedName, batch};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use utoipa::ToSchema;
@@ -133,7 +133,7 @@ pub struct FilePin {
 }
 
 /// One column of a training set's feature vector.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct ManifestFeature {
     /// The column's name.
     pub name: String,
@@ -141,4 +141,61 @@ pub struct ManifestFeature {
     pub data_type: DataType,
     /// Rows in which it is null.
     pub nulls: u64,
+    /// What its values come to. Absent in manifests of earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub statistics: Option<FeatureStatistics>,
+}
+
+/// What the values of a feature come to in a training set: the same of the same rows, to the bit. No text of a row is
+/// among it: a manifest travels further than the rows do.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct FeatureStatistics {
+    /// Values that are not null.
+    pub count: u64,
+    /// Of these, NaN.
+    #[serde(default)]
+    pub nans: u64,
+    /// Of a bool, values that are true.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trues: Option<u64>,
+    /// The least value that is not NaN; none of texts and lists.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min: Option<Value>,
+    /// The greatest value that is not NaN; none of texts and lists.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max: Option<Value>,
+    /// The mean of numbers, from their exact sum.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mean: Option<Value>,
+    /// The standard deviation of numbers, as of a sample, from exact sums.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stddev: Option<Value>,
+    /// Quantiles of numbers, each within 1 %.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub quantiles: Vec<QuantileValue>,
+    /// Distinct values; none of lists.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub distinct: Option<u64>,
+    /// Whether that is exact (up to 128), or within some 5 %.
+    #[serde(default)]
+    pub distinct_is_exact: bool,
+}
+
+impl From<ColumnStatistics> for FeatureStatistics {
+    fn from(column: ColumnStatistics) -> Self {
+        let is_list = column.data_type.is_list();
+        let tells = !is_list && column.data_type != DataType::String;
+        Self {
+            count: column.count,
+            nans: column.nans,
+            trues: column.trues,
+            min: column.min.filter(|_| tells),
+            max: column.max.filter(|_| tells),
+            mean: column.mean,
+            stddev: column.stddev,
+            quantiles: column.quantiles,
+            distinct: (!is_list).then_some(column.distinct),
+            distinct_is_exact: !is_list && column.distinct_is_exact,
+        }
+    }
 }

@@ -146,7 +146,7 @@ impl TrainingSet {
             let assembled = output::assemble(&self.plan, &self.spine, features, &schema, progress, write);
             (assembled, spine.join())
         });
-        let Assembled { nulls, digest } = assembled?;
+        let Assembled { features, digest } = assembled?;
         let spine = spine.map_err(|_| JobError::internal("digesting the spine panicked"))??;
         let pins = tables.iter().map(|(source, table)| (source.clone(), table.pin()));
         let pins = pins.collect();
@@ -158,7 +158,7 @@ impl TrainingSet {
         Ok(output::manifest(
             &self.plan,
             &self.spine,
-            &nulls,
+            features,
             tables,
             snapshot,
             built_at,

@@ -4,6 +4,7 @@ use super::plan::Plan;
 use super::spine::Spine;
 use crate::error::JobError;
 use crate::progress::Progress;
+use crate::statistics::Summary;
 use crate::table::Table;
 use arrow::array::{Array, ArrayRef, RecordBatch};
 use arrow::datatypes::{Field as ArrowField, Schema, SchemaRef};
@@ -32,11 +33,12 @@ pub(super) fn assemble(
     let features: Option<Vec<ArrayRef>> = features.into_iter().collect();
     let features = features.ok_or_else(|| JobError::internal("a feature that the vector needs was not computed"))?;
     let added = added(plan, spine);
-    let mut nulls = vec![0u64; plan.model.definition.features.len()];
-    let digest = std::thread::scope(|scope| {
-        // Digesting takes as long as writing, so both go on at once.
+    std::thread::scope(|scope| {
+        // Digesting takes as long as writing, and so does profiling: all three go on at once.
         let (to_digest, rows_to_digest) = sync_channel::<RecordBatch>(AHEAD_BATCHES);
         let digest = scope.spawn(move || digest_of(schema, rows_to_digest));
+        let (to_profile, vectors_to_profile) = sync_channel::<RecordBatch>(AHEAD_BATCHES);
+        let profile = scope.spawn(|| profile_of(plan, vectors_to_profile));
         let mut first_row = 0;
         for (batch, inputs) in spine.batches.iter().zip(&spine.inputs) {
             for start in (0..batch.num_rows()).step_by(BATCH_ROWS) {
@@ -44,28 +46,27 @@ pub(super) fn assemble(
                 let rows = BATCH_ROWS.min(batch.num_rows() - start);
                 let slices: Vec<ArrayRef> = features.iter().map(|values| values.slice(first_row, rows)).collect();
                 let assembled = plan.vector.assemble(&inputs.slice(start, rows), &slices)?;
-                for (count, column) in nulls.iter_mut().zip(assembled.columns()) {
-                    *count += column.null_count() as u64;
-                }
+                // Whoever stops listening has failed, and says so itself.
+                let _ = to_profile.send(assembled.clone());
                 let mut columns = batch.slice(start, rows).columns().to_vec();
                 let assembled = added
                     .iter()
                     .filter_map(|&index| assembled.columns().get(index).cloned());
                 columns.extend(assembled);
                 let batch = RecordBatch::try_new(Arc::clone(schema), columns)?;
-                // It only stops listening when it has failed, and says so itself.
                 let _ = to_digest.send(batch.clone());
                 write(&batch)?;
                 first_row += rows;
                 progress.add(rows as u64);
             }
         }
-        drop(to_digest);
-        digest
-            .join()
-            .map_err(|_| JobError::internal("digesting rows panicked"))?
-    })?;
-    Ok(Assembled { nulls, digest })
+        drop((to_digest, to_profile));
+        let panicked = |_| JobError::internal("digesting rows panicked");
+        Ok(Assembled {
+            features: profile.join().map_err(panicked)??,
+            digest: digest.join().map_err(panicked)??,
+        })
+    })
 }
 
 fn digest_of(schema: &SchemaRef, rows: Receiver<RecordBatch>) -> Result<RowsDigest, JobError> {
@@ -76,10 +77,32 @@ fn digest_of(schema: &SchemaRef, rows: Receiver<RecordBatch>) -> Result<RowsDige
     Ok(digest)
 }
 
+/// What the features of vectors come to, in the vector's order. Value by value, in the rows' order: the same rows give
+/// the same statistics, however they are cut into batches.
+fn profile_of(plan: &Plan, vectors: Receiver<RecordBatch>) -> Result<Vec<ManifestFeature>, JobError> {
+    let features = &plan.model.definition.features;
+    let fields = features
+        .iter()
+        .map(|feature| ArrowField::new(&feature.name, feature.data_type.arrow(), true));
+    let mut summary = Summary::of(&Schema::new(fields.collect::<Vec<_>>()));
+    for vector in vectors {
+        summary.add(&vector)?;
+    }
+    let columns = summary.columns().into_iter().zip(features);
+    Ok(columns
+        .map(|(column, feature)| ManifestFeature {
+            name: feature.name.clone(),
+            data_type: feature.data_type,
+            nulls: column.nulls,
+            statistics: Some(column.into()),
+        })
+        .collect())
+}
+
 /// What was seen of the rows on their way out.
 pub(super) struct Assembled {
-    /// Nulls of each feature.
-    pub nulls: Vec<u64>,
+    /// The features, and what they come to.
+    pub features: Vec<ManifestFeature>,
     /// The rows' digest.
     pub digest: RowsDigest,
 }
@@ -108,12 +131,11 @@ fn added(plan: &Plan, spine: &Spine) -> Vec<usize> {
 pub(super) fn manifest(
     plan: &Plan,
     spine: &Spine,
-    nulls: &[u64],
+    features: Vec<ManifestFeature>,
     tables: &BTreeMap<String, Table>,
     snapshot: TrainingSetSnapshot,
     built_at: EventTime,
 ) -> Manifest {
-    let features = plan.model.definition.features.iter().zip(nulls);
     Manifest {
         format: Manifest::FORMAT,
         model: VersionedName::new(&plan.model.definition.name, plan.model.version),
@@ -126,13 +148,7 @@ pub(super) fn manifest(
             .collect(),
         time_column: spine.time_column.clone(),
         spine_columns: spine.schema.fields().iter().map(|field| field.name().clone()).collect(),
-        features: features
-            .map(|(feature, &nulls)| ManifestFeature {
-                name: feature.name.clone(),
-                data_type: feature.data_type,
-                nulls,
-            })
-            .collect(),
+        features,
         rows: spine.rows() as u64,
         built_at,
         snapshot: Some(snapshot),
