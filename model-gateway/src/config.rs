@@ -3,6 +3,7 @@
 use crate::access::AccessConfig;
 use crate::models::Room;
 use crate::runtime::library::{LibrarySearch, VARIABLE, beside_the_program};
+use crate::runtime::loader::BatchingConfig;
 use crate::runtime::onnx::OnnxOptions;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -47,6 +48,8 @@ pub struct ModelGatewayConfig {
     pub max_artifact_bytes: usize,
     /// Largest body of an Open Inference Protocol request, in bytes.
     pub max_request_bytes: usize,
+    /// How requests of a model that arrive together are merged into one run.
+    pub batching: BatchingConfig,
     /// Who may use the gateway.
     pub access: AccessConfig,
     /// The decision log.
@@ -88,6 +91,7 @@ impl Default for ModelGatewayConfig {
             max_batch_rows: 10_000,
             max_artifact_bytes: 256 << 20,
             max_request_bytes: 16 << 20,
+            batching: BatchingConfig::default(),
             access: AccessConfig::default(),
             decision_log: DecisionLogConfig::default(),
         }

@@ -1,5 +1,6 @@
 //! What is registered, ready to run: the catalog's rows in memory, each with its loaded model and its compiled plan.
 
+mod members;
 mod refresh;
 mod residence;
 
@@ -314,11 +315,11 @@ impl Scorer {
     }
 
     /// Scores `rows` vectors that say nothing, as for entities that nobody has seen.
-    pub async fn trial(&self, rows: usize) -> Result<(), ModelGatewayError> {
+    pub async fn trial(&self, rows: usize) -> Result<Vec<serde_json::Value>, ModelGatewayError> {
         let blank = self.layout.blank(rows, self.width);
         let outputs = self.runtime.run(rows, blank, Instant::now() + TRIAL).await;
         let outputs = outputs.map_err(|error| of_runtime(&error))?;
-        self.score.predictions(&outputs, rows).map(drop)
+        self.score.predictions(&outputs, rows)
     }
 
     /// Has the model run at the sizes of typical requests, so that what is slow the first time (allocations, kernels,

@@ -81,8 +81,9 @@ impl ModelGatewayService {
         std::fs::create_dir_all(&config.data_dir).map_err(folder)?;
         let artifacts = ArtifactFolder::open(config.artifacts_dir()).map_err(folder)?;
         let catalog = Catalog::open(&config.database_url()).await?;
-        let loader = Loader::new(config.onnx_options());
+        let loader = Loader::new(config.onnx_options(), config.batching.clone());
         let models = Arc::new(Models::open(catalog, artifacts, loader, config.room()).await?);
+        models.loader().find_members_in(Box::new(Arc::downgrade(&models)));
 
         let access = Access::open(&config.access, &config.database_url(), Arc::clone(&clock), shutdown, health).await?;
 
@@ -153,6 +154,11 @@ impl ModelGatewayService {
     /// The routes of the Open Inference Protocol V2 alone.
     pub fn open_inference(&self) -> axum::Router {
         open_inference::router(self.predictor.clone(), self.max_request_bytes)
+    }
+
+    /// The definitions it follows.
+    pub const fn definitions(&self) -> &Definitions {
+        &self.definitions
     }
 
     /// Closes the database, once nothing uses the gateway any more.

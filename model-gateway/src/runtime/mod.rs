@@ -2,10 +2,11 @@
 //!
 //! A [`Runtime`] takes named tensors and gives named tensors; everything above it (layout, score, the protocols) knows
 //! no more. [`kind`] recognises what an artifact is, [`loader`] makes the runtime that runs it: [`onnx`] in process
-//! ([`library`] finds ONNX Runtime on this machine), [`upstream`] on another server. [`batch`] merges requests. [`signature`] is what
-//! a model says of itself, [`tensor`] is what goes in and comes out.
+//! ([`library`] finds ONNX Runtime on this machine), [`upstream`] on another server, [`graph`] through other models.
+//! [`batch`] merges requests. [`signature`] is what a model says of itself, [`tensor`] is what goes in and comes out.
 
 pub mod batch;
+pub mod graph;
 pub mod kind;
 pub mod library;
 pub mod loader;
