@@ -196,6 +196,15 @@ fn job() -> Job {
             name: "card.n_1h".to_owned(),
             data_type: DataType::I64,
             nulls: 0,
+            statistics: Some(FeatureStatistics {
+                count: 2,
+                min: Some(Value::I64(1)),
+                max: Some(Value::I64(4)),
+                mean: Some(Value::F64(2.5)),
+                distinct: Some(2),
+                distinct_is_exact: true,
+                ..FeatureStatistics::default()
+            }),
         }],
         rows: 2,
         built_at: EventTime::from_micros(9),
@@ -208,15 +217,6 @@ fn job() -> Job {
         state: JobState::Succeeded,
         revision: 8,
         stage: "done".to_owned(),
-            statistics: Some(FeatureStatistics {
-                count: 2,
-                min: Some(Value::I64(1)),
-                max: Some(Value::I64(4)),
-                mean: Some(Value::F64(2.5)),
-                distinct: Some(2),
-                distinct_is_exact: true,
-                ..FeatureStatistics::default()
-            }),
         rows_done: 2,
         rows_total: Some(2),
         attempt: 2,

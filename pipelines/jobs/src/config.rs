@@ -75,8 +75,8 @@ impl Default for PipelinesConfig {
             data_dir: PathBuf::from("ondol-data"),
             ledger: None,
             spines: None,
-            concurrent_jobs: 1,
             results: None,
+            concurrent_jobs: 1,
             concurrent_of_kind: BTreeMap::new(),
             queued_jobs: 32,
             memory_mib: 4_096,
@@ -131,13 +131,13 @@ impl PipelinesConfig {
         self.data_dir.join("training-sets")
     }
 
-    /// Where spines are kept.
     /// Where finished training sets are kept.
     pub(crate) fn results_place(&self) -> String {
         let embedded = || self.results_dir().display().to_string();
         self.results.clone().unwrap_or_else(embedded)
     }
 
+    /// Where spines are kept.
     pub(crate) fn spines_place(&self) -> String {
         let embedded = || Path::new(&self.data_dir).join("spines").display().to_string();
         self.spines.clone().unwrap_or_else(embedded)
