@@ -4,8 +4,10 @@ use crate::cli::ConnectArgs;
 use anyhow::{Context as _, Result};
 use ondol_feature_store_api::{FeatureStore, FeatureStoreClient};
 use ondol_ingest_api::{Ingest, IngestClient};
-use ondol_model_gateway_api::{ModelGateway, ModelGatewayClient};
+use ondol_model_gateway_api::{GatewayAccessClient, ModelGateway, ModelGatewayClient};
 use ondol_pipelines_api::{OfflineSql, Pipelines, PipelinesClient};
+use ondol_wire::Credentials;
+use std::path::PathBuf;
 use std::sync::Arc;
 use url::Url;
 
@@ -18,7 +20,30 @@ impl ConnectArgs {
             ingest: None,
             pipelines: None,
             model_gateway: None,
+            token: None,
+            service_token: None,
+            ca: None,
+            identity: None,
         }
+    }
+
+    fn credentials(&self, token: Option<&String>) -> Result<Credentials> {
+        let read = |path: &PathBuf| std::fs::read(path).with_context(|| format!("can't read `{}`", path.display()));
+        Ok(Credentials {
+            token: token.cloned(),
+            authorities: self.ca.as_ref().map(read).transpose()?,
+            identity: self.identity.as_ref().map(read).transpose()?,
+        })
+    }
+
+    /// What services that share a token are shown.
+    fn as_service(&self) -> Result<Credentials> {
+        self.credentials(self.service_token.as_ref())
+    }
+
+    /// What the gateway is shown.
+    fn as_caller(&self) -> Result<Credentials> {
+        self.credentials(self.token.as_ref())
     }
 
     fn url(&self, own: Option<&Url>) -> Url {
@@ -27,32 +52,36 @@ impl ConnectArgs {
 
     pub(crate) fn feature_store(&self) -> Result<Arc<dyn FeatureStore>> {
         Ok(Arc::new(
-            FeatureStoreClient::new(self.url(self.feature_store.as_ref())).context(CLIENT)?,
+            FeatureStoreClient::with(self.url(self.feature_store.as_ref()), &self.as_service()?).context(CLIENT)?,
         ))
     }
 
     pub(crate) fn ingest(&self) -> Result<Arc<dyn Ingest>> {
         Ok(Arc::new(
-            IngestClient::new(self.url(self.ingest.as_ref())).context(CLIENT)?,
+            IngestClient::with(self.url(self.ingest.as_ref()), &self.as_service()?).context(CLIENT)?,
         ))
     }
 
     pub(crate) fn pipelines(&self) -> Result<Arc<dyn Pipelines>> {
         Ok(Arc::new(
-            PipelinesClient::new(self.url(self.pipelines.as_ref())).context(CLIENT)?,
+            PipelinesClient::with(self.url(self.pipelines.as_ref()), &self.as_service()?).context(CLIENT)?,
         ))
     }
 
     pub(crate) fn sql(&self) -> Result<Arc<dyn OfflineSql>> {
         Ok(Arc::new(
-            PipelinesClient::new(self.url(self.pipelines.as_ref())).context(CLIENT)?,
+            PipelinesClient::with(self.url(self.pipelines.as_ref()), &self.as_service()?).context(CLIENT)?,
         ))
     }
 
     pub(crate) fn model_gateway(&self) -> Result<Arc<dyn ModelGateway>> {
         Ok(Arc::new(
-            ModelGatewayClient::new(self.url(self.model_gateway.as_ref())).context(CLIENT)?,
+            ModelGatewayClient::with(self.url(self.model_gateway.as_ref()), &self.as_caller()?).context(CLIENT)?,
         ))
+    }
+
+    pub(crate) fn gateway_access(&self) -> Result<GatewayAccessClient> {
+        GatewayAccessClient::with(self.url(self.model_gateway.as_ref()), &self.as_caller()?).context(CLIENT)
     }
 }
 

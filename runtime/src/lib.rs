@@ -32,6 +32,7 @@ pub mod secret;
 pub mod server;
 pub mod shutdown;
 pub mod telemetry;
+pub mod threads;
 pub mod tls;
 pub mod token;
 

@@ -68,7 +68,12 @@ async fn a_file_of_any_size_becomes_an_object_whole() {
         assert!(found.bytes().await.unwrap() == bytes, "{size}");
     }
     assert!(!place.is_empty().await.unwrap());
-    let missing = place.object("b").unwrap().upload(&folder.path().join("none")).await.unwrap_err();
+    let missing = place
+        .object("b")
+        .unwrap()
+        .upload(&folder.path().join("none"))
+        .await
+        .unwrap_err();
     assert!(missing.to_string().contains("the file to upload"), "{missing}");
 }
 

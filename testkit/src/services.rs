@@ -42,6 +42,16 @@ pub fn python() -> String {
     address("ONDOL_TEST_PYTHON")
 }
 
+/// A Python interpreter that has the packages of `scripts/requirements-inference.txt`.
+pub fn inference_python() -> String {
+    address("ONDOL_TEST_INFERENCE_PYTHON")
+}
+
+/// A Python interpreter that has KServe's SDK (`scripts/requirements-kserve.txt`).
+pub fn kserve_python() -> String {
+    address("ONDOL_TEST_KSERVE_PYTHON")
+}
+
 /// `prefix` with a random ending: topics, key prefixes and schemas of tests that run side by side must differ.
 pub fn unique_name(prefix: &str) -> String {
     format!("{prefix}_{:016x}", rand::random::<u64>())

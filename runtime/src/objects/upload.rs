@@ -87,7 +87,9 @@ impl Parts {
 async fn reading<T: Send + 'static>(
     work: impl FnOnce() -> std::io::Result<T> + Send + 'static,
 ) -> object_store::Result<T> {
-    let read = spawn_blocking(work).await.map_err(|source| Error::JoinError { source })?;
+    let read = spawn_blocking(work)
+        .await
+        .map_err(|source| Error::JoinError { source })?;
     read.map_err(|source| match source.kind() {
         ErrorKind::NotFound => Error::NotFound {
             path: "the file to upload".to_owned(),
