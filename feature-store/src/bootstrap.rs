@@ -1,6 +1,10 @@
 //! Bootstrap: builds a view's online rows from the event log, then hands them to the stream. A new view version's, and
 //! those of a version that serves, built anew under another id (see `registry::rows`): a rebuild is no other thing.
 //!
+//! How far it is, and whether somebody holds it back, stands in the registry (`registry::provisioning`): a view that is
+//! held is left where it is, between two chunks of events, and begun again from the log once it is released. Once it is
+//! being handed over it is no longer stopped: its source's commits wait for it.
+//!
 //! A stream view in state `provisioning` takes no deliveries. Its log is absorbed from its beginning, while deliveries
 //! go on to the views that serve. Then the view *joins* the log's table, in a commit of its own: no replica's commit
 //! stands any more that does not reckon with it. What was committed up to there is absorbed, the view is activated, and
@@ -122,6 +126,10 @@ async fn attempt(
     };
     // Another replica may have finished it before it let go of the lock.
     registry.refresh().await?;
+    // Its release changes the registry, and so brings it here again.
+    if registry.is_held(view.id).await? {
+        return Ok(true);
+    }
     let provisioned = provision(registry, log, sink, source, view).await;
     if let Err(error) = &provisioned {
         let progress = RowsProgress::default();
@@ -132,7 +140,7 @@ async fn attempt(
     provisioned.map(|()| true)
 }
 
-/// Builds the rows of one view version and activates it. Does nothing when the view is no longer wanted.
+/// Builds the rows of one view version and activates it. Ends early when the view is no longer wanted, or held back.
 pub async fn provision(
     registry: &Registry,
     log: &EventLog,
@@ -148,8 +156,10 @@ pub async fn provision(
         return Ok(());
     }
     registry.begin_rows(view.id, &bootstrap.life.0).await?;
+    registry.begin_building(view.id).await?;
     let mut scan = log.scan(name).await?;
     bootstrap.total = scan.rows();
+    bootstrap.report().await?;
     tracing::info!(
         feature_view = view.definition.name,
         version = view.version,
@@ -173,6 +183,9 @@ pub async fn provision(
     }
     let turn = sink.lock_source(name).await?;
     sink.sync(&bootstrap.life).await?;
+    if !bootstrap.hand_over().await? {
+        return Ok(());
+    }
     // From here to the activation no commit of the log stands.
     let living = registry.snapshot().views.iter().map(|view| view.id).collect();
     log.join(&source.definition, view.id, &living).await?;
@@ -207,6 +220,9 @@ struct Bootstrap<'a> {
     rows: usize,
     total: Option<u64>,
     reported: Instant,
+    /// The registry's version when it was last asked whether the view is held.
+    asked: Option<u64>,
+    handing_over: bool,
 }
 
 impl<'a> Bootstrap<'a> {
@@ -244,10 +260,12 @@ impl<'a> Bootstrap<'a> {
             rows: 0,
             total: None,
             reported: Instant::now(),
+            asked: None,
+            handing_over: false,
         })
     }
 
-    /// Absorbs every event of `scan`; false when the view has been retired meanwhile.
+    /// Absorbs every event of `scan`; false when the view has been retired meanwhile, or is held back.
     async fn absorb(&mut self, scan: &LogScan) -> Result<bool, FeatureStoreError> {
         let done = self.registry.provisioned(self.view.id).await?;
         let all = scan.generations();
@@ -270,7 +288,9 @@ impl<'a> Bootstrap<'a> {
                     );
                     return Ok(false);
                 }
-                self.deliver(generation, &later, &self.as_delivery(&rows)?).await?;
+                if !self.deliver(generation, &later, &self.as_delivery(&rows)?).await? {
+                    return Ok(false);
+                }
             }
             if index + 1 < generations.len() {
                 self.sink.sync(&self.life).await?;
@@ -288,6 +308,32 @@ impl<'a> Bootstrap<'a> {
             .any(|view| view.id == self.view.id && view.state == ViewState::Provisioning)
     }
 
+    /// Whether somebody holds the view back. The database is asked once for each version of the registry: a hold is one.
+    async fn held(&mut self) -> Result<bool, FeatureStoreError> {
+        let version = self.registry.snapshot().version;
+        if self.handing_over || self.asked == Some(version) {
+            return Ok(false);
+        }
+        if self.registry.is_held(self.view.id).await? {
+            self.report().await?;
+            tracing::info!(
+                feature_view = self.view.definition.name,
+                version = self.view.version,
+                "bootstrap stops: the view is held back"
+            );
+            return Ok(true);
+        }
+        self.asked = Some(version);
+        Ok(false)
+    }
+
+    /// Begins the hand-over, unless somebody holds the view back: then false.
+    async fn hand_over(&mut self) -> Result<bool, FeatureStoreError> {
+        self.report().await?;
+        self.handing_over = self.registry.begin_hand_over(self.view.id).await?;
+        Ok(self.handing_over)
+    }
+
     /// Notes how far it has come.
     async fn report(&mut self) -> Result<(), FeatureStoreError> {
         self.reported = Instant::now();
@@ -299,14 +345,18 @@ impl<'a> Bootstrap<'a> {
         self.registry.set_progress(self.view.id, progress, None).await
     }
 
+    /// Delivers events in chunks; false when the view is held back from one of them on.
     async fn deliver(
         &mut self,
         generation: &str,
         later: &[String],
         events: &RecordBatch,
-    ) -> Result<(), FeatureStoreError> {
+    ) -> Result<bool, FeatureStoreError> {
         let mut start = 0;
         while start < events.num_rows() {
+            if self.held().await? {
+                return Ok(false);
+            }
             let chunk = events.slice(start, chunk_rows(events, start)?);
             let header = DeliveryHeader {
                 source: self.source.definition.name.clone(),
@@ -326,7 +376,7 @@ impl<'a> Bootstrap<'a> {
                 self.report().await?;
             }
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Columns that the source has gained since the last commit are not in the log yet: null.

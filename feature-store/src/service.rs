@@ -11,6 +11,8 @@ use crate::views::CompiledViews;
 use crate::write::{Writer, WriterLimits, known_source};
 use async_trait::async_trait;
 use ondol_feature_store_api::maintenance::{Compaction, Vacuum, VacuumOptions};
+use ondol_feature_store_api::provisioning::Provisioning;
+use ondol_feature_store_api::uses::{ConsumerUses, ModelUse};
 use ondol_feature_store_api::wire::{
     Applied, DefinitionFiles, DefinitionHistory, Delivery, FeatureBatch, OfflineTable, PartitionPosition, Plan,
     ReadRequest, Rebuild, RebuildRequest, WriteReceipt,
@@ -253,6 +255,18 @@ impl FeatureStore for FeatureStoreService {
         self.registry.apply(&files).await
     }
 
+    async fn apply_forced(&self, files: DefinitionFiles) -> Result<Applied, FeatureStoreError> {
+        self.registry.apply_forced(&files).await
+    }
+
+    async fn publish_uses(&self, consumer: &str, models: Vec<ModelUse>) -> Result<ConsumerUses, FeatureStoreError> {
+        self.registry.publish_uses(consumer, models).await
+    }
+
+    async fn uses(&self) -> Result<Vec<ConsumerUses>, FeatureStoreError> {
+        self.registry.uses().await
+    }
+
     async fn snapshot(&self) -> Result<Arc<Snapshot>, FeatureStoreError> {
         Ok(self.registry.snapshot())
     }
@@ -315,6 +329,18 @@ impl FeatureStore for FeatureStoreService {
 
     async fn rebuilds(&self) -> Result<Vec<Rebuild>, FeatureStoreError> {
         self.registry.rebuilds().await
+    }
+
+    async fn provisionings(&self) -> Result<Vec<Provisioning>, FeatureStoreError> {
+        self.registry.provisionings().await
+    }
+
+    async fn hold(&self, view_id: u32) -> Result<Provisioning, FeatureStoreError> {
+        self.registry.hold(view_id).await
+    }
+
+    async fn release(&self, view_id: u32) -> Result<Provisioning, FeatureStoreError> {
+        self.registry.release(view_id).await
     }
 
     async fn compact(&self, source: &str) -> Result<Compaction, FeatureStoreError> {

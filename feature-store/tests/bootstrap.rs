@@ -16,6 +16,7 @@ use ondol_feature_store::offline::{EventLog, EventLogConfig, Outcome};
 use ondol_feature_store::online::Life;
 use ondol_feature_store::registry::Registry;
 use ondol_feature_store_api::FeatureStoreError;
+use ondol_feature_store_api::provisioning::ProvisioningState;
 use ondol_feature_store_api::wire::{DefinitionFile, DefinitionFiles, DeliveryHeader};
 use ondol_vocabulary::{PartitionRange, SourceVersion, ViewState, ViewVersion};
 use std::any::Any;
@@ -89,6 +90,8 @@ struct Sink {
     rows: Arc<Mutex<Rows>>,
     log: EventLog,
     calls_left: AtomicUsize,
+    /// At the call after which so many are left, the view is held.
+    hold_at: Option<(usize, Registry, u32)>,
     /// Delivered while the bootstrap reads, at each call until empty: (generation, partition, from, to).
     meanwhile: Mutex<Vec<(&'static str, i32, i64, i64)>>,
 }
@@ -121,6 +124,11 @@ impl RowSink for Sink {
             });
         }
         self.rows.lock().unwrap().absorb(&header.generation, events);
+        if let Some((left, registry, view)) = &self.hold_at
+            && self.calls_left.load(Ordering::SeqCst) == *left
+        {
+            registry.hold(*view).await.unwrap();
+        }
         let next = self.meanwhile.lock().unwrap().pop();
         if let Some((generation, partition, from, to)) = next {
             deliver(&self.log, generation, partition, from, to).await;
@@ -200,6 +208,7 @@ impl Fixture {
             rows: Arc::clone(&self.rows),
             log: self.log.clone(),
             calls_left: AtomicUsize::new(calls),
+            hold_at: None,
             meanwhile: Mutex::new(meanwhile),
         }
     }
@@ -342,5 +351,94 @@ async fn the_task_provisions_what_is_applied_later_and_retries_after_a_failure()
         .await
         .unwrap();
     snapshots.wait_for(active(2)).await.unwrap();
+    task.abort();
+}
+
+impl Fixture {
+    /// A log of nine commits over three generations.
+    async fn filled() -> (Self, Vec<(String, i32, i64)>) {
+        let fixture = Self::new().await;
+        let mut expected = Vec::new();
+        for generation in ["g1", "g2", "g3"] {
+            for step in 0..3 {
+                deliver(&fixture.log, generation, 0, step * 20, step * 20 + 20).await;
+                fixture.log.commit("clicks").await.unwrap();
+            }
+            expected.push((generation, 0, 0, 60));
+            // Generations stand in the order of their last commits, told apart by the millisecond.
+            tokio::time::sleep(std::time::Duration::from_millis(3)).await;
+        }
+        (fixture, all(&expected))
+    }
+
+    /// Held once `calls` chunks are absorbed.
+    fn sink_held_after(&self, calls: usize) -> Sink {
+        let left = 1_000;
+        Sink {
+            hold_at: Some((left, self.registry.clone(), self.view().1.id)),
+            ..self.sink(left + calls, vec![])
+        }
+    }
+
+    async fn state(&self) -> ProvisioningState {
+        self.registry.provisionings().await.unwrap()[0].state
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_view_that_is_held_at_any_chunk_stops_there_and_is_whole_once_it_is_released() {
+    for calls in 1..=9 {
+        let (fixture, expected) = Fixture::filled().await;
+        let sink = fixture.sink_held_after(calls);
+        fixture.provision(&sink).await.unwrap();
+        assert_eq!(
+            sink.calls_left.load(Ordering::SeqCst),
+            1_000,
+            "nothing is absorbed after chunk {calls}"
+        );
+        assert_eq!(fixture.view().1.state, ViewState::Provisioning);
+        assert_eq!(fixture.state().await, ProvisioningState::Held);
+        let told = fixture.registry.provisionings().await.unwrap().remove(0);
+        assert_eq!((told.rows_done, told.rows_total), (calls as u64 * 20, Some(180)));
+        fixture.registry.release(told.view_id).await.unwrap();
+        fixture.provision(&fixture.sink(usize::MAX, vec![])).await.unwrap();
+        assert_eq!(fixture.view().1.state, ViewState::Active);
+        assert_eq!(fixture.rows.lock().unwrap().events(), expected, "held after {calls}");
+        assert_eq!(fixture.registry.provisionings().await.unwrap(), []);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_view_that_is_being_handed_over_can_not_be_held_not_even_after_a_crash() {
+    let (fixture, expected) = Fixture::filled().await;
+    let view = fixture.view().1.id;
+    fixture.registry.begin_building(view).await.unwrap();
+    assert!(fixture.registry.begin_hand_over(view).await.unwrap());
+    // Killed here, and begun again: commits of the source may be waiting for it.
+    fixture.registry.begin_building(view).await.unwrap();
+    assert_eq!(fixture.state().await, ProvisioningState::HandingOver);
+    let refused = fixture.registry.hold(view).await.unwrap_err();
+    assert!(refused.to_string().contains("handed over"), "{refused}");
+    fixture.provision(&fixture.sink(usize::MAX, vec![])).await.unwrap();
+    assert_eq!(fixture.rows.lock().unwrap().events(), expected);
+    let refused = fixture.registry.hold(view).await.unwrap_err();
+    assert!(matches!(refused, FeatureStoreError::Unknown { .. }), "{refused}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_task_leaves_a_view_that_is_held_and_takes_it_up_when_it_is_released() {
+    let (fixture, expected) = Fixture::filled().await;
+    let view = fixture.view().1.id;
+    let mut snapshots = fixture.registry.subscribe();
+    let sink = Arc::new(fixture.sink_held_after(2));
+    let task = tokio::spawn(bootstrap::run(fixture.registry.clone(), fixture.log.clone(), sink));
+    while !fixture.registry.is_held(view).await.unwrap() {
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+    assert_eq!(fixture.state().await, ProvisioningState::Held);
+    fixture.registry.release(view).await.unwrap();
+    let serves = |snapshot: &Arc<ondol_vocabulary::Snapshot>| snapshot.active_view("user").is_some();
+    snapshots.wait_for(serves).await.unwrap();
+    assert_eq!(fixture.rows.lock().unwrap().events(), expected);
     task.abort();
 }

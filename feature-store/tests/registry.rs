@@ -7,8 +7,9 @@
     reason = "tests"
 )]
 
-use ondol_feature_store::registry::Registry;
+use ondol_feature_store::registry::{Registry, RowsProgress};
 use ondol_feature_store_api::FeatureStoreError;
+use ondol_feature_store_api::provisioning::{Provisioning, ProvisioningState};
 use ondol_feature_store_api::wire::{Change, ChangeAction, DefinitionFile, DefinitionFiles};
 use ondol_vocabulary::{Snapshot, ViewState};
 use sqlx::Connection;
@@ -96,7 +97,7 @@ macro_rules! suite {
 }
 
 suite!(
-    a_new_registry_holds_only_the_built_in_source,
+    a_new_registry_holds_only_the_built_in_sources,
     applying_the_same_files_again_changes_nothing,
     a_plan_changes_nothing_and_says_what_apply_does,
     a_default_is_part_of_a_views_version_and_is_shown,
@@ -116,6 +117,9 @@ suite!(
     concurrent_applies_happen_one_after_the_other,
     another_process_follows_a_change,
     provisioned_generations_are_remembered,
+    a_hold_outlives_its_process_and_ends_with_the_provisioning,
+    a_view_over_a_table_or_one_that_serves_can_not_be_held,
+    rows_that_are_built_anew_can_be_held_too,
 );
 
 async fn open(url: &str) -> Registry {
@@ -168,7 +172,7 @@ fn refusal(error: FeatureStoreError, code: &str) -> ondol_feature_store_api::wir
         .clone()
 }
 
-async fn a_new_registry_holds_only_the_built_in_source(url: &str) {
+async fn a_new_registry_holds_only_the_built_in_sources(url: &str) {
     let registry = open(url).await;
     let snapshot = registry.snapshot();
     assert_eq!(
@@ -177,7 +181,7 @@ async fn a_new_registry_holds_only_the_built_in_source(url: &str) {
             .iter()
             .map(|source| source.definition.name.as_str())
             .collect::<Vec<_>>(),
-        ["decisions"]
+        ["decisions", "outcomes"]
     );
     assert!(snapshot.views.is_empty() && snapshot.models.is_empty());
     assert_eq!(registry.plan(&files(&[])).await.unwrap().changes, []);
@@ -341,7 +345,7 @@ async fn what_is_not_in_the_files_is_removed(url: &str) {
     let snapshot = registry.snapshot();
     assert_eq!(
         (snapshot.sources.len(), snapshot.views.len(), snapshot.models.len()),
-        (1, 0, 0)
+        (2, 0, 0)
     );
 }
 
@@ -491,4 +495,111 @@ async fn provisioned_generations_are_remembered(url: &str) {
     registry.set_provisioned(1, "g1").await.unwrap();
     assert_eq!(open(url).await.provisioned(1).await.unwrap(), ["g1"]);
     assert_eq!(registry.provisioned(2).await.unwrap(), Vec::<String>::new());
+}
+
+async fn only(registry: &Registry) -> Provisioning {
+    let mut found = registry.provisionings().await.unwrap();
+    assert_eq!(found.len(), 1, "{found:?}");
+    found.remove(0)
+}
+
+async fn a_hold_outlives_its_process_and_ends_with_the_provisioning(url: &str) {
+    let (registry, other) = (open(url).await, open(url).await);
+    apply(&registry, &[SOURCE, VIEW]).await;
+    let waiting = only(&registry).await;
+    assert_eq!(
+        (waiting.name().to_string(), waiting.source.as_str()),
+        ("card@1".to_owned(), "transactions")
+    );
+    assert_eq!(
+        (waiting.state, waiting.rows_done, waiting.rows_total, waiting.started_at),
+        (ProvisioningState::Waiting, 0, Some(1_000), None)
+    );
+    let id = waiting.view_id;
+    registry.begin_building(id).await.unwrap();
+    let progress = RowsProgress {
+        done: 7,
+        total: Some(9),
+    };
+    registry.set_progress(id, progress, None).await.unwrap();
+    let building = only(&other).await;
+    assert_eq!(
+        (building.state, building.rows_done, building.rows_total),
+        (ProvisioningState::Building, 7, Some(9))
+    );
+    registry.set_progress(id, progress, Some("no space")).await.unwrap();
+    let failed = only(&registry).await;
+    assert_eq!(
+        (failed.state, failed.error.as_deref()),
+        (ProvisioningState::Failed, Some("no space"))
+    );
+
+    let before = registry.snapshot().version;
+    assert_eq!(other.hold(id).await.unwrap().state, ProvisioningState::Held);
+    registry.refresh().await.unwrap();
+    assert_eq!(registry.snapshot().version, before + 1, "the others are told");
+    registry.hold(id).await.unwrap();
+    assert_eq!(registry.snapshot().version, before + 1, "once");
+    registry.begin_building(id).await.unwrap();
+    assert!(!registry.begin_hand_over(id).await.unwrap());
+    let again = open(url).await;
+    let held = only(&again).await;
+    assert_eq!(
+        (held.state, held.started_at),
+        (ProvisioningState::Held, building.started_at)
+    );
+    assert!(again.is_held(id).await.unwrap());
+
+    again.release(id).await.unwrap();
+    again.release(id).await.unwrap();
+    assert!(!registry.is_held(id).await.unwrap());
+    again.hold(id).await.unwrap();
+    again.activate(id).await.unwrap();
+    assert_eq!(again.provisionings().await.unwrap(), []);
+    assert!(!again.is_held(id).await.unwrap());
+    let gone = again.release(id).await.unwrap_err();
+    assert!(matches!(gone, FeatureStoreError::Unknown { .. }), "{gone}");
+}
+
+async fn a_view_over_a_table_or_one_that_serves_can_not_be_held(url: &str) {
+    let registry = open(url).await;
+    let table = r#"
+[source.merchants]
+parquet = "merchants/"
+time = "ts"
+schema = { id = "i64", country = "string", ts = "timestamp" }
+
+[view.merchant]
+from = "merchants"
+key = "id"
+features.country = "country"
+"#;
+    apply(&registry, &[table]).await;
+    let waiting = only(&registry).await;
+    assert_eq!((waiting.state, waiting.rows_total), (ProvisioningState::Waiting, None));
+    let refused = registry.hold(waiting.view_id).await.unwrap_err();
+    assert!(refused.to_string().contains("materialization"), "{refused}");
+    activate_all(&registry).await;
+    let refused = registry.hold(waiting.view_id).await.unwrap_err();
+    assert!(matches!(refused, FeatureStoreError::Unknown { .. }), "{refused}");
+}
+
+async fn rows_that_are_built_anew_can_be_held_too(url: &str) {
+    let registry = open(url).await;
+    apply(&registry, &[SOURCE, VIEW]).await;
+    activate_all(&registry).await;
+    registry.rebuild(&["card".to_owned()]).await.unwrap();
+    let anew = only(&registry).await;
+    assert_eq!((anew.rebuild, anew.version), (true, 1));
+    assert_eq!(
+        registry.hold(anew.view_id).await.unwrap().state,
+        ProvisioningState::Held
+    );
+    // A new version takes the place of the one whose rows were to be built anew.
+    apply(&registry, &[SOURCE, &VIEW.replace("1h\"", "2h\"")]).await;
+    let mut all = registry.provisionings().await.unwrap();
+    assert_eq!(all.iter().map(|found| found.version).collect::<Vec<_>>(), [1, 2]);
+    registry.activate(all.remove(1).view_id).await.unwrap();
+    assert_eq!(registry.provisionings().await.unwrap(), []);
+    assert!(!registry.is_held(anew.view_id).await.unwrap());
 }

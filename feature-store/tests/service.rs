@@ -103,7 +103,10 @@ async fn a_default_is_served_for_who_is_missing_or_stale() {
     let cards = [text("old"), text("new"), text("nobody"), Value::Null];
     let features = ["card.last_amount", "card.spend_24h"];
     let batch = store.read(&features, &[("card", &cards)]).await.unwrap();
-    assert_eq!(f64s(&batch.columns[0].values), [Some(0.5), Some(2.0), Some(0.5), Some(0.5)]);
+    assert_eq!(
+        f64s(&batch.columns[0].values),
+        [Some(0.5), Some(2.0), Some(0.5), Some(0.5)]
+    );
     assert_eq!(f64s(&batch.columns[1].values), [None, Some(2.0), None, None]);
     use FeatureStatus::{Fresh, Missing, Stale};
     assert_eq!(batch.columns[0].status, [Stale, Fresh, Missing, Missing]);

@@ -2,8 +2,10 @@
 
 use crate::error::FeatureStoreError;
 use crate::maintenance::{Compaction, Vacuum, VacuumOptions};
+use crate::provisioning::Provisioning;
 use crate::server::MAX_WAIT;
 use crate::service::FeatureStore;
+use crate::uses::{ConsumerUses, ModelUse};
 use crate::wire::{
     Applied, DefinitionFiles, DefinitionHistory, Delivery, FeatureBatch, OfflineTable, PartitionPosition, Plan,
     ReadRequest, Rebuild, RebuildRequest, WriteReceipt,
@@ -13,7 +15,7 @@ use async_trait::async_trait;
 use http::{Method, header};
 use ondol_vocabulary::{Snapshot, batch};
 use ondol_wire::path::encode_segment;
-use ondol_wire::{Caller, ContractError};
+use ondol_wire::{Caller, ContractError, Credentials};
 use std::sync::Arc;
 use std::time::Duration;
 use url::Url;
@@ -39,8 +41,16 @@ impl FeatureStoreClient {
     /// # Errors
     /// When the HTTP client can't be built.
     pub fn new(base: Url) -> Result<Self, reqwest::Error> {
+        Self::with(base, &Credentials::default())
+    }
+
+    /// As [`Self::new`], for a service that is shown `credentials`.
+    ///
+    /// # Errors
+    /// When the HTTP client can't be built.
+    pub fn with(base: Url, credentials: &Credentials) -> Result<Self, reqwest::Error> {
         Ok(Self {
-            caller: Caller::new(base)?,
+            caller: Caller::with(base, credentials)?,
         })
     }
 }
@@ -145,6 +155,38 @@ impl FeatureStore for FeatureStoreClient {
 
     async fn rebuilds(&self) -> Result<Vec<Rebuild>, FeatureStoreError> {
         self.caller.get("/v1/rebuilds").await
+    }
+
+    async fn apply_forced(&self, files: DefinitionFiles) -> Result<Applied, FeatureStoreError> {
+        let request = self.caller.request(Method::POST, "/v1/definitions:apply");
+        self.caller.json(request.query(&[("force", true)]).json(&files)).await
+    }
+
+    async fn publish_uses(&self, consumer: &str, models: Vec<ModelUse>) -> Result<ConsumerUses, FeatureStoreError> {
+        let path = format!("/v1/uses/{}", encode_segment(consumer));
+        self.caller
+            .json(self.caller.request(Method::PUT, &path).json(&models))
+            .await
+    }
+
+    async fn uses(&self) -> Result<Vec<ConsumerUses>, FeatureStoreError> {
+        self.caller.get("/v1/uses").await
+    }
+
+    async fn provisionings(&self) -> Result<Vec<Provisioning>, FeatureStoreError> {
+        self.caller.get("/v1/provisionings").await
+    }
+
+    async fn hold(&self, view_id: u32) -> Result<Provisioning, FeatureStoreError> {
+        let request = self.caller.request(Method::POST, &format!("/v1/views/{view_id}:hold"));
+        self.caller.json(request).await
+    }
+
+    async fn release(&self, view_id: u32) -> Result<Provisioning, FeatureStoreError> {
+        let request = self
+            .caller
+            .request(Method::POST, &format!("/v1/views/{view_id}:release"));
+        self.caller.json(request).await
     }
 
     async fn compact(&self, source: &str) -> Result<Compaction, FeatureStoreError> {

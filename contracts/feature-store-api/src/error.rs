@@ -1,5 +1,6 @@
 //! What can go wrong in the feature store.
 
+use crate::uses::BrokenUse;
 use crate::wire::Diagnostic;
 use http::StatusCode;
 use ondol_wire::ContractError;
@@ -14,6 +15,15 @@ pub enum FeatureStoreError {
     InvalidDefinitions {
         /// Every error found.
         diagnostics: Vec<Diagnostic>,
+    },
+    /// Live models read what the change takes away or changes.
+    #[error(
+        "live models read what this would change:\n{}\nregister versions that do not need it first (add the changed feature under a new name, train, register, promote), or force it",
+        lines(broken)
+    )]
+    InUse {
+        /// What would change, and for whom.
+        broken: Vec<BrokenUse>,
     },
     /// The request is not of the contract's form.
     #[error("{detail}")]
@@ -76,6 +86,11 @@ pub enum FeatureStoreError {
     },
 }
 
+fn lines(broken: &[BrokenUse]) -> String {
+    let lines: Vec<String> = broken.iter().map(|broken| format!("- {broken}")).collect();
+    lines.join("\n")
+}
+
 fn count(diagnostics: &[Diagnostic]) -> String {
     match diagnostics.len() {
         1 => "1 error".to_owned(),
@@ -100,7 +115,7 @@ impl ContractError for FeatureStoreError {
             Self::InvalidDefinitions { .. } | Self::AsOfInThePast { .. } => StatusCode::UNPROCESSABLE_ENTITY,
             Self::InvalidRequest { .. } => StatusCode::BAD_REQUEST,
             Self::Unknown { .. } => StatusCode::NOT_FOUND,
-            Self::Gap { .. } => StatusCode::CONFLICT,
+            Self::Gap { .. } | Self::InUse { .. } => StatusCode::CONFLICT,
             Self::NotActive { .. } | Self::Unavailable { .. } => StatusCode::SERVICE_UNAVAILABLE,
             Self::Internal { .. } => StatusCode::INTERNAL_SERVER_ERROR,
         }
@@ -109,6 +124,7 @@ impl ContractError for FeatureStoreError {
     fn code(&self) -> &'static str {
         match self {
             Self::InvalidDefinitions { .. } => "invalid-definitions",
+            Self::InUse { .. } => "in-use",
             Self::InvalidRequest { .. } => "invalid-request",
             Self::Unknown { .. } => "unknown",
             Self::NotActive { .. } => "not-active",

@@ -3,7 +3,9 @@
 use crate::error::FeatureStoreError;
 use crate::feature_batch::FeatureBatchJson;
 use crate::maintenance::{Compaction, Vacuum, VacuumOptions};
+use crate::provisioning::{self, view_id};
 use crate::service::FeatureStore;
+use crate::uses;
 use crate::wire::{
     Applied, DefinitionFiles, DefinitionHistory, Delivery, DeliveryHeader, OfflineTable, PartitionPosition, Plan,
     ReadRequest, Rebuild, RebuildRequest, WriteReceipt,
@@ -13,7 +15,7 @@ use arrow::error::ArrowError;
 use axum::body::Bytes;
 use axum::extract::{DefaultBodyLimit, State};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{get, post, put};
 use axum::{Json, Router};
 use http::{HeaderMap, header};
 use ondol_vocabulary::{Snapshot, batch};
@@ -41,7 +43,10 @@ pub fn router(store: Store) -> Router {
         .route("/v1/definitions:apply", post(apply))
         .route("/v1/definitions/{name}/history", get(history))
         .route("/v1/snapshot", get(snapshot))
+        .route("/v1/uses", get(uses::uses))
+        .route("/v1/uses/{consumer}", put(uses::publish))
         .route("/v1/views/{id}", post(view_verb))
+        .route("/v1/provisionings", get(provisioning::provisionings))
         .route("/v1/sources/{source}/positions", get(positions))
         .route("/v1/sources/{source}", post(source_verb))
         .route(
@@ -78,7 +83,8 @@ pub fn openapi() -> utoipa::openapi::OpenApi {
         (name = "repair", description = "Online rows built anew from the log."),
     ),
     paths(
-        plan, apply, history, snapshot, activate, positions, flush, deliver, read, tables, compact, vacuum,
+        plan, apply, history, snapshot, activate, provisioning::provisionings, provisioning::hold,
+        provisioning::release, uses::uses, uses::publish, positions, flush, deliver, read, tables, compact, vacuum,
         rebuild, rebuilds
     ),
     components(schemas(Problem, DeliveryHeader))
@@ -94,7 +100,7 @@ struct Document;
     request_body(content = DefinitionFiles, example = json!({"files": [{"path": "fraud.toml", "text": "[view.card]\nfrom = \"transactions\"\nkey = \"card_id\"\nfeatures.n_1h = \"count() over 1h\"\n"}]})),
     responses(
         (status = 200, description = "The plan.", body = Plan, example = json!({"base_version": 3, "changes": [{"noun": "view", "name": "card@2", "action": "update", "differences": ["feature n_1h: count() over 30m → count() over 1h"], "rows_to_backfill": 336776, "models_affected": ["fraud"], "row_bytes": {"typical": 103, "most": 390, "parts": [{"part": "up to 13 tiles of 5m", "typical": 73, "most": 270}]}}]})),
-        BadRequest, Unprocessable, Internal, Unavailable
+        BadRequest, Conflict, Unprocessable, Internal, Unavailable
     )
 )]
 async fn plan(State(store): State<Store>, JsonBody(files, _): Body<DefinitionFiles>) -> Response {
@@ -104,17 +110,35 @@ async fn plan(State(store): State<Store>, JsonBody(files, _): Body<DefinitionFil
 /// Make definitions the ones in force
 ///
 /// Changed definitions become new immutable versions. Atomic and idempotent: applying the same files again changes
-/// nothing. New view versions start as `provisioning`; the answer does not wait for them.
+/// nothing. New view versions start as `provisioning`; the answer does not wait for them. Refused with 409 where a live
+/// model reads what would be removed or changed, unless `force` is true.
 #[utoipa::path(
     post, path = "/v1/definitions:apply", tag = "definitions", operation_id = "applyDefinitions",
+    params(ApplyQuery),
     request_body(content = DefinitionFiles),
     responses(
         (status = 200, description = "What changed, and the definitions now in force.", body = Applied),
-        BadRequest, Unprocessable, Internal, Unavailable
+        BadRequest, Conflict, Unprocessable, Internal, Unavailable
     )
 )]
-async fn apply(State(store): State<Store>, JsonBody(files, _): Body<DefinitionFiles>) -> Response {
-    answer(store.apply(files).await)
+async fn apply(
+    State(store): State<Store>,
+    Query(query, _): Query<ApplyQuery, FeatureStoreError>,
+    JsonBody(files, _): Body<DefinitionFiles>,
+) -> Response {
+    if query.force {
+        answer(store.apply_forced(files).await)
+    } else {
+        answer(store.apply(files).await)
+    }
+}
+
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+struct ApplyQuery {
+    /// Apply also what live models do not survive.
+    #[serde(default)]
+    force: bool,
 }
 
 /// Every version of a source, view or model
@@ -166,7 +190,9 @@ async fn snapshot(State(store): State<Store>, Query(query, _): Query<SnapshotQue
 
 /// Operations on a view version: its verbs share a route.
 async fn view_verb(state: State<Store>, segment: Name) -> Response {
-    match segment.verb(&["activate"]) {
+    match segment.verb(&["activate", "hold", "release"]) {
+        Ok((id, "hold")) => provisioning::hold(state, id).await,
+        Ok((id, "release")) => provisioning::release(state, id).await,
         Ok((id, _)) => activate(state, id).await,
         Err(unknown) => unknown,
     }
@@ -185,11 +211,9 @@ async fn view_verb(state: State<Store>, segment: Name) -> Response {
     )
 )]
 async fn activate(State(store): State<Store>, id: &str) -> Response {
-    match id.parse() {
+    match view_id(id) {
         Ok(id) => answer(store.activate(id).await),
-        Err(_) => problem::respond(&FeatureStoreError::invalid(format!(
-            "view id `{id}` is not a number: take it from `views[].id` of /v1/snapshot"
-        ))),
+        Err(refused) => problem::respond(&refused),
     }
 }
 

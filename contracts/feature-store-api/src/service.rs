@@ -2,12 +2,14 @@
 
 use crate::error::FeatureStoreError;
 use crate::maintenance::{Compaction, Vacuum, VacuumOptions};
+use crate::provisioning::Provisioning;
+use crate::uses::{ConsumerUses, ModelUse};
 use crate::wire::{
     Applied, DefinitionFiles, DefinitionHistory, Delivery, FeatureBatch, OfflineTable, PartitionPosition, Plan,
     ReadRequest, Rebuild, RebuildRequest, WriteReceipt,
 };
 use async_trait::async_trait;
-use ondol_vocabulary::Snapshot;
+use ondol_vocabulary::{EventTime, Snapshot};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,6 +26,27 @@ pub trait FeatureStore: Send + Sync + 'static {
     /// applying the same files again changes nothing. New view versions start in state `provisioning`; the result
     /// returns before they are active.
     async fn apply(&self, files: DefinitionFiles) -> Result<Applied, FeatureStoreError>;
+
+    /// As [`Self::apply`], also where live models read what it takes away or changes ([`FeatureStoreError::InUse`]). That
+    /// it was forced, and past what, is recorded.
+    async fn apply_forced(&self, files: DefinitionFiles) -> Result<Applied, FeatureStoreError> {
+        self.apply(files).await
+    }
+
+    /// Takes what the live models of `consumer` read, in the place of what it read before. Durable when it returns. A store
+    /// whose definitions never change has no need to know.
+    async fn publish_uses(&self, consumer: &str, models: Vec<ModelUse>) -> Result<ConsumerUses, FeatureStoreError> {
+        Ok(ConsumerUses {
+            consumer: consumer.to_owned(),
+            published_at: EventTime::now(),
+            models,
+        })
+    }
+
+    /// What live models read, by consumer.
+    async fn uses(&self) -> Result<Vec<ConsumerUses>, FeatureStoreError> {
+        Ok(Vec::new())
+    }
 
     /// The definitions in force.
     async fn snapshot(&self) -> Result<Arc<Snapshot>, FeatureStoreError>;
@@ -70,6 +93,24 @@ pub trait FeatureStore: Send + Sync + 'static {
         Ok(Vec::new())
     }
 
+    /// The view versions that are being provisioned, and rows that are being built anew, by view and version. A store that
+    /// provisions at once has none to tell of.
+    async fn provisionings(&self) -> Result<Vec<Provisioning>, FeatureStoreError> {
+        Ok(Vec::new())
+    }
+
+    /// Holds the provisioning of a version over a stream back: its rows are built no further until it is released, whatever
+    /// restarts. Refused once it is being handed over to the stream, and of a version that is not being provisioned.
+    /// Idempotent.
+    async fn hold(&self, view_id: u32) -> Result<Provisioning, FeatureStoreError> {
+        Err(not_provisioned(view_id))
+    }
+
+    /// Lets the provisioning of a version that is held go on. Idempotent.
+    async fn release(&self, view_id: u32) -> Result<Provisioning, FeatureStoreError> {
+        Err(not_provisioned(view_id))
+    }
+
     /// Merges every small file of `source`'s offline table, date by date, into large ones; the store does so by itself
     /// as well, once a date has many. Rows, positions and older versions stay what they are. Returns when it is done; a
     /// dropped call leaves finished merges in place and nothing half done. A store without offline tables has nothing
@@ -89,5 +130,13 @@ pub trait FeatureStore: Send + Sync + 'static {
             dry_run: options.dry_run,
             ..Vacuum::default()
         })
+    }
+}
+
+fn not_provisioned(view_id: u32) -> FeatureStoreError {
+    FeatureStoreError::Unknown {
+        kind: "view version that is being provisioned".to_owned(),
+        name: view_id.to_string(),
+        suggestion: None,
     }
 }

@@ -11,6 +11,8 @@ use arrow::array::{ArrayRef, Float32Array, Float64Array, Int32Array, Int64Array,
 use arrow::datatypes::{Field, Float32Type, Schema};
 use async_trait::async_trait;
 use ondol_feature_store_api::maintenance::{Compaction, Vacuum, VacuumOptions};
+use ondol_feature_store_api::provisioning::{Provisioning, ProvisioningState};
+use ondol_feature_store_api::uses::{BrokenUse, ConsumerUses, FeatureUse, ModelUse};
 use ondol_feature_store_api::wire::*;
 use ondol_feature_store_api::{FeatureStore, FeatureStoreClient, FeatureStoreError, server};
 use ondol_vocabulary::*;
@@ -39,6 +41,15 @@ impl FeatureStore for Stub {
     }
     async fn apply(&self, files: DefinitionFiles) -> Result<Applied, FeatureStoreError> {
         self.take(format!("apply {files:?}"), applied())
+    }
+    async fn apply_forced(&self, files: DefinitionFiles) -> Result<Applied, FeatureStoreError> {
+        self.take(format!("apply_forced {files:?}"), applied())
+    }
+    async fn publish_uses(&self, consumer: &str, models: Vec<ModelUse>) -> Result<ConsumerUses, FeatureStoreError> {
+        self.take(format!("publish_uses {consumer} {models:?}"), consumer_uses())
+    }
+    async fn uses(&self) -> Result<Vec<ConsumerUses>, FeatureStoreError> {
+        self.take("uses".to_owned(), vec![consumer_uses()])
     }
     async fn snapshot(&self) -> Result<Arc<Snapshot>, FeatureStoreError> {
         self.take("snapshot".to_owned(), Arc::new(snapshot()))
@@ -72,6 +83,15 @@ impl FeatureStore for Stub {
     }
     async fn rebuilds(&self) -> Result<Vec<Rebuild>, FeatureStoreError> {
         self.take("rebuilds".to_owned(), rebuilds())
+    }
+    async fn provisionings(&self) -> Result<Vec<Provisioning>, FeatureStoreError> {
+        self.take("provisionings".to_owned(), vec![provisioning()])
+    }
+    async fn hold(&self, view_id: u32) -> Result<Provisioning, FeatureStoreError> {
+        self.take(format!("hold {view_id}"), provisioning())
+    }
+    async fn release(&self, view_id: u32) -> Result<Provisioning, FeatureStoreError> {
+        self.take(format!("release {view_id}"), provisioning())
     }
     async fn compact(&self, source: &str) -> Result<Compaction, FeatureStoreError> {
         self.take(format!("compact {source:?}"), compaction())
@@ -123,6 +143,21 @@ fn rebuilds() -> Vec<Rebuild> {
         finished_at: None,
         error: Some("why".to_owned()),
     }]
+}
+
+fn provisioning() -> Provisioning {
+    Provisioning {
+        view_id: 7,
+        view: "card".to_owned(),
+        version: 2,
+        source: "transactions".to_owned(),
+        rebuild: true,
+        state: ProvisioningState::HandingOver,
+        rows_done: 5,
+        rows_total: Some(9),
+        started_at: Some(EventTime::from_micros(1_700_000_000_000_001)),
+        error: Some("why".to_owned()),
+    }
 }
 
 fn files() -> DefinitionFiles {
@@ -317,6 +352,37 @@ async fn serve(failure: Option<FeatureStoreError>) -> (Arc<Stub>, FeatureStoreCl
     (stub, FeatureStoreClient::new(base.parse().unwrap()).unwrap(), base)
 }
 
+fn consumer_uses() -> ConsumerUses {
+    ConsumerUses {
+        consumer: "model-gateway".to_owned(),
+        published_at: EventTime::from_micros(7),
+        models: vec![ModelUse {
+            model: VersionedName::new("fraud", 3),
+            reads: vec![FeatureUse {
+                feature: FeatureRef::new("card", "n_1h"),
+                view_version: 2,
+                data_type: DataType::I64,
+            }],
+        }],
+    }
+}
+
+#[tokio::test]
+async fn uses_and_forced_applies_arrive_as_they_were_sent() {
+    let (stub, client, _) = serve(None).await;
+    let models = consumer_uses().models;
+    let published = client.publish_uses("gate/way", models.clone()).await.unwrap();
+    assert_eq!(published, consumer_uses());
+    assert_eq!(client.uses().await.unwrap(), [consumer_uses()]);
+    assert_eq!(client.apply_forced(files()).await.unwrap(), applied());
+    let expected = [
+        format!("publish_uses gate/way {models:?}"),
+        "uses".to_owned(),
+        format!("apply_forced {:?}", files()),
+    ];
+    assert_eq!(*stub.calls.lock().unwrap(), expected);
+}
+
 #[tokio::test]
 async fn every_call_and_answer_arrives_as_it_was_sent() {
     let (stub, client, _) = serve(None).await;
@@ -340,6 +406,9 @@ async fn every_call_and_answer_arrives_as_it_was_sent() {
     };
     assert_eq!(client.rebuild(request.clone()).await.unwrap(), rebuilds());
     assert_eq!(client.rebuilds().await.unwrap(), rebuilds());
+    assert_eq!(client.provisionings().await.unwrap(), [provisioning()]);
+    assert_eq!(client.hold(7).await.unwrap(), provisioning());
+    assert_eq!(client.release(8).await.unwrap(), provisioning());
     assert_eq!(client.compact("s:x").await.unwrap(), compaction());
     let options = VacuumOptions {
         retention_ms: Some(1),
@@ -361,6 +430,9 @@ async fn every_call_and_answer_arrives_as_it_was_sent() {
         "tables".to_owned(),
         format!("rebuild {request:?}"),
         "rebuilds".to_owned(),
+        "provisionings".to_owned(),
+        "hold 7".to_owned(),
+        "release 8".to_owned(),
         "compact \"s:x\"".to_owned(),
         format!("vacuum \"s:x\" {options:?}"),
     ];
@@ -388,6 +460,16 @@ async fn every_error_comes_back_as_itself_and_as_a_problem() {
         help: Some(text("did you mean `amount`?")),
     };
     let cases = [
+        (
+            FeatureStoreError::InUse {
+                broken: vec![BrokenUse {
+                    change: "view card would be removed".to_owned(),
+                    models: vec![VersionedName::new("fraud", 3)],
+                }],
+            },
+            409,
+            "in-use",
+        ),
         (
             FeatureStoreError::InvalidDefinitions {
                 diagnostics: vec![diagnostic],
@@ -559,4 +641,17 @@ async fn a_service_that_is_not_there_is_unavailable() {
         matches!(&error, FeatureStoreError::Unavailable { detail } if detail.contains("127.0.0.1:1")),
         "{error}"
     );
+}
+
+#[test]
+fn a_state_is_called_the_same_in_messages_and_on_the_wire() {
+    for state in [
+        ProvisioningState::Waiting,
+        ProvisioningState::Building,
+        ProvisioningState::HandingOver,
+        ProvisioningState::Held,
+        ProvisioningState::Failed,
+    ] {
+        assert_eq!(serde_json::to_value(state).unwrap(), state.name());
+    }
 }

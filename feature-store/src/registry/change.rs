@@ -5,7 +5,7 @@ use super::compatibility::{self, Refusal};
 use super::difference;
 use super::row_bytes;
 use ondol_feature_store_api::wire::{Change, ChangeAction};
-use ondol_transform::definition::{DECISIONS, Definitions, decisions_source};
+use ondol_transform::definition::{Definitions, built_in_sources, is_built_in};
 use ondol_vocabulary::{EventTime, ModelDefinition, VersionedName, ViewDefinition, ViewState};
 
 /// What an apply changes.
@@ -60,10 +60,10 @@ struct Comparison<'a> {
 
 impl Comparison<'_> {
     fn sources(&mut self) {
-        let built_in = decisions_source();
+        let built_in = built_in_sources();
         let wanted = self.wanted;
-        let user = wanted.sources.iter().filter(|source| source.name != DECISIONS);
-        for source in user.chain([&built_in]) {
+        let user = wanted.sources.iter().filter(|source| !is_built_in(&source.name));
+        for source in user.chain(&built_in) {
             let definition = Definition::Source(source.clone());
             let current = self.catalog.current(Noun::Source, &source.name);
             if current.is_some_and(|current| current.definition == definition) {
@@ -71,8 +71,8 @@ impl Comparison<'_> {
             }
             let affected = self.models_of(|view| view.source == source.name);
             self.retire_living(Noun::Source, &source.name);
-            // The built-in source comes with the program, not with anybody's files: no news in a plan.
-            if source.name != DECISIONS {
+            // A built-in source comes with the program, not with anybody's files: no news in a plan.
+            if !is_built_in(&source.name) {
                 self.change(
                     &definition,
                     difference::lines(current.map(|found| &found.definition), &definition),
@@ -148,7 +148,7 @@ impl Comparison<'_> {
     fn removals(&mut self) {
         let is_wanted = |record: &Record| match record.noun() {
             Noun::Source => {
-                record.name() == DECISIONS || self.wanted.sources.iter().any(|source| source.name == record.name())
+                is_built_in(record.name()) || self.wanted.sources.iter().any(|source| source.name == record.name())
             }
             Noun::View => self.wanted.views.iter().any(|view| view.name == record.name()),
             Noun::Model => self.wanted.models.iter().any(|model| model.name == record.name()),

@@ -11,8 +11,11 @@
 //! | `applied_files` | the files as the user wrote them, for each registry version an apply made |
 //! | `provisioned_generations` | what a bootstrap has finished, so that a restart does not repeat it |
 //! | `view_rows` | of each view version's rows: since which loss they are whole, and how far they are built |
+//! | `provisionings` | of each version that is being provisioned: how it stands, and whether it is held back |
 //! | `rebuilds` | rows built anew for a version that serves, to take the place of its present ones |
 //! | `discarded_rows` | rows that nobody reads any more and that are yet to be deleted |
+//! | `uses` | what live models read: see `uses` |
+//! | `forced_changes` | versions that were applied although live models did not survive it |
 //! | `online_lives`, `online_marks` | what the online store is known to hold: see `losses` |
 
 use super::catalog::{Catalog, Definition, Noun, Record};
@@ -24,7 +27,7 @@ use sqlx::{Any, AnyPool, Row, Transaction};
 use std::path::Path;
 use std::time::Duration;
 
-const TABLES: [&str; 12] = [
+const TABLES: [&str; 15] = [
     "CREATE TABLE IF NOT EXISTS registry_state (
         id BIGINT PRIMARY KEY, version BIGINT NOT NULL, next_view_id BIGINT NOT NULL)",
     "CREATE TABLE IF NOT EXISTS definition_versions (
@@ -42,6 +45,8 @@ const TABLES: [&str; 12] = [
     "CREATE TABLE IF NOT EXISTS rebuilds (
         view_id BIGINT PRIMARY KEY, name TEXT NOT NULL, version BIGINT NOT NULL, source TEXT NOT NULL,
         state TEXT NOT NULL, started_at BIGINT NOT NULL, finished_at BIGINT)",
+    "CREATE TABLE IF NOT EXISTS provisionings (
+        view_id BIGINT PRIMARY KEY, stage TEXT NOT NULL, held BIGINT NOT NULL, started_at BIGINT)",
     "CREATE TABLE IF NOT EXISTS discarded_rows (view_id BIGINT PRIMARY KEY, since BIGINT NOT NULL)",
     "CREATE TABLE IF NOT EXISTS online_lives (id BIGINT PRIMARY KEY, life TEXT NOT NULL, losses BIGINT NOT NULL)",
     "CREATE TABLE IF NOT EXISTS online_marks (shard TEXT PRIMARY KEY, value BIGINT NOT NULL)",
@@ -49,6 +54,9 @@ const TABLES: [&str; 12] = [
     "INSERT INTO view_rows (view_id, losses, life, rows_done, rows_total, error)
         SELECT view_id, 0, '', 0, NULL, NULL FROM definition_versions WHERE view_id IS NOT NULL
         ON CONFLICT (view_id) DO NOTHING",
+    "CREATE TABLE IF NOT EXISTS uses (consumer TEXT PRIMARY KEY, published_at BIGINT NOT NULL, models TEXT NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS forced_changes (
+        registry_version BIGINT PRIMARY KEY, forced_at BIGINT NOT NULL, broken TEXT NOT NULL)",
 ];
 
 /// Tells the other processes that share a PostgreSQL registry of a change, once it is committed.

@@ -136,7 +136,11 @@ fn of_model(model: &ModelDefinition) -> Traits {
     ];
     let unusual = remedies.into_iter().filter(|(_, remedy, usual)| remedy != usual);
     traits.extend(unusual.map(|(name, remedy, _)| (name.to_owned(), remedy.to_string())));
-    traits.extend(policy.lookup_ms.map(|ms| ("policy lookup".to_owned(), format!("{ms}ms"))));
+    traits.extend(
+        policy
+            .lookup_ms
+            .map(|ms| ("policy lookup".to_owned(), format!("{ms}ms"))),
+    );
     if decisions.sample_ppm != DecisionPolicy::EVERY {
         let percent = f64::from(decisions.sample_ppm) / 10_000.0;
         traits.push(("decisions sample".to_owned(), format!("{percent}%")));

@@ -6,8 +6,8 @@
 //!
 //! Reads never touch the database: the snapshot is held in memory. Several processes may share a PostgreSQL registry:
 //! each is told of the others' changes, and polls in case it was not ([`Registry::follow`]). What else replicas share
-//! is kept here too: `rows` (what is built, built anew, discarded), `losses` (what the online store is known to hold),
-//! `lock` (work that one replica does at a time).
+//! is kept here too: `rows` (what is built, built anew, discarded), `provisioning` (how that stands, and what is held
+//! back), `losses` (what the online store is known to hold), `lock` (work that one replica does at a time).
 
 mod catalog;
 mod change;
@@ -16,8 +16,10 @@ mod database;
 mod difference;
 mod lock;
 mod losses;
+mod provisioning;
 mod row_bytes;
 mod rows;
+mod uses;
 
 pub use lock::WorkLock;
 pub use losses::Admission;
@@ -28,7 +30,7 @@ use change::ChangeSet;
 use database::{Change, Database};
 use ondol_feature_store_api::FeatureStoreError;
 use ondol_feature_store_api::wire::{Applied, DefinitionFiles, DefinitionHistory, DefinitionVersion, Plan};
-use ondol_transform::definition::{self, DECISIONS, Definitions, decisions_source};
+use ondol_transform::definition::{self, Definitions, built_in_sources};
 use ondol_vocabulary::{EventTime, Snapshot, ViewState};
 use std::sync::{Arc, OnceLock};
 use tokio::sync::watch;
@@ -50,7 +52,7 @@ struct Shared {
 
 impl Registry {
     /// Opens the registry at `sqlite://path` or `postgres://…`, creating its tables when absent and the built-in
-    /// source when it is absent or older than this program's.
+    /// sources when they are absent or older than this program's.
     pub async fn open(url: &str) -> Result<Self, FeatureStoreError> {
         let database = Database::open(url).await?;
         let shared = Shared {
@@ -75,8 +77,13 @@ impl Registry {
     /// What applying `files` would change. Changes nothing.
     pub async fn plan(&self, files: &DefinitionFiles) -> Result<Plan, FeatureStoreError> {
         let wanted = compile(files)?;
-        let catalog = self.shared.database.change().await?.catalog().await?;
+        let mut change = self.shared.database.change().await?;
+        let catalog = change.catalog().await?;
         let set = self.compare(&catalog, &wanted, files)?;
+        let broken = uses::broken(&catalog, &wanted, &change.uses().await?);
+        if !broken.is_empty() {
+            return Err(FeatureStoreError::InUse { broken });
+        }
         Ok(Plan {
             base_version: catalog.version,
             changes: set.changes,
@@ -85,7 +92,17 @@ impl Registry {
 
     /// Makes `files` the definitions in force, all or nothing. What is in force and not in the files is removed; what
     /// is unchanged keeps its version; applying the same files again changes nothing.
+    /// Refused where live models read what it takes away or changes.
     pub async fn apply(&self, files: &DefinitionFiles) -> Result<Applied, FeatureStoreError> {
+        self.apply_as(files, false).await
+    }
+
+    /// As [`Self::apply`], whatever live models read. What it broke is recorded.
+    pub async fn apply_forced(&self, files: &DefinitionFiles) -> Result<Applied, FeatureStoreError> {
+        self.apply_as(files, true).await
+    }
+
+    async fn apply_as(&self, files: &DefinitionFiles, forced: bool) -> Result<Applied, FeatureStoreError> {
         let wanted = compile(files)?;
         let mut change = self.shared.database.change().await?;
         let catalog = change.catalog().await?;
@@ -98,10 +115,20 @@ impl Registry {
                 snapshot,
             });
         }
+        let broken = uses::broken(&catalog, &wanted, &change.uses().await?);
+        if !broken.is_empty() && !forced {
+            return Err(FeatureStoreError::InUse { broken });
+        }
         change.store(&set, files).await?;
         let snapshot = change.catalog().await?.snapshot();
+        if !broken.is_empty() {
+            change.record_forced(snapshot.version, &broken).await?;
+        }
         change.commit().await?;
         self.publish(&snapshot);
+        for broken in &broken {
+            tracing::warn!(registry_version = snapshot.version, %broken, "applied by force under a live model");
+        }
         tracing::info!(
             registry_version = snapshot.version,
             changes = set.changes.len(),
@@ -178,6 +205,7 @@ impl Registry {
         change
             .set_state(Noun::View, record.name(), record.version, ViewState::Active)
             .await?;
+        change.forget_provisioning(view_id).await?;
         change.next_version().await?;
         let snapshot = change.catalog().await?.snapshot();
         change.commit().await?;
@@ -252,26 +280,29 @@ impl Registry {
     async fn install_built_in(&self) -> Result<(), FeatureStoreError> {
         let mut change = self.shared.database.change().await?;
         let catalog = change.catalog().await?;
-        let definition = catalog::Definition::Source(decisions_source());
-        let current = catalog.current(Noun::Source, DECISIONS);
-        if current.is_some_and(|current| current.definition == definition) {
+        let mut set = ChangeSet::default();
+        for source in built_in_sources() {
+            let name = source.name.clone();
+            let definition = catalog::Definition::Source(source);
+            let current = catalog.current(Noun::Source, &name);
+            if current.is_some_and(|current| current.definition == definition) {
+                continue;
+            }
+            set.retire
+                .extend(current.map(|current| (Noun::Source, name.clone(), current.version)));
+            set.insert.push(Record {
+                version: catalog.next_version(Noun::Source, &name),
+                view_id: None,
+                source_version: None,
+                state: ViewState::Active,
+                definition,
+                applied_at: EventTime::now(),
+            });
+        }
+        if set.is_empty() {
             self.publish(&catalog.snapshot());
             return Ok(());
         }
-        let record = Record {
-            version: catalog.next_version(Noun::Source, DECISIONS),
-            view_id: None,
-            source_version: None,
-            state: ViewState::Active,
-            definition,
-            applied_at: EventTime::now(),
-        };
-        let retire = current.map(|current| (Noun::Source, DECISIONS.to_owned(), current.version));
-        let set = ChangeSet {
-            changes: Vec::new(),
-            retire: retire.into_iter().collect(),
-            insert: vec![record],
-        };
         change.store(&set, &DefinitionFiles::default()).await?;
         let snapshot = change.catalog().await?.snapshot();
         change.commit().await?;

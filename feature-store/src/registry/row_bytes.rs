@@ -3,17 +3,15 @@
 use super::difference::duration;
 use ondol_feature_store_api::wire::{RowBytes, RowPartBytes};
 use ondol_transform::ViewEngine;
-use ondol_transform::definition::{DECISIONS, Definitions, decisions_source};
+use ondol_transform::definition::{Definitions, built_in_sources};
 use ondol_transform::row::{RowPart, RowPartKind};
 use ondol_vocabulary::ViewDefinition;
 
 /// Of a view whose source is among `wanted`, or built in.
 pub(super) fn of(view: &ViewDefinition, wanted: &Definitions) -> Option<RowBytes> {
-    let built_in = decisions_source();
-    let source = match view.source.as_str() {
-        DECISIONS => &built_in,
-        name => wanted.sources.iter().find(|source| source.name == name)?,
-    };
+    let built_in = built_in_sources();
+    let mut sources = built_in.iter().chain(&wanted.sources);
+    let source = sources.find(|source| source.name == view.source)?;
     // What is wanted has been compiled before: it compiles again.
     let size = ViewEngine::compile(view, source).ok()?.row_size();
     Some(RowBytes {

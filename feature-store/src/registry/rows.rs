@@ -229,6 +229,7 @@ impl Change {
                 .map_err(|error| failed("reading", &error))?;
         if let Some(view_id) = row.as_ref().map(|row| optional(row, "view_id")).transpose()?.flatten() {
             self.discard(view_id).await?;
+            self.forget_provisioning(view_id).await?;
         }
         for rebuild in self.open_rebuilds().await? {
             if rebuild.name == name && rebuild.version == version {
@@ -240,6 +241,7 @@ impl Change {
     }
 
     async fn close_rebuild(&mut self, view_id: u32, state: &str) -> Result<(), FeatureStoreError> {
+        self.forget_provisioning(view_id).await?;
         sqlx::query("UPDATE rebuilds SET state = $2, finished_at = $3 WHERE view_id = $1")
             .bind(i64::from(view_id))
             .bind(state)

@@ -1,10 +1,23 @@
-//! The built-in source of decisions: what each prediction saw and said, written by the model gateway. A view may read
-//! it like any other source; a definition file may not redefine it.
+//! The built-in sources: decisions, what each prediction saw and said, and outcomes, what became of it. The model gateway
+//! writes them. A view may read them like any other source; a definition file may not redefine them.
 
 use ondol_vocabulary::{Arrival, DataType, Field, MessageShape, SourceDefinition, SourceOrigin, StreamFormat};
 
 /// The name of the built-in source of decisions.
 pub const DECISIONS: &str = "decisions";
+
+/// The name of the built-in source of outcomes.
+pub const OUTCOMES: &str = "outcomes";
+
+/// Whether `source` is built in.
+pub fn is_built_in(source: &str) -> bool {
+    matches!(source, DECISIONS | OUTCOMES)
+}
+
+/// The built-in sources.
+pub fn built_in_sources() -> [SourceDefinition; 2] {
+    [decisions_source(), outcomes_source()]
+}
 
 /// The stream of decisions, one JSON object per prediction.
 pub fn decisions_source() -> SourceDefinition {
@@ -27,11 +40,37 @@ pub fn decisions_source() -> SourceDefinition {
         ("ages_ms", DataType::String),
         ("views", DataType::String),
         ("prediction", DataType::String),
+        // SHA-256 of the artifact that scored.
+        ("model_digest", DataType::String),
+        // By which way of the model's routing it was found.
+        ("route", DataType::String),
+        // JSON: the time of the newest event behind each feature; what the answer was made in spite of, null otherwise.
+        ("event_times", DataType::String),
+        ("degraded", DataType::String),
     ];
+    stream(DECISIONS, "ondol.decisions", &columns)
+}
+
+/// The stream of outcomes, joined with decisions by request id. Of several for one request, the latest counts.
+pub fn outcomes_source() -> SourceDefinition {
+    let columns = [
+        ("request_id", DataType::String),
+        ("model", DataType::String),
+        // When it happened: the event time.
+        ("at", DataType::Timestamp),
+        // JSON.
+        ("outcome", DataType::String),
+        // The same as a number, where it is one; true is 1.
+        ("value", DataType::F64),
+    ];
+    stream(OUTCOMES, "ondol.outcomes", &columns)
+}
+
+fn stream(name: &str, topic: &str, columns: &[(&str, DataType)]) -> SourceDefinition {
     SourceDefinition {
-        name: DECISIONS.to_owned(),
+        name: name.to_owned(),
         origin: SourceOrigin::Stream {
-            topic: "ondol.decisions".to_owned(),
+            topic: topic.to_owned(),
             format: StreamFormat::Json,
             shape: MessageShape::default(),
         },
@@ -39,10 +78,11 @@ pub fn decisions_source() -> SourceDefinition {
         late_us: 0,
         arrival: Arrival::Ingest,
         schema: columns
+            .iter()
             .map(|(name, data_type)| Field {
-                name: name.to_owned(),
-                data_type,
+                name: (*name).to_owned(),
+                data_type: *data_type,
             })
-            .to_vec(),
+            .collect(),
     }
 }

@@ -23,7 +23,7 @@ mod typed;
 mod view;
 
 pub use attachments::{attachments, beside, is_attachment};
-pub use decisions::{DECISIONS, decisions_source};
+pub use decisions::{DECISIONS, OUTCOMES, built_in_sources, decisions_source, is_built_in, outcomes_source};
 pub use render::render;
 
 use ondol_vocabulary::{DefinitionFiles, Diagnostic, ModelDefinition, SourceDefinition, ViewDefinition};
@@ -46,7 +46,7 @@ pub struct Definitions {
 
 /// Parses and type-checks definition files. All errors found are returned, in the files' order.
 ///
-/// Sources of one file may be used by views of another. The built-in source [`DECISIONS`] is known, and is not among
+/// Sources of one file may be used by views of another. The built-in sources ([`DECISIONS`], [`OUTCOMES`]) are known, and are not among
 /// the sources returned. Equal files give equal definitions.
 pub fn compile(files: &DefinitionFiles) -> Result<Definitions, Vec<Diagnostic>> {
     let mut reports = Reports::new(files);
@@ -145,7 +145,7 @@ fn definitions(blocks: &Blocks<'_>, reports: &mut Reports<'_>) -> Definitions {
             None => broken_sources.push(name.text),
         }
     }
-    sources.push(decisions_source());
+    sources.extend(built_in_sources());
     let (mut views, mut broken_views) = (Vec::new(), Vec::new());
     for (name, section) in &blocks.views {
         match view::compile(name, section, &sources, &broken_sources, reports) {
@@ -153,7 +153,7 @@ fn definitions(blocks: &Blocks<'_>, reports: &mut Reports<'_>) -> Definitions {
             None => broken_views.push(name.text),
         }
     }
-    sources.pop();
+    sources.retain(|source| !is_built_in(&source.name));
     let models = blocks.models.iter();
     let models = models
         .filter_map(|(name, section)| model::compile(name, section, &views, &broken_views, reports))

@@ -1,7 +1,7 @@
 //! `[source.NAME]`: where events or rows come from.
 
 use super::column::{self, Columns};
-use super::decisions::DECISIONS;
+use super::decisions::is_built_in;
 use super::report::{Reports, choose};
 use super::tree::{Node, Section, Text, Word};
 use super::{duration, message, name};
@@ -31,12 +31,12 @@ const ORIGINS: [&str; 3] = ["kafka", "parquet", "delta"];
 /// Compiles a source. `None` when it is too broken for views to be checked against it.
 pub(super) fn compile(name: &Word<'_>, section: &Section<'_>, reports: &mut Reports<'_>) -> Option<SourceDefinition> {
     name::check("source", name, reports);
-    if name.text == DECISIONS {
-        let help = "the platform writes its predictions there: choose another name; views may read it as it is";
+    if is_built_in(name.text) {
+        let help = "the platform writes there what it predicts and what becomes of it: choose another name; views may read it as it is";
         reports.add(
             &name.place,
             "reserved-name",
-            "`decisions` is a built-in source",
+            format!("`{}` is a built-in source", name.text),
             Some(help.to_owned()),
         );
         return None;

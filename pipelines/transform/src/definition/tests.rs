@@ -1,7 +1,7 @@
 use super::*;
 use ondol_vocabulary::{
-    Aggregation, Arrival, ColumnOrigin, DataType, DefinitionFile, FeatureDefault, FeatureKind, FeatureOrigin, Framing, SourceOrigin,
-    StreamFormat, TimestampUnit, Value, Window,
+    Aggregation, Arrival, ColumnOrigin, DataType, DefinitionFile, FeatureDefault, FeatureKind, FeatureOrigin, Framing,
+    SourceOrigin, StreamFormat, TimestampUnit, Value, Window,
 };
 
 mod policies;
@@ -120,20 +120,33 @@ fn a_default_has_one_form_however_it_is_written() {
         definitions.views[0].feature("x").unwrap().default.clone()
     };
     for (one, other) in [
-        ("{ expr = \"amount\", default = 1 }", "{ default = 1.0, expr = \"amount\" }"),
+        (
+            "{ expr = \"amount\", default = 1 }",
+            "{ default = 1.0, expr = \"amount\" }",
+        ),
         ("{ expr = \"n\", default = 0x10 }", "{ expr = \"n\", default = 1_6 }"),
         (
             "{ expr = \"ts\", default = 2026-01-01T09:00:00+09:00 }",
             "{ expr = \"ts\", default = \"2026-01-01T00:00:00.000Z\" }",
         ),
-        ("{ expr = \"last_n(amount, 2)\", default = [1] }", "{ expr = \"last_n(amount, 2)\", default = [1.0] }"),
+        (
+            "{ expr = \"last_n(amount, 2)\", default = [1] }",
+            "{ expr = \"last_n(amount, 2)\", default = [1.0] }",
+        ),
     ] {
         assert_eq!(default(one), default(other), "{one}");
         // And the same when it comes back from where definitions are stored.
         let stored = serde_json::to_string(&default(one)).unwrap();
-        assert_eq!(serde_json::from_str::<Option<FeatureDefault>>(&stored).unwrap(), default(one), "{stored}");
+        assert_eq!(
+            serde_json::from_str::<Option<FeatureDefault>>(&stored).unwrap(),
+            default(one),
+            "{stored}"
+        );
     }
-    assert_eq!(default("{ expr = \"count() over 1h\", default = -1 }"), Some(FeatureDefault(Value::I64(-1))));
+    assert_eq!(
+        default("{ expr = \"count() over 1h\", default = -1 }"),
+        Some(FeatureDefault(Value::I64(-1)))
+    );
     assert_eq!(default("\"n\""), None);
 }
 

@@ -266,7 +266,11 @@ fn feature(
             (text, table.get("hop").cloned(), table.get("default").cloned())
         }
         (None, None) => {
-            node.wrong_type(&format!("`{title}`"), "an expression or a table { expr, hop, default }", reports);
+            node.wrong_type(
+                &format!("`{title}`"),
+                "an expression or a table { expr, hop, default }",
+                reports,
+            );
             return None;
         }
     };
@@ -293,7 +297,13 @@ fn feature(
         default: None,
     };
     if let Some(written) = &default {
-        definition.default = Some(default::compile(scope.view, &definition, written, scope.has_ttl, reports)?);
+        definition.default = Some(default::compile(
+            scope.view,
+            &definition,
+            written,
+            scope.has_ttl,
+            reports,
+        )?);
     }
     Some(definition)
 }

@@ -54,7 +54,10 @@ fn an_audit_is_of_every_request() {
 fn what_is_no_policy_is_refused_where_it_stands() {
     for (lines, part) in [
         (r#"policy.stale = "sevre""#, "did you mean `serve`?"),
-        (r#"policy.stale = "churn@1""#, "an earlier version of this model: fraud@1"),
+        (
+            r#"policy.stale = "churn@1""#,
+            "an earlier version of this model: fraud@1",
+        ),
         (r#"policy.changed = "default""#, "a changed feature has no default"),
         (r#"policy.lookup = "20""#, "`20` is no time for a lookup"),
         (r#"policy.slow = "serve""#, "has no key `slow`"),
