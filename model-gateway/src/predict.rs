@@ -11,6 +11,7 @@ use crate::features::{Plan, Served};
 use crate::inputs::Inputs;
 use crate::models::{Models, Scorer, Version};
 use crate::route::table::ModelRoutes;
+use crate::open_inference::statistics::Stages;
 use crate::runtime::tensor::NamedTensor;
 use crate::stand_in::Prepared;
 use arrow::array::RecordBatch;
@@ -247,6 +248,12 @@ impl Predictor {
         let model_time = run.elapsed();
         version.traffic().record(inputs.rows, model_time, outputs.is_ok());
         let outputs = outputs?;
+        let stages = Stages {
+            input: deadline.elapsed().saturating_sub(model_time),
+            infer: model_time,
+            ..Stages::default()
+        };
+        version.statistics.succeeded(inputs.rows, stages);
 
         metrics::histogram!("ondol_gateway_features_seconds").record(features.as_secs_f64());
         metrics::histogram!("ondol_gateway_model_seconds").record(model_time.as_secs_f64());

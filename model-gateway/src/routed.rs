@@ -126,8 +126,13 @@ impl Predictor {
         };
         let inputs = inputs::parse(&version.record.definition.inputs, batch.instances)?;
         let mut parts = parts(choices, inputs.rows);
-        let score = |part: Part, inputs: Inputs| {
-            self.score_part(&routes, part.version, part.routes, inputs, batch.as_of, deadline)
+        let routes = &routes;
+        let score = |part: Part, inputs: Inputs| async move {
+            let version = Arc::clone(&part.version);
+            let scored = self.score_part(routes, part.version, part.routes, inputs, batch.as_of, deadline);
+            scored
+                .await
+                .inspect_err(|_| version.statistics.failed(deadline.elapsed()))
         };
         if parts.len() <= 1 {
             let only = parts.pop().ok_or_else(|| internal("a call has no requests"))?;

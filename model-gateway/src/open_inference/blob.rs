@@ -59,7 +59,9 @@ fn texts(name: &str, count: usize, mut blob: &[u8]) -> Result<Vec<String>, Model
     let mut texts = Vec::with_capacity(count.min(blob.len() / 4));
     while let Some((length, rest)) = blob.split_first_chunk::<4>() {
         let length = u32::from_le_bytes(*length);
-        let text = usize::try_from(length).ok().and_then(|length| rest.split_at_checked(length));
+        let text = usize::try_from(length)
+            .ok()
+            .and_then(|length| rest.split_at_checked(length));
         let Some((text, rest)) = text else {
             return Err(invalid(format!(
                 "input `{name}`: element {} says it has {length} bytes, {} follow",
@@ -149,7 +151,11 @@ mod tests {
     fn check(datatype: &str, data: &TensorData, expected: &[u8]) {
         assert_eq!(encode(data), expected, "{datatype}");
         assert_eq!(size(data), expected.len(), "{datatype}");
-        assert_eq!(decode("x", parse(datatype), data.len(), expected).unwrap(), *data, "{datatype}");
+        assert_eq!(
+            decode("x", parse(datatype), data.len(), expected).unwrap(),
+            *data,
+            "{datatype}"
+        );
     }
 
     #[test]
@@ -163,7 +169,11 @@ mod tests {
         check("INT16", &TensorData::I16(vec![-2]), &[254, 255]);
         check("INT32", &TensorData::I32(vec![-2]), &[254, 255, 255, 255]);
         check("INT64", &TensorData::I64(vec![-1]), &[255; 8]);
-        check("FP32", &TensorData::F32(vec![1.0, -2.0]), &[0, 0, 128, 63, 0, 0, 0, 192]);
+        check(
+            "FP32",
+            &TensorData::F32(vec![1.0, -2.0]),
+            &[0, 0, 128, 63, 0, 0, 0, 192],
+        );
         check("FP64", &TensorData::F64(vec![1.0]), &[0, 0, 0, 0, 0, 0, 240, 63]);
         let texts = TensorData::String(vec!["가".to_owned(), String::new()]);
         check("BYTES", &texts, &[3, 0, 0, 0, 0xea, 0xb0, 0x80, 0, 0, 0, 0]);

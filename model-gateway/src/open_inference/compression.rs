@@ -45,7 +45,9 @@ impl Encoding {
     /// The encoding an answer may have; the first that is accepted.
     pub(crate) fn accepted(headers: &HeaderMap) -> Option<Self> {
         let accepted = headers.get_all(header::ACCEPT_ENCODING).iter();
-        let names = accepted.filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(','));
+        let names = accepted
+            .filter_map(|value| value.to_str().ok())
+            .flat_map(|value| value.split(','));
         names
             .filter_map(|name| match name.split_once(';') {
                 None => Self::parse(name),
@@ -57,7 +59,10 @@ impl Encoding {
 
 /// `q=0` and its longer forms: not wanted at all.
 fn is_zero(quality: &str) -> bool {
-    let value = quality.trim().strip_prefix("q=").and_then(|value| value.trim().parse::<f32>().ok());
+    let value = quality
+        .trim()
+        .strip_prefix("q=")
+        .and_then(|value| value.trim().parse::<f32>().ok());
     value == Some(0.0)
 }
 
@@ -87,7 +92,10 @@ pub(crate) async fn unpacked(headers: &HeaderMap, body: Bytes, max_bytes: usize)
             io::ErrorKind::FileTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             _ => StatusCode::BAD_REQUEST,
         };
-        Refusal::new(status, format!("the body can't be unpacked as {}: {error}", encoding.name()))
+        Refusal::new(
+            status,
+            format!("the body can't be unpacked as {}: {error}", encoding.name()),
+        )
     })
 }
 
@@ -174,7 +182,10 @@ mod tests {
     async fn what_is_not_packed_as_it_says_is_refused() {
         let refused = |encoding| async move {
             let headers = headers(header::CONTENT_ENCODING, encoding);
-            unpacked(&headers, Bytes::from_static(b"{}"), 1_000).await.unwrap_err().status
+            unpacked(&headers, Bytes::from_static(b"{}"), 1_000)
+                .await
+                .unwrap_err()
+                .status
         };
         assert_eq!(refused("gzip").await, StatusCode::BAD_REQUEST);
         assert_eq!(refused("br").await, StatusCode::UNSUPPORTED_MEDIA_TYPE);

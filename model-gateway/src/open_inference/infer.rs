@@ -6,13 +6,16 @@
 
 use crate::fault::{did_you_mean, internal, invalid};
 use crate::models::{Scorer, Version};
+use crate::open_inference::merge;
 use crate::open_inference::statistics::Stages;
 use crate::open_inference::tensor::InputTensor;
 use crate::predict::{Batch, Predictor, Scored, run_model};
+use crate::routed::Routed;
 use crate::runtime::tensor::NamedTensor;
 use arrow::array::RecordBatch;
+use axum::http::HeaderMap;
 use ondol_model_gateway_api::ModelGatewayError;
-use ondol_vocabulary::Value;
+use ondol_vocabulary::{Value, VersionedName};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -28,21 +31,26 @@ pub(super) struct Call {
     pub(super) inputs: Vec<InputTensor>,
     /// How long it may take; absent means the default.
     pub(super) deadline_ms: Option<u64>,
+    /// The call's headers, which routing rules look at.
+    pub(super) headers: HeaderMap,
 }
 
 /// What a model answers.
 #[derive(Debug)]
 pub(super) struct Answer {
-    version: Arc<Version>,
+    /// The version that answered; the first of them, if there were several.
+    pub(super) model: VersionedName,
+    /// What else is told of the answer: see [`told`].
+    pub(super) parameters: Vec<(&'static str, String)>,
     outputs: Outputs,
 }
 
 #[derive(Debug)]
 enum Outputs {
-    /// By entity key.
+    /// Those of one version, by entity key.
     Scored(Arc<Scored>),
-    /// Of raw tensors.
-    Raw(Vec<NamedTensor>),
+    /// Those of raw tensors, or of several versions.
+    Own(Vec<NamedTensor>),
 }
 
 /// The name of a model and, where a request has one, its version, as [`Predictor`] takes it.
@@ -54,25 +62,6 @@ pub(super) fn versioned(model: &str, version: Option<&str>) -> String {
 }
 
 impl Answer {
-    /// The version that answered.
-    pub(super) fn version(&self) -> &Version {
-        match &self.outputs {
-            Outputs::Scored(scored) => scored.version(),
-            Outputs::Raw(_) => &self.version,
-        }
-    }
-
-    /// By which ids the rows stand in the decision log, with commas between; none for raw tensors.
-    pub(super) fn request_ids(&self) -> Option<String> {
-        match &self.outputs {
-            Outputs::Raw(_) => None,
-            Outputs::Scored(scored) => {
-                let ids: Vec<&str> = (0..scored.rows()).map(|row| scored.request_id(row)).collect();
-                Some(ids.join(","))
-            }
-        }
-    }
-
     /// The outputs that were asked for by name, with what was asked of each; all when none were.
     pub(super) fn wanted<'a, W>(
         &'a self,
@@ -81,7 +70,7 @@ impl Answer {
     ) -> Result<Vec<(&'a NamedTensor, Option<&'a W>)>, ModelGatewayError> {
         let tensors = match &self.outputs {
             Outputs::Scored(scored) => scored.outputs(),
-            Outputs::Raw(tensors) => tensors.as_slice(),
+            Outputs::Own(tensors) => tensors.as_slice(),
         };
         if wanted.is_empty() {
             return Ok(tensors.iter().map(|tensor| (tensor, None)).collect());
@@ -105,22 +94,51 @@ impl Answer {
 /// Has a model score `call`.
 pub(super) async fn infer(predictor: &Predictor, call: Call) -> Result<Answer, ModelGatewayError> {
     let version = predictor.version(&call.model).await?;
-    let outputs = match kind_of(&version, &call.inputs)? {
+    match kind_of(&version, &call.inputs)? {
         InputKind::Definition => {
-            let instances = aside(call.inputs, instances).await?;
             let batch = Batch {
-                instances,
+                instances: aside(call.inputs, instances).await?,
                 deadline_ms: call.deadline_ms,
+                headers: call.headers,
                 ..Batch::default()
             };
-            Outputs::Scored(predictor.score(&call.model, batch).await?)
+            let routed = predictor.predict(&call.model, batch).await?;
+            let scoring = routed.parts().first().map(|part| part.version()).unwrap_or(&version);
+            Ok(Answer {
+                model: scoring.record.registered.model.clone(),
+                parameters: told(&routed),
+                outputs: match routed.whole() {
+                    Some(scored) => Outputs::Scored(Arc::clone(scored)),
+                    None => Outputs::Own(merge::outputs(&routed)?),
+                },
+            })
         }
         InputKind::Raw => {
             let source = Source::Tensors(call.inputs);
-            Outputs::Raw(run(predictor, &version, source, call.deadline_ms).await?.outputs)
-        },
+            let run = run(predictor, &call.model, source, call.deadline_ms).await?;
+            Ok(Answer {
+                model: run.model,
+                parameters: Vec::new(),
+                outputs: Outputs::Own(run.outputs),
+            })
+        }
+    }
+}
+
+/// By which ids the rows stand in the decision log; and, where several versions answered, by which each was scored. The
+/// protocol's parameters are scalars, so each is one text with commas between.
+fn told(routed: &Routed) -> Vec<(&'static str, String)> {
+    let each = |tell: &dyn Fn(&Scored, usize) -> String| -> String {
+        let rows = (0..routed.rows()).filter_map(|row| routed.place(row));
+        let rows: Vec<String> = rows.map(|(scored, row)| tell(scored, row)).collect();
+        rows.join(",")
     };
-    Ok(Answer { version, outputs })
+    let mut told = vec![("request_ids", each(&|scored, row| scored.request_id(row).to_owned()))];
+    if routed.whole().is_none() {
+        let version = |scored: &Scored, _| scored.version().record.registered.model.version.to_string();
+        told.push(("model_versions", each(&version)));
+    }
+    told
 }
 
 /// Decodes tensors on this thread, or on another when that takes long.
@@ -213,27 +231,30 @@ pub(super) enum Source {
 /// A model that was run, and what it gave.
 #[derive(Debug)]
 pub(super) struct Run {
+    pub(super) model: VersionedName,
     pub(super) scorer: Arc<Scorer>,
     pub(super) rows: usize,
     pub(super) outputs: Vec<NamedTensor>,
 }
 
-/// Runs a model on what a caller sent for it, within the same bounds as any request. Nothing is logged: the decision log
-/// holds what the gateway looked up.
+/// Runs `model` on what a caller sent for it, within the same bounds as any request: the version that is named, else the
+/// one that serves what nothing else routes. Nothing is logged: the decision log holds what the gateway looked up.
 pub(super) async fn run(
     predictor: &Predictor,
-    version: &Version,
+    model: &str,
     source: Source,
     deadline_ms: Option<u64>,
 ) -> Result<Run, ModelGatewayError> {
-    let _permit = predictor.bounds.admit()?;
     let deadline = predictor.bounds.deadline(deadline_ms);
+    let (routes, named) = deadline.model(predictor.find(model)).await?;
+    let _admission = predictor.admit(&routes, deadline).await?;
+    let version = named.map_or_else(|| Arc::clone(routes.default_version()), |choice| choice.version);
     let run = async {
-        let scorer = deadline.model(predictor.models.scorer(version)).await?;
+        let scorer = deadline.model(predictor.models.scorer(&version)).await?;
         let (rows, tensors) = match source {
             Source::Tensors(inputs) => {
                 let tensors = aside(inputs, tensors).await?;
-                (check_raw(version, &tensors)?, tensors)
+                (check_raw(&version, &tensors)?, tensors)
             }
             Source::Vector(vector) => (vector.num_rows(), scorer.layout.tensors(&vector)?),
         };
@@ -246,13 +267,14 @@ pub(super) async fn run(
             ..Stages::default()
         };
         version.statistics.succeeded(rows, stages);
-        Ok(Run { scorer, rows, outputs })
+        Ok(Run {
+            model: version.record.registered.model.clone(),
+            scorer,
+            rows,
+            outputs,
+        })
     };
-    let result = run.await;
-    if result.is_err() {
-        version.statistics.failed(deadline.elapsed());
-    }
-    result
+    run.await.inspect_err(|_| version.statistics.failed(deadline.elapsed()))
 }
 
 fn tensors(inputs: Vec<InputTensor>) -> Result<Vec<NamedTensor>, ModelGatewayError> {

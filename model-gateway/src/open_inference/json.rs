@@ -153,7 +153,10 @@ impl<'de, T: Cell> Visitor<'de> for Level<'_, T> {
     }
 
     fn visit_str<E: Error>(self, value: &str) -> Result<(), E> {
-        self.push(T::of_str(value), format_args!("{:?}", value.chars().take(64).collect::<String>()))
+        self.push(
+            T::of_str(value),
+            format_args!("{:?}", value.chars().take(64).collect::<String>()),
+        )
     }
 
     fn visit_unit<E: Error>(self) -> Result<(), E> {
@@ -317,8 +320,14 @@ mod tests {
             "input `x`: its shape means 1 elements, `data` has 3"
         );
         assert_eq!(refused(ElementType::I8, 1, "[300]"), "input `x`: 300 is no INT8 value");
-        assert_eq!(refused(ElementType::I64, 1, "[1.5]"), "input `x`: 1.5 is no INT64 value");
-        assert_eq!(refused(ElementType::Bool, 1, "[null]"), "input `x`: null is no BOOL value");
+        assert_eq!(
+            refused(ElementType::I64, 1, "[1.5]"),
+            "input `x`: 1.5 is no INT64 value"
+        );
+        assert_eq!(
+            refused(ElementType::Bool, 1, "[null]"),
+            "input `x`: null is no BOOL value"
+        );
         assert_eq!(
             refused(ElementType::F32, 1, r#"["a\n"]"#),
             r#"input `x`: "a\n" is no FP32 value"#
@@ -344,6 +353,9 @@ mod tests {
     fn single_precision_is_written_without_loss() {
         let written = serde_json::to_string(&Flat(&TensorData::F32(vec![0.1, f32::NAN]))).unwrap();
         assert_eq!(written, "[0.10000000149011612,null]");
-        assert_eq!(serde_json::to_string(&Flat(&TensorData::U8(vec![1, 2]))).unwrap(), "[1,2]");
+        assert_eq!(
+            serde_json::to_string(&Flat(&TensorData::U8(vec![1, 2]))).unwrap(),
+            "[1,2]"
+        );
     }
 }

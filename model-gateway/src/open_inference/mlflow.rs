@@ -15,7 +15,7 @@ use crate::inputs;
 use crate::models::Version;
 use crate::open_inference::OpenInference;
 use crate::open_inference::compression::unpacked;
-use crate::open_inference::infer::{Run, Source, run};
+use crate::open_inference::infer::{Source, run};
 use crate::open_inference::refusal::Refusal;
 use crate::predict::Batch;
 use axum::extract::rejection::BytesRejection;
@@ -25,9 +25,9 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use bytes::Bytes;
-use columns::{Data, Invocation};
+use columns::{Columns, Data, Invocation};
 use ondol_model_gateway_api::ModelGatewayError;
-use ondol_vocabulary::Field;
+use ondol_vocabulary::{Field, ModelFeature};
 use serde_json::{Value, json};
 
 /// The version of MLflow whose scoring protocol this is.
@@ -97,8 +97,7 @@ async fn invocations(
     refuse_csv(&headers)?;
     let body = unpacked(&headers, body, shared.max_request_bytes).await?;
     let data = Invocation::parse(&body)?.data()?;
-    let version = shared.predictor.version(&model).await?;
-    Ok(Json(answer(&shared, &model, &version, data).await?))
+    Ok(Json(answer(&shared, &model, headers, data).await?))
 }
 
 fn refuse_csv(headers: &HeaderMap) -> Result<(), Refusal> {
@@ -115,53 +114,59 @@ fn refuse_csv(headers: &HeaderMap) -> Result<(), Refusal> {
 async fn answer(
     shared: &OpenInference,
     model: &str,
-    version: &Version,
+    headers: HeaderMap,
     data: Data,
 ) -> Result<Value, ModelGatewayError> {
+    let version = shared.predictor.version(model).await?;
     let columns = match data {
         Data::Columns(columns) => columns,
         Data::Tensor(tensor) => {
             let [spec] = version.record.registered.inputs.as_slice() else {
                 return Err(invalid("the model has several inputs: send their names with the data"));
             };
-            return predictions(shared, version, Source::Tensors(vec![columns::tensor(spec, tensor)?])).await;
+            return predictions(shared, model, Source::Tensors(vec![columns::tensor(spec, tensor)?])).await;
         }
     };
     let definition = &version.record.definition;
     if columns.are_among(definition.inputs.iter().map(|input| input.name.as_str())) {
         let batch = Batch {
             instances: columns.instances()?,
+            headers,
             ..Batch::default()
         };
-        let scored = shared.predictor.score(model, batch).await?;
-        let rows = 0..scored.rows();
+        let routed = shared.predictor.predict(model, batch).await?;
+        let places = || (0..routed.rows()).filter_map(|row| routed.place(row));
         return Ok(json!({
-            "predictions": rows.clone().map(|row| scored.prediction(row)).collect::<Vec<_>>(),
-            "request_ids": rows.map(|row| scored.request_id(row)).collect::<Vec<_>>(),
+            "predictions": places().map(|(scored, row)| scored.prediction(row)).collect::<Vec<_>>(),
+            "request_ids": places().map(|(scored, row)| scored.request_id(row)).collect::<Vec<_>>(),
         }));
     }
-    let own = &version.record.registered.inputs;
-    let source = if columns.are_among(definition.features.iter().map(|feature| feature.name.as_str())) {
-        let fields: Vec<Field> = definition
-            .features
-            .iter()
-            .map(|feature| Field {
-                name: feature.name.clone(),
-                data_type: feature.data_type,
-            })
-            .collect();
-        Source::Vector(inputs::parse(&fields, columns.instances()?)?.batch)
-    } else if columns.are_among(own.iter().map(|input| input.name.as_str())) {
-        Source::Tensors(columns.tensors(own)?)
-    } else {
-        let inputs = definition.inputs.iter().map(|input| input.name.as_str());
-        let features = definition.features.iter().map(|feature| feature.name.as_str());
-        return Err(columns.unknown(inputs, features, own.iter().map(|input| input.name.as_str())));
-    };
-    predictions(shared, version, source).await
+    let source = source(&version, columns)?;
+    predictions(shared, model, source).await
 }
 
-async fn predictions(shared: &OpenInference, version: &Version, source: Source) -> Result<Value, ModelGatewayError> {
-    let Run { scorer, rows, outputs } = run(&shared.predictor, version, source, None).await?;
-    Ok(json!({ "predictions": scorer.score.predictions(&outputs, rows)? }))
+/// The vector's entries, or the model's own tensors.
+fn source(version: &Version, columns: Columns) -> Result<Source, ModelGatewayError> {
+    let definition = &version.record.definition;
+    let own = &version.record.registered.inputs;
+    let inputs = definition.inputs.iter().map(|input| input.name.as_str());
+    let features = definition.features.iter().map(|feature| feature.name.as_str());
+    let tensors = own.iter().map(|input| input.name.as_str());
+    if columns.are_among(features.clone()) {
+        let field = |feature: &ModelFeature| Field {
+            name: feature.name.clone(),
+            data_type: feature.data_type,
+        };
+        let fields: Vec<Field> = definition.features.iter().map(field).collect();
+        return Ok(Source::Vector(inputs::parse(&fields, columns.instances()?)?.batch));
+    }
+    if columns.are_among(tensors.clone()) {
+        return Ok(Source::Tensors(columns.tensors(own)?));
+    }
+    Err(columns.unknown(inputs, features, tensors))
+}
+
+async fn predictions(shared: &OpenInference, model: &str, source: Source) -> Result<Value, ModelGatewayError> {
+    let run = run(&shared.predictor, model, source, None).await?;
+    Ok(json!({ "predictions": run.scorer.score.predictions(&run.outputs, run.rows)? }))
 }

@@ -3,7 +3,8 @@
 //! In the order of a request's way: [`rest`], [`grpc`] and [`mlflow`] are the three surfaces. They parse a request into
 //! [`tensor`]s, whose elements stand in JSON ([`wire`], [`json`]), in the bytes of the binary tensor extension and of
 //! gRPC's raw contents ([`blob`]), or in gRPC's typed contents; [`compression`] unpacks what was sent compressed.
-//! [`infer`] knows none of the surfaces: it tells entity keys from raw tensors and gets them scored. [`metadata`],
+//! [`infer`] knows none of the surfaces: it tells entity keys from raw tensors and gets them scored; [`merge`] makes one
+//! answer of several versions'. [`metadata`],
 //! [`repository`] and [`statistics`] answer what is asked about models; [`refusal`] is an error of any of them.
 //!
 //! Cost model: a raw tensor's bytes are copied once, from the request's body into the vector that the runtime takes
@@ -23,6 +24,7 @@ pub mod tensor;
 pub mod wire;
 
 mod infer;
+mod merge;
 mod metadata;
 mod mlflow;
 mod refusal;
@@ -30,5 +32,5 @@ mod repository;
 mod rest;
 mod routes;
 
-pub use routes::{openapi, router};
 pub(crate) use routes::OpenInference;
+pub use routes::{openapi, router};

@@ -193,30 +193,28 @@ async fn infer(
     let body = unpacked(&headers, whole(body)?, shared.max_request_bytes).await?;
     let request = parse(body, json_length(&headers)?).await?;
     let (binary, deadline_ms) = (request.wants_binary(), request.deadline_ms());
+    let accepted = Encoding::accepted(&headers);
     let call = Call {
         model: model.versioned,
         inputs: request.inputs,
         deadline_ms,
+        headers,
     };
     let answer = infer::infer(&shared.predictor, call).await?;
-    let registered = &answer.version().record.registered.model;
-    let mut parameters = Map::new();
-    // The protocol's parameters are scalars, so the ids are one text.
-    if let Some(ids) = answer.request_ids() {
-        parameters.insert("request_ids".to_owned(), Value::String(ids));
-    }
+    let parameters = answer.parameters.iter();
+    let parameters = parameters.map(|(name, text)| ((*name).to_owned(), Value::String(text.clone())));
     let outputs = answer.wanted(&request.outputs, |output| &output.name)?.into_iter();
     let response = InferResponse {
-        model_name: &registered.name,
-        model_version: registered.version.to_string(),
+        model_name: &answer.model.name,
+        model_version: answer.model.version.to_string(),
         id: request.id,
-        parameters,
+        parameters: parameters.collect(),
         outputs: outputs
             .map(|(tensor, wish)| OutputTensor::new(tensor, wish.map_or(binary, |wish| wish.wants_binary(binary))))
             .collect(),
     };
     let body = response.into_body().map_err(internal)?;
-    respond(body, Encoding::accepted(&headers)).await
+    respond(body, accepted).await
 }
 
 /// Where a body's JSON ends, if binary tensors follow it.

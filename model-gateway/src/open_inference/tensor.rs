@@ -101,7 +101,10 @@ impl InputTensor {
 fn scalars(name: &str, data: TensorData) -> Result<Vec<Scalar>, ModelGatewayError> {
     macro_rules! integers {
         ($values:expr) => {
-            $values.into_iter().map(|value| Scalar::I64(i64::from(value))).collect()
+            $values
+                .into_iter()
+                .map(|value| Scalar::I64(i64::from(value)))
+                .collect()
         };
     }
     Ok(match data {

@@ -177,7 +177,9 @@ fn blob(name: &str, size: &Value, blobs: &mut Option<Bytes>) -> Result<Bytes, Mo
             "input `{name}` has {size} bytes by its `{BINARY_SIZE}`, {} are left of the body",
             left.len()
         ))),
-        None => Err(invalid(format!("input `{name}`: `{BINARY_SIZE}` must be a number of bytes"))),
+        None => Err(invalid(format!(
+            "input `{name}`: `{BINARY_SIZE}` must be a number of bytes"
+        ))),
     }
 }
 
@@ -319,25 +321,50 @@ mod tests {
             .into_iter()
             .map(|input| input.into_tensor().unwrap().data)
             .collect();
-        let expected = [TensorData::U8(vec![7]), TensorData::I64(vec![3]), TensorData::U8(vec![8, 9])];
+        let expected = [
+            TensorData::U8(vec![7]),
+            TensorData::I64(vec![3]),
+            TensorData::U8(vec![8, 9]),
+        ];
         assert_eq!(tensors, expected);
         let short = InferRequest::parse(&body.slice(..body.len() - 1), Some(json.len())).unwrap_err();
-        assert!(short.to_string().contains("has 2 bytes by its `binary_data_size`, 1 are left"));
+        assert!(
+            short
+                .to_string()
+                .contains("has 2 bytes by its `binary_data_size`, 1 are left")
+        );
         let long = Bytes::from([&body, b"x".as_slice()].concat());
         let long = InferRequest::parse(&long, Some(json.len())).unwrap_err();
         assert!(long.to_string().starts_with("1 bytes are left"));
         let without = InferRequest::parse(&Bytes::from_static(json), None).unwrap_err();
-        assert!(without.to_string().contains("no header Inference-Header-Content-Length"));
+        assert!(
+            without
+                .to_string()
+                .contains("no header Inference-Header-Content-Length")
+        );
         let beyond = InferRequest::parse(&body, Some(9_999)).unwrap_err();
-        assert!(beyond.to_string().starts_with("Inference-Header-Content-Length is 9999"));
+        assert!(
+            beyond
+                .to_string()
+                .starts_with("Inference-Header-Content-Length is 9999")
+        );
     }
 
     #[test]
     fn what_would_change_the_meaning_unheeded_is_refused() {
-        let shared = br#"{"inputs":[{"name":"x","shape":[1],"datatype":"FP32","parameters":{"shared_memory_region":"r"}}]}"#;
-        assert!(parse(shared, None).unwrap_err().contains("`shared_memory_region` is not supported"));
+        let shared =
+            br#"{"inputs":[{"name":"x","shape":[1],"datatype":"FP32","parameters":{"shared_memory_region":"r"}}]}"#;
+        assert!(
+            parse(shared, None)
+                .unwrap_err()
+                .contains("`shared_memory_region` is not supported")
+        );
         let classes = br#"{"inputs":[],"outputs":[{"name":"p","parameters":{"classification":2}}]}"#;
-        assert!(parse(classes, None).unwrap_err().contains("`classification` is not supported"));
+        assert!(
+            parse(classes, None)
+                .unwrap_err()
+                .contains("`classification` is not supported")
+        );
         let neither = br#"{"inputs":[{"name":"x","shape":[1],"datatype":"FP32"}]}"#;
         assert_eq!(parse(neither, None).unwrap_err(), "input `x` has no `data`");
     }

@@ -23,8 +23,14 @@ const PREFIX_BYTES: usize = 5;
 /// Passes a request on with its messages unpacked, each of at most `max_bytes`. Other encodings than gzip are left to
 /// the service to refuse.
 pub(super) async fn unpack_messages(State(max_bytes): State<usize>, mut request: Request, next: Next) -> Response {
-    if request.headers().get(ENCODING).is_some_and(|encoding| encoding == "gzip") {
-        request.headers_mut().insert(ENCODING, HeaderValue::from_static("identity"));
+    if request
+        .headers()
+        .get(ENCODING)
+        .is_some_and(|encoding| encoding == "gzip")
+    {
+        request
+            .headers_mut()
+            .insert(ENCODING, HeaderValue::from_static("identity"));
         request = request.map(|body| Body::from_stream(messages(body.into_data_stream(), max_bytes)));
     }
     next.run(request).await
@@ -124,7 +130,12 @@ mod tests {
 
     #[tokio::test]
     async fn messages_come_out_unpacked_however_they_are_cut() {
-        let body = [frame(true, &gzip(b"first")), frame(false, b"second"), frame(true, &gzip(b""))].concat();
+        let body = [
+            frame(true, &gzip(b"first")),
+            frame(false, b"second"),
+            frame(true, &gzip(b"")),
+        ]
+        .concat();
         let expected = [frame(false, b"first"), frame(false, b"second"), frame(false, b"")].concat();
         for chunk in [1, 4, 7, 1_000] {
             assert_eq!(unpacked(body.clone(), chunk, 100).await.unwrap(), expected);

@@ -20,6 +20,7 @@ use crate::open_inference::statistics::StatisticDuration;
 use crate::open_inference::{OpenInference, repository};
 use async_trait::async_trait;
 use axum::Router;
+use axum::http::HeaderMap;
 use axum::middleware::from_fn_with_state;
 use futures::StreamExt;
 use futures::stream::BoxStream;
@@ -98,10 +99,7 @@ impl GrpcInferenceService for OpenInference {
         answer(proto::ModelReadyResponse { ready })
     }
 
-    async fn server_metadata(
-        &self,
-        _: Request<proto::ServerMetadataRequest>,
-    ) -> Answer<proto::ServerMetadataResponse> {
+    async fn server_metadata(&self, _: Request<proto::ServerMetadataRequest>) -> Answer<proto::ServerMetadataResponse> {
         answer(proto::ServerMetadataResponse {
             name: SERVER.to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -129,7 +127,8 @@ impl GrpcInferenceService for OpenInference {
 
     async fn model_infer(&self, request: Request<proto::ModelInferRequest>) -> Answer<proto::ModelInferResponse> {
         let deadline_ms = status::deadline_ms(request.metadata());
-        let response = infer(self, request.into_inner(), deadline_ms).await;
+        let (metadata, _, request) = request.into_parts();
+        let response = infer(self, request, metadata.into_headers(), deadline_ms).await;
         response.map(Response::new).map_err(status::of)
     }
 
@@ -140,15 +139,11 @@ impl GrpcInferenceService for OpenInference {
         requests: Request<Streaming<proto::ModelInferRequest>>,
     ) -> Answer<Self::ModelStreamInferStream> {
         let shared = self.clone();
-        let answers = requests.into_inner().map(move |request| {
-            let shared = shared.clone();
-            async move { request.map(|request| stream_answer(shared, request)) }
-        });
-        let answers = answers.map(|request| async move {
-            match request.await {
-                Ok(answer) => Ok(answer.await),
-                Err(status) => Err(status),
-            }
+        let (metadata, _, requests) = requests.into_parts();
+        let headers = metadata.into_headers();
+        let answers = requests.map(move |request| {
+            let (shared, headers) = (shared.clone(), headers.clone());
+            async move { Ok(stream_answer(shared, request?, headers).await) }
         });
         answer(answers.buffered(STREAM_WIDTH).boxed())
     }
@@ -261,6 +256,7 @@ fn either(second: String, first: String) -> String {
 async fn infer(
     shared: &OpenInference,
     request: proto::ModelInferRequest,
+    headers: HeaderMap,
     deadline_ms: Option<u64>,
 ) -> Result<proto::ModelInferResponse, Refusal> {
     let proto::ModelInferRequest {
@@ -276,32 +272,37 @@ async fn infer(
         model: versioned(&model_name, Some(&model_version)),
         inputs: tensors::inputs(inputs, raw_input_contents)?,
         deadline_ms: deadline_ms.into_iter().chain(timeout_ms(&parameters)).min(),
+        headers,
     };
     tensors::check_outputs(&outputs)?;
     let answer = infer::infer(&shared.predictor, call).await?;
-    let registered = &answer.version().record.registered.model;
-    let ids = answer.request_ids().map(|ids| ("request_ids".to_owned(), text(ids)));
+    let parameters = answer.parameters.iter();
+    let parameters = parameters.map(|(name, value)| ((*name).to_owned(), text(value.clone())));
     let wanted = answer.wanted(&outputs, |output| &output.name)?;
     let (outputs, raw_output_contents) = wanted.into_iter().map(|(tensor, _)| tensors::output(tensor)).unzip();
     Ok(proto::ModelInferResponse {
-        model_name: registered.name.clone(),
-        model_version: registered.version.to_string(),
+        model_name: answer.model.name.clone(),
+        model_version: answer.model.version.to_string(),
         id,
-        parameters: ids.into_iter().collect(),
+        parameters: parameters.collect(),
         outputs,
         raw_output_contents,
     })
 }
 
 /// The answer to one request of a stream. That it failed is said in the answer: the stream goes on.
-async fn stream_answer(shared: OpenInference, request: proto::ModelInferRequest) -> proto::ModelStreamInferResponse {
+async fn stream_answer(
+    shared: OpenInference,
+    request: proto::ModelInferRequest,
+    headers: HeaderMap,
+) -> proto::ModelStreamInferResponse {
     let wants_final = request
         .parameters
         .get(WANTS_FINAL)
         .and_then(|parameter| parameter.parameter_choice.as_ref())
         .is_some_and(|choice| matches!(choice, ParameterChoice::BoolParam(true)));
     let id = request.id.clone();
-    match infer(&shared, request, None).await {
+    match infer(&shared, request, headers, None).await {
         Ok(mut response) => {
             if wants_final {
                 response.parameters.insert(FINAL.to_owned(), truth(true));

@@ -167,12 +167,20 @@ mod tests {
                 .unwrap_err()
                 .contains("send its elements once")
         );
-        assert!(decoded(tensor("FP32", Some(contents)), &[]).unwrap_err().contains("0 were sent"));
+        assert!(
+            decoded(tensor("FP32", Some(contents)), &[])
+                .unwrap_err()
+                .contains("0 were sent")
+        );
         assert!(
             decoded(tensor("INT32", None), &[b"1", b"2"])
                 .unwrap_err()
                 .contains("2 entries for 1 inputs")
         );
-        assert!(decoded(tensor("FP16", None), &[]).unwrap_err().contains("raw_input_contents"));
+        assert!(
+            decoded(tensor("FP16", None), &[])
+                .unwrap_err()
+                .contains("raw_input_contents")
+        );
     }
 }

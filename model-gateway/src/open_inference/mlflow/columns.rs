@@ -57,9 +57,16 @@ impl Invocation {
 
     pub(super) fn data(self) -> Result<Data, ModelGatewayError> {
         if let Some((name, _)) = self.params.iter().flatten().next() {
-            return Err(invalid(format!("`params` has `{name}`: no model here takes parameters")));
+            return Err(invalid(format!(
+                "`params` has `{name}`: no model here takes parameters"
+            )));
         }
-        match (self.dataframe_split, self.dataframe_records, self.instances, self.inputs) {
+        match (
+            self.dataframe_split,
+            self.dataframe_records,
+            self.instances,
+            self.inputs,
+        ) {
             (Some(split), None, None, None) => split.columns().map(Data::Columns),
             (None, Some(records), None, None) => Columns::of_records(records).map(Data::Columns),
             (None, None, Some(instances), None) => of_instances(instances),
@@ -100,7 +107,11 @@ fn of_instances(instances: Vec<Value>) -> Result<Data, ModelGatewayError> {
         Value::Object(record) => Ok(record),
         _ => Err(invalid(format!("instance {row} has no names, the first one has"))),
     };
-    let records = instances.into_iter().enumerate().map(record).collect::<Result<_, _>>()?;
+    let records = instances
+        .into_iter()
+        .enumerate()
+        .map(record)
+        .collect::<Result<_, _>>()?;
     Columns::of_records(records).map(Data::Columns)
 }
 
@@ -153,7 +164,9 @@ impl Columns {
             }
         }
         let column = |name: String| {
-            let values = records.iter_mut().map(|record| record.remove(&name).unwrap_or_default());
+            let values = records
+                .iter_mut()
+                .map(|record| record.remove(&name).unwrap_or_default());
             (values.collect(), name)
         };
         let columns = names.into_iter().map(column).map(|(values, name)| (name, values));
@@ -162,7 +175,9 @@ impl Columns {
 
     /// Whether each column is one of `names`.
     pub(super) fn are_among<'a>(&self, names: impl Iterator<Item = &'a str> + Clone) -> bool {
-        self.0.iter().all(|(column, _)| names.clone().any(|name| name == column))
+        self.0
+            .iter()
+            .all(|(column, _)| names.clone().any(|name| name == column))
     }
 
     /// One map of values per row.
@@ -277,12 +292,8 @@ mod tests {
         assert!(refused(json!({"rows": []})).contains("unknown field `rows`"));
         assert!(refused(json!({"inputs": {"a": [1, 2], "b": [1]}})).contains("column `b` has 1 rows"));
         assert!(refused(json!({"dataframe_records": []})).contains("no rows"));
-        assert!(
-            refused(json!({"dataframe_split": {"columns": ["a"], "data": [[1, 2]]}})).contains("row 0")
-        );
-        assert!(
-            refused(json!({"dataframe_split": {"columns": ["a", "a"], "data": [[1, 2]]}})).contains("sent twice")
-        );
+        assert!(refused(json!({"dataframe_split": {"columns": ["a"], "data": [[1, 2]]}})).contains("row 0"));
+        assert!(refused(json!({"dataframe_split": {"columns": ["a", "a"], "data": [[1, 2]]}})).contains("sent twice"));
         assert!(refused(json!({"inputs": {"a": [1]}, "params": {"t": 1}})).contains("takes parameters"));
     }
 
@@ -297,7 +308,10 @@ mod tests {
             let Value::Array(rows) = rows else { panic!("no rows") };
             let tensor = tensor(&spec, rows).unwrap();
             assert_eq!(tensor.shape, expected);
-            assert_eq!(tensor.into_tensor().unwrap().data.len() as i64, expected.iter().product::<i64>());
+            assert_eq!(
+                tensor.into_tensor().unwrap().data.len() as i64,
+                expected.iter().product::<i64>()
+            );
         };
         check(&[-1, 2], json!([[1, 2], [3, 4]]), &[2, 2]);
         check(&[-1, -1], json!([[1, 2, 3]]), &[1, 3]);
