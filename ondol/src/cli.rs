@@ -69,6 +69,8 @@ pub(crate) enum Command {
     TrainingSet(Box<TrainingSetArgs>),
     /// Bring a batch source's latest rows online.
     Materialize(MaterializeArgs),
+    /// Let the online rows of a new view version be built, and follow that; after it was cancelled, say.
+    Backfill(BackfillArgs),
     /// Query offline tables: every stream's event log and every batch source, by name.
     Sql(SqlArgs),
     /// Show what the columns of a source come to: nulls, extremes, quantiles, distinct and frequent values.

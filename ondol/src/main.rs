@@ -48,6 +48,7 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Ingest(command) => commands::ingest::run(&command, output).await,
         Command::TrainingSet(args) => commands::training_set::run(&args, output).await,
         Command::Materialize(args) => commands::jobs::materialize(&args, output).await,
+        Command::Backfill(args) => commands::backfill::run(&args, output).await,
         Command::Sql(args) => commands::sql::run(&args, output).await,
         Command::Statistics(args) => commands::statistics::run(&args, output).await,
         Command::Rebuild(args) => commands::rebuild::run(&args, output).await,

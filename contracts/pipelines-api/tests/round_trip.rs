@@ -134,6 +134,9 @@ fn requests() -> Vec<JobRequest> {
             source: source(),
             full: true,
         }),
+        JobRequest::Backfill(BackfillRequest {
+            view: "card@2".to_owned(),
+        }),
     ]
 }
 

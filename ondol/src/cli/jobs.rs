@@ -33,6 +33,17 @@ pub(crate) struct SubmissionArgs {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct BackfillArgs {
+    /// The view, as `card` or `card@2`. Left out: show every version that is being provisioned.
+    #[arg(value_name = "VIEW[@VERSION]")]
+    pub(crate) view: Option<String>,
+    #[command(flatten)]
+    pub(crate) submission: SubmissionArgs,
+    #[command(flatten)]
+    pub(crate) connect: ConnectArgs,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct CompactArgs {
     /// The stream source whose log it is.
     pub(crate) source: String,
@@ -87,13 +98,13 @@ pub(crate) enum JobsCommand {
 
 #[derive(Debug, Args)]
 pub(crate) struct JobsListArgs {
-    /// Only jobs of this kind: training-set, materialize, compact, vacuum, …
+    /// Only jobs of this kind: training-set, materialize, backfill, compact, vacuum, …
     #[arg(long)]
     pub(crate) kind: Option<String>,
     /// Only jobs in this state: queued, running, succeeded, failed, cancelled.
     #[arg(long)]
     pub(crate) state: Option<JobState>,
-    /// Only jobs on this model or source.
+    /// Only jobs on this model, source or view version.
     #[arg(long)]
     pub(crate) subject: Option<String>,
     /// Only jobs of this schedule.

@@ -1,5 +1,6 @@
 //! `plan`, `apply`, `ls` and `show`: definition files to the registry, and the registry to the eye.
 
+use super::backfill;
 use crate::cli::{ApplyArgs, ConnectArgs, DefinitionArgs, Output, ShowArgs};
 use crate::failure::WrongDefinitions;
 use crate::print;
@@ -133,7 +134,19 @@ async fn wait_until_active(
             }
         }
         let sources: Vec<&str> = provisioning.iter().map(|view| view.source.as_str()).collect();
-        let stage = at_work(pipelines, &sources).await.unwrap_or_default();
+        if let Some(held) = backfill::held(store, &waiting).await {
+            bar.finish_and_clear();
+            bail!(
+                "applied as registry version {}, but view `{}` is held back: `ondol backfill {}` lets it go on",
+                snapshot.version,
+                held.view,
+                held.name()
+            );
+        }
+        let stage = match at_work(pipelines, &sources).await {
+            Some(stage) => stage,
+            None => backfill::progress(store).await.unwrap_or_default(),
+        };
         bar.set_message(format!("provisioning {}{stage}", waiting.join(", ")));
         if started.elapsed() > Duration::from_secs(600) {
             bar.finish_and_clear();

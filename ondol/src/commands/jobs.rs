@@ -45,7 +45,13 @@ pub(crate) async fn vacuum(args: &VacuumArgs, output: Output) -> Result<()> {
     submit(request, &args.submission, &args.connect, output).await
 }
 
-async fn submit(request: JobRequest, how: &SubmissionArgs, connect: &ConnectArgs, output: Output) -> Result<()> {
+/// Submits a request, and waits for its job unless asked not to.
+pub(crate) async fn submit(
+    request: JobRequest,
+    how: &SubmissionArgs,
+    connect: &ConnectArgs,
+    output: Output,
+) -> Result<()> {
     let pipelines = connect.pipelines()?;
     let job = pipelines.submit(request, how.key.clone()).await?;
     follow(pipelines.as_ref(), job, how, output).await
@@ -80,6 +86,7 @@ fn ended(job: &Job) -> String {
             (Some(from), Some(to)) => format!("the log of `{subject}`: {from} files became {to}"),
             _ => format!("the log of `{subject}` is compacted"),
         },
+        "backfill" => format!("`{subject}` serves"),
         "statistics" => match told("dates") {
             Some(dates) => format!("the statistics of `{subject}` are up to date: {dates} dates read"),
             None => format!("the statistics of `{subject}` are up to date"),

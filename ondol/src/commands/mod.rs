@@ -1,5 +1,6 @@
 //! One module per group of commands; each calls services through their contracts and prints what came back.
 
+pub(crate) mod backfill;
 pub(crate) mod correction;
 pub(crate) mod dead_letters;
 pub(crate) mod definitions;

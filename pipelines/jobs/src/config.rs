@@ -60,7 +60,8 @@ pub struct PipelinesConfig {
     pub key_hours: u64,
     /// How long a finished job stays in the list, in days.
     pub ledger_days: u64,
-    /// Whether batch sources are brought online by themselves when a view over them is new.
+    /// Whether views that are new get a job by themselves: one that brings their batch source online, or follows how the
+    /// feature store builds their rows from the log.
     pub reconcile: bool,
     /// Whether finished training sets can be fetched over Arrow Flight, on the same port.
     pub flight: bool,

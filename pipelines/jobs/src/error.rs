@@ -10,6 +10,9 @@ pub enum JobError {
     /// Somebody asked it to stop.
     #[error("cancelled")]
     Cancelled,
+    /// Nothing is left to do for it, which is nobody's fault.
+    #[error("{0}")]
+    Withdrawn(String),
     /// The service is going down.
     #[error("interrupted by a shutdown of the pipelines: start it again")]
     Shutdown,

@@ -1,6 +1,7 @@
 //! Kinds of jobs: everything the queue must know of one is here. A new kind is a variant of
 //! [`JobRequest`](ondol_pipelines_api::wire::JobRequest), a [`Work`], and a line in [`check`].
 
+use crate::backfill::{BACKFILL, Backfill};
 use crate::config::PipelinesConfig;
 use crate::engine::JoinEngine;
 use crate::error::JobError;
@@ -21,6 +22,9 @@ use std::sync::Arc;
 
 /// The kind of training sets, whose requests bring a spine.
 pub(crate) const TRAINING_SET: &str = "training-set";
+
+/// The kind that only watches what another service does. Its jobs take no place from those that work, and no memory.
+pub(crate) const WATCHING: &str = BACKFILL;
 
 /// Memory of a job that holds a few batches at a time.
 const STREAMING_MIB: u64 = 256;
@@ -81,7 +85,7 @@ impl Outcome {
 
 /// A request that fits the definitions in force.
 pub(crate) struct Checked {
-    /// The model or source it is about.
+    /// The model, source or view version it is about.
     pub subject: String,
     /// Memory that the job takes.
     pub memory_mib: u64,
@@ -114,6 +118,7 @@ pub(crate) fn check(snapshot: &Snapshot, request: &JobRequest) -> Result<Checked
             let work = Statistics::check(snapshot, request.clone())?;
             checked(&request.source, STREAMING_MIB, Box::new(work))
         }
+        JobRequest::Backfill(request) => checked(&request.view, 0, Box::new(Backfill::check(request)?)),
     })
 }
 

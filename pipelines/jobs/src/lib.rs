@@ -7,6 +7,7 @@
 //!
 //! What a feature *is* lives in `ondol-transform`; nothing here computes one.
 
+mod backfill;
 mod config;
 pub mod engine;
 mod error;

@@ -28,9 +28,9 @@ impl Memory {
         }
     }
 
-    /// Room for `mib`, or all there is if that is less; none while others have it.
+    /// Room for `mib`, or all there is if that is less; none while others have it. There is always room for nothing.
     pub(crate) fn try_take(&self, mib: u64) -> Option<Room> {
-        let mib = u32::try_from(mib).unwrap_or(u32::MAX).clamp(1, self.total_mib);
+        let mib = u32::try_from(mib).unwrap_or(u32::MAX).min(self.total_mib);
         let permit = Arc::clone(&self.free).try_acquire_many_owned(mib).ok()?;
         Some(Room { mib, _permit: permit })
     }

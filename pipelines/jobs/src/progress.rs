@@ -57,6 +57,17 @@ impl Progress {
         }
     }
 
+    /// So many rows of a stage are done, of so many.
+    pub(crate) fn reach(&self, stage: &str, done: u64, total: Option<u64>) {
+        if let Ok(mut current) = self.stage.lock() {
+            if *current != stage {
+                stage.clone_into(&mut current);
+            }
+            self.done.store(done, Ordering::Relaxed);
+            self.total.store(total.unwrap_or(UNKNOWN), Ordering::Relaxed);
+        }
+    }
+
     /// `rows` more are done.
     pub(crate) fn add(&self, rows: u64) {
         self.done.fetch_add(rows, Ordering::Relaxed);

@@ -90,6 +90,11 @@ pub(crate) async fn create(
     let next_at = times
         .after(now)
         .ok_or_else(|| PipelinesError::invalid(format!("cron `{cron}` is never due: no such day comes")))?;
+    if matches!(request, JobRequest::Backfill(_)) {
+        return Err(PipelinesError::invalid(
+            "a backfill is done once, and begun by itself: schedule jobs of kind materialize for what changes".to_owned(),
+        ));
+    }
     kind::check(snapshot, &request)?;
     let row = ScheduleRow {
         request: serde_json::to_string(&request).map_err(|cause| PipelinesError::Internal {

@@ -1,11 +1,12 @@
 //! The service: what the contract promises, on top of the queue.
 
+use crate::backfill;
 use crate::config::PipelinesConfig;
 use crate::engine::JoinEngine;
 use crate::error::JobError;
 use crate::ledger::Ledger;
 use crate::materialize::{Reaches, reconcile};
-use crate::queue::dispatch::dispatch;
+use crate::queue::dispatch::{Lane, dispatch};
 use crate::queue::{Parts, Queue};
 use crate::results::Results;
 use crate::schedule;
@@ -107,7 +108,9 @@ impl PipelinesService {
             shutdown: shutdown.token(),
         });
         queue.sweep_leftovers().await.map_err(fault)?;
-        shutdown.spawn("jobs", dispatch(Arc::clone(&queue), shutdown.clone()));
+        for lane in Lane::ALL {
+            shutdown.spawn(lane.name(), dispatch(Arc::clone(&queue), lane, shutdown.clone()));
+        }
         shutdown.spawn("job-sweep", sweep(Arc::clone(&queue), shutdown.clone()));
         let schedules = schedule::keep(
             Arc::clone(&queue),
@@ -119,6 +122,8 @@ impl PipelinesService {
         if reconciles {
             let reconcile = reconcile(Arc::clone(&feature_store), Arc::clone(&queue), shutdown.token());
             shutdown.spawn("reconcile", reconcile);
+            let follow = backfill::follow(Arc::clone(&feature_store), Arc::clone(&queue), shutdown.token());
+            shutdown.spawn("backfills", follow);
         }
         ready.ready();
         Ok(Self {

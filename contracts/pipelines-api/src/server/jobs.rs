@@ -105,11 +105,12 @@ pub(super) async fn verb(state: State<Service>, segment: Id, key: Key) -> Respon
 
 /// Ask a job to stop
 ///
-/// It ends as `cancelled` at its next batch. One that has ended stays as it is.
+/// It ends as `cancelled` at its next batch. One that has ended stays as it is. Of a backfill the feature store holds the
+/// view version back until the job is retried; one that is being handed over to the stream can't be cancelled any more.
 #[utoipa::path(
     post, path = "/v1/jobs/{id}:cancel", tag = "jobs", operation_id = "cancelJob",
     params(("id" = String, Path, description = "The job's id.", example = "01JD6Z0S8N6J2V4Y7T3Q5W9XKB")),
-    responses((status = 200, description = "Where it stands.", body = Job), NotFound, Internal, Unavailable)
+    responses((status = 200, description = "Where it stands.", body = Job), BadRequest, NotFound, Internal, Unavailable)
 )]
 async fn cancel(State(pipelines): State<Service>, id: &str) -> Response {
     answer(pipelines.cancel(id).await)

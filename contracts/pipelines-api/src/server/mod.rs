@@ -9,7 +9,7 @@ mod statistics;
 use crate::error::PipelinesError;
 use crate::rows;
 use crate::service::Pipelines;
-use crate::wire::{Job, Manifest, MaterializeOutcome, StatisticsOutcome, TrainingSetOptions, TrainingSetRequest};
+use crate::wire::{BackfillOutcome, Job, Manifest, MaterializeOutcome, StatisticsOutcome, TrainingSetOptions, TrainingSetRequest};
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, State};
 use axum::response::Response;
@@ -79,7 +79,7 @@ pub fn openapi() -> utoipa::openapi::OpenApi {
         events::events, schedules::create, schedules::list, schedules::schedule, schedules::pause, schedules::resume,
         schedules::remove, statistics::statistics, crate::sql::server::sql
     ),
-    components(schemas(Problem, Manifest, MaterializeOutcome, StatisticsOutcome))
+    components(schemas(Problem, Manifest, MaterializeOutcome, StatisticsOutcome, BackfillOutcome))
 )]
 struct Document;
 

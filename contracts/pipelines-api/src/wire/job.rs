@@ -1,6 +1,6 @@
 //! Jobs: what is asked for, and where it stands.
 
-use super::{Manifest, MaterializeRequest, StatisticsRequest};
+use super::{BackfillRequest, Manifest, MaterializeRequest, StatisticsRequest};
 use ondol_vocabulary::EventTime;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -19,6 +19,8 @@ pub enum JobRequest {
     Vacuum(VacuumRequest),
     /// Bring the statistics of a source up to date.
     Statistics(StatisticsRequest),
+    /// Let the online rows of a view version be built, and follow that.
+    Backfill(BackfillRequest),
 }
 
 impl JobRequest {
@@ -29,6 +31,7 @@ impl JobRequest {
             Self::Compact(_) => "compact",
             Self::Vacuum(_) => "vacuum",
             Self::Statistics(_) => "statistics",
+            Self::Backfill(_) => "backfill",
         }
     }
 }
@@ -65,7 +68,7 @@ pub struct Job {
     pub id: String,
     /// `training-set`, or a kind of [`JobRequest`].
     pub kind: String,
-    /// The model or source it works on.
+    /// The model, the source or the view version (`card@2`) that it works on.
     pub subject: String,
     /// Where it stands.
     pub state: JobState,
@@ -180,7 +183,7 @@ pub struct JobQuery {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[param(inline)]
     pub state: Option<JobState>,
-    /// Only those that work on this model or source.
+    /// Only those that work on this model, source or view version.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub subject: Option<String>,
     /// Only those that this schedule submitted.

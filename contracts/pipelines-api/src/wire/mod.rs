@@ -1,5 +1,6 @@
 //! The types that travel to and from the pipelines.
 
+mod backfill;
 mod job;
 mod manifest;
 mod materialize;
@@ -7,6 +8,7 @@ mod schedule;
 mod statistics;
 mod training_set;
 
+pub use backfill::*;
 pub use job::*;
 pub use manifest::*;
 pub use materialize::*;

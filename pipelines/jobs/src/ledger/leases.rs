@@ -1,7 +1,7 @@
 //! Who works on what: claims, leases, and the ends that jobs are given under them.
 
 use super::rows::{COLUMNS, job, reading};
-use super::{Ledger, count, micros, number, storage};
+use super::{Kinds, Ledger, count, micros, number, storage};
 use crate::error::JobError;
 use ondol_pipelines_api::wire::{Job, JobState};
 use ondol_vocabulary::EventTime;
@@ -76,11 +76,12 @@ impl Ledger {
             .collect()
     }
 
-    /// Jobs that may be started, oldest first.
-    pub(crate) async fn waiting(&self) -> Result<Vec<Waiting>, JobError> {
+    /// Jobs of these kinds that may be started, oldest first.
+    pub(crate) async fn waiting(&self, kinds: Kinds) -> Result<Vec<Waiting>, JobError> {
         let query = AssertSqlSafe(format!(
-            "SELECT id, kind, memory_mib FROM pipelines_jobs WHERE {} ORDER BY id LIMIT $1",
-            self.claimable()
+            "SELECT id, kind, memory_mib FROM pipelines_jobs WHERE {} AND {} ORDER BY id LIMIT $1",
+            self.claimable(),
+            kinds.condition()
         ));
         let rows = sqlx::query(query).bind(CONSIDERED).fetch_all(&self.pool).await;
         let waiting = |row: &sqlx::any::AnyRow| -> Result<Waiting, sqlx::Error> {

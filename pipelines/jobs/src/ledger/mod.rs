@@ -10,6 +10,7 @@
 //! Changes that must see each other (submissions and their keys, the queue's bound, schedules) take one row's lock.
 
 mod keys;
+mod kinds;
 mod leases;
 mod lock;
 mod rows;
@@ -26,6 +27,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub(crate) use keys::KeyDigest;
+pub(crate) use kinds::Kinds;
 pub(crate) use leases::Claimed;
 pub(crate) use schedules::{Firing, ScheduleRow};
 pub(crate) use submission::{Submission, Submitted};

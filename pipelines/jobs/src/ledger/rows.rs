@@ -1,6 +1,6 @@
 //! Jobs as rows: reading, listing, forgetting.
 
-use super::{Ledger, count, storage};
+use super::{Kinds, Ledger, count, storage};
 use crate::error::JobError;
 use ondol_pipelines_api::wire::{Job, JobPage, JobQuery, JobState};
 use ondol_vocabulary::EventTime;
@@ -94,11 +94,13 @@ impl Ledger {
         Ok(jobs > 0)
     }
 
-    /// How many jobs wait.
-    pub(crate) async fn queued(&self) -> Result<u64, JobError> {
-        let row = sqlx::query("SELECT COUNT(*) AS jobs FROM pipelines_jobs WHERE state = 'queued'")
-            .fetch_one(&self.pool)
-            .await;
+    /// How many jobs of these kinds wait.
+    pub(crate) async fn queued(&self, kinds: Kinds) -> Result<u64, JobError> {
+        let count_them = AssertSqlSafe(format!(
+            "SELECT COUNT(*) AS jobs FROM pipelines_jobs WHERE state = 'queued' AND {}",
+            kinds.condition()
+        ));
+        let row = sqlx::query(count_them).fetch_one(&self.pool).await;
         let jobs: i64 = row
             .and_then(|row| row.try_get("jobs"))
             .map_err(|cause| reading(&cause))?;

@@ -3,7 +3,7 @@
 use super::keys::KeyDigest;
 use super::rows::{COLUMNS, job, reading};
 use super::schedules::Firing;
-use super::{Ledger, number, storage};
+use super::{Kinds, Ledger, number, storage};
 use crate::error::JobError;
 use ondol_pipelines_api::wire::{IdempotencyKey, Job};
 use ondol_vocabulary::EventTime;
@@ -26,8 +26,8 @@ pub(crate) struct Submission<'a> {
     pub alone: bool,
     /// The schedule that is due, and when it is next.
     pub firing: Option<&'a Firing>,
-    /// Jobs that may wait.
-    pub bound: u64,
+    /// Jobs of these kinds that may wait.
+    pub bound: (Kinds, u64),
 }
 
 /// What became of a submission.
@@ -61,7 +61,8 @@ impl Ledger {
         {
             return Ok(Submitted::Same(Box::new(job)));
         }
-        if queued(&mut change).await? >= number(submission.bound) {
+        let (kinds, bound) = submission.bound;
+        if queued(&mut change, kinds).await? >= number(bound) {
             return Ok(Submitted::Full);
         }
         if let Some(firing) = submission.firing
@@ -123,10 +124,12 @@ async fn active(change: &mut Change<'_>, asked: &Job) -> Result<Option<Job>, Job
     row.map_err(|cause| reading(&cause))?.map(|row| job(&row)).transpose()
 }
 
-async fn queued(change: &mut Change<'_>) -> Result<i64, JobError> {
-    let row = sqlx::query("SELECT COUNT(*) AS jobs FROM pipelines_jobs WHERE state = 'queued'")
-        .fetch_one(&mut **change)
-        .await;
+async fn queued(change: &mut Change<'_>, kinds: Kinds) -> Result<i64, JobError> {
+    let count_them = AssertSqlSafe(format!(
+        "SELECT COUNT(*) AS jobs FROM pipelines_jobs WHERE state = 'queued' AND {}",
+        kinds.condition()
+    ));
+    let row = sqlx::query(count_them).fetch_one(&mut **change).await;
     row.and_then(|row| row.try_get("jobs")).map_err(|cause| reading(&cause))
 }
 

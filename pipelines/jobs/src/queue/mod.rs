@@ -13,6 +13,7 @@ mod run;
 pub(crate) mod submit;
 mod sweep;
 
+use crate::backfill::{self, BACKFILL};
 use crate::config::PipelinesConfig;
 use crate::engine::JoinEngine;
 use crate::error::JobError;
@@ -149,6 +150,10 @@ impl Queue {
 
     /// Asks job `id` to stop. One that waits ends at once, one at work at its next batch, wherever that is.
     pub(crate) async fn cancel(&self, id: &str) -> Result<Job, PipelinesError> {
+        let job = self.parts.ledger.job(id).await.map_err(unavailable)?;
+        if let Some(job) = job.filter(|job| job.kind == BACKFILL && !job.state.is_final()) {
+            backfill::hold(self.parts.store.as_ref(), &job.subject).await?;
+        }
         // The ledger first: the wish outlives this process.
         self.parts.ledger.cancel(id, self.now()).await.map_err(unavailable)?;
         if let Some(active) = self.active().get(id) {

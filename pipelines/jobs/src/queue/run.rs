@@ -155,6 +155,7 @@ impl Queue {
                 (job.state, job.outcome, job.manifest) = (JobState::Succeeded, value, manifest);
             }
             Err(JobError::Cancelled) => job.state = JobState::Cancelled,
+            Err(JobError::Withdrawn(why)) => (job.state, job.error) = (JobState::Cancelled, Some(why)),
             Err(error) => (job.state, job.error) = (JobState::Failed, Some(error.to_string())),
         }
         job.revision += 1;
@@ -165,14 +166,14 @@ impl Queue {
         }
         let state = job.state.name();
         match &job.error {
-            Some(error) => tracing::warn!(
+            Some(error) if job.state == JobState::Failed => tracing::warn!(
                 job = job.id,
                 kind = job.kind,
                 subject = job.subject,
                 error,
                 "job failed"
             ),
-            None => tracing::info!(job = job.id, kind = job.kind, subject = job.subject, state, "job ended"),
+            _ => tracing::info!(job = job.id, kind = job.kind, subject = job.subject, state, "job ended"),
         }
         metrics::counter!("ondol_pipelines_jobs_total", "kind" => job.kind.clone(), "state" => state).increment(1);
         active.end(job);

@@ -3,13 +3,17 @@
 //! Order matters. What costs nothing is refused first (a key that is known, a queue that is full); the spine is durable
 //! before the job is; and whatever the ledger refuses leaves no spine behind.
 
+use super::dispatch::Lane;
 use super::{Queue, unavailable, unknown_job};
+use crate::backfill::{self, BACKFILL};
 use crate::kind::{self, TRAINING_SET};
 use crate::ledger::{Firing, KeyDigest, Submission, Submitted};
 use crate::spines::Encoded;
 use crate::training_set::TrainingSet;
 use ondol_pipelines_api::PipelinesError;
-use ondol_pipelines_api::wire::{IdempotencyKey, Job, JobRequest, JobState, MaterializeRequest, TrainingSetRequest};
+use ondol_pipelines_api::wire::{
+    BackfillRequest, IdempotencyKey, Job, JobRequest, JobState, MaterializeRequest, TrainingSetRequest,
+};
 use ondol_vocabulary::Snapshot;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -22,6 +26,8 @@ struct Origin {
     retry_of: Option<String>,
     firing: Option<Firing>,
     alone: bool,
+    /// Nobody asked for it: what somebody holds back stays held.
+    by_itself: bool,
 }
 
 /// A request ready to be stored.
@@ -46,6 +52,16 @@ impl Queue {
             ..Origin::default()
         };
         let request = JobRequest::Materialize(request);
+        Ok(self.submit_request(snapshot, &request, origin).await?.0)
+    }
+
+    /// Submits a job that watches how the rows of view version `name` are built; it lets nothing go on that is held.
+    pub(crate) async fn watch_backfill(&self, snapshot: &Snapshot, name: &str) -> Result<Job, PipelinesError> {
+        let origin = Origin {
+            by_itself: true,
+            ..Origin::default()
+        };
+        let request = JobRequest::Backfill(BackfillRequest { view: name.to_owned() });
         Ok(self.submit_request(snapshot, &request, origin).await?.0)
     }
 
@@ -84,13 +100,14 @@ impl Queue {
         request: &JobRequest,
         origin: Origin,
     ) -> Result<(Job, bool), PipelinesError> {
-        let checked = kind::check(snapshot, request)?;
-        let text = stored(request)?;
+        let asked = stored(request)?;
+        let request = backfill::resolved(snapshot, request)?;
+        let checked = kind::check(snapshot, &request)?;
         let prepared = Prepared {
             kind: request.kind().to_owned(),
             subject: checked.subject,
-            digest: digest(&[&text]),
-            request: text,
+            digest: digest(&[&asked]),
+            request: stored(request.as_ref())?,
             memory_mib: checked.memory_mib,
         };
         self.enter(self.new_id()?, prepared, origin).await
@@ -103,7 +120,7 @@ impl Queue {
         request: TrainingSetRequest,
         key: Option<IdempotencyKey>,
     ) -> Result<Job, PipelinesError> {
-        self.refuse_if_full(key.as_ref()).await?;
+        self.refuse_if_full(Lane::Work, key.as_ref()).await?;
         let options = stored(&request.options)?;
         let model = request.options.model.clone();
         // Encoding and casting a spine is CPU work in proportion to its rows.
@@ -180,9 +197,13 @@ impl Queue {
 
     /// Lets a job into the ledger. The job, and whether it is a new one.
     async fn enter(&self, id: String, prepared: Prepared, origin: Origin) -> Result<(Job, bool), PipelinesError> {
+        let lane = Lane::of(&prepared.kind);
+        if prepared.kind == BACKFILL && !origin.by_itself {
+            self.release(&prepared.subject, origin.key.as_ref()).await?;
+        }
         let job = Job {
             id,
-            kind: prepared.kind,
+            kind: prepared.kind.clone(),
             subject: prepared.subject,
             state: JobState::Queued,
             revision: 0,
@@ -211,9 +232,10 @@ impl Queue {
             request: &prepared.request,
             memory_mib: prepared.memory_mib,
             key: key.as_ref().map(|key| (key, job.created_at.plus_micros(age))),
-            alone: origin.alone,
+            // Two that watch the same version would tell the same.
+            alone: origin.alone || prepared.kind == BACKFILL,
             firing: origin.firing.as_ref(),
-            bound: self.bound(),
+            bound: (lane.kinds(), self.bound()),
         };
         match self.parts.ledger.submit(&submission).await.map_err(unavailable)? {
             Submitted::New => {
@@ -232,9 +254,20 @@ impl Queue {
         }
     }
 
+    /// Lets the view version that a backfill is about go on, unless its submission has been answered before.
+    async fn release(&self, view: &str, key: Option<&IdempotencyKey>) -> Result<(), PipelinesError> {
+        if let Some(key) = key
+            && self.parts.ledger.knows(key, self.now()).await.map_err(unavailable)?
+        {
+            return Ok(());
+        }
+        self.refuse_if_full(Lane::Watch, None).await?;
+        backfill::release(self.parts.store.as_ref(), view).await
+    }
+
     /// Refuses a submission before any work is done for it, unless its key may name a job already.
-    async fn refuse_if_full(&self, key: Option<&IdempotencyKey>) -> Result<(), PipelinesError> {
-        let full = self.parts.ledger.queued().await.map_err(unavailable)? >= self.bound();
+    async fn refuse_if_full(&self, lane: Lane, key: Option<&IdempotencyKey>) -> Result<(), PipelinesError> {
+        let full = self.parts.ledger.queued(lane.kinds()).await.map_err(unavailable)? >= self.bound();
         let known = match key {
             Some(key) if full => self.parts.ledger.knows(key, self.now()).await.map_err(unavailable)?,
             _ => false,
