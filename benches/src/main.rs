@@ -86,7 +86,7 @@ fn main() -> Result<()> {
     let cli = Cli::parse();
     ondol_runtime::telemetry::init(ondol_runtime::LogFormat::Text, "error").context("logs can't be set up")?;
     ondol_runtime::metrics::install().context("metrics can't be set up")?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let runtime = ondol_runtime::threads::runtime()?;
     // On a worker, as a request in a server is: the main thread would pay a hop for every wake.
     runtime.block_on(async { tokio::spawn(run(cli)).await? })
 }

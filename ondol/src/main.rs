@@ -11,6 +11,7 @@ mod frames;
 mod print;
 mod server;
 
+use anyhow::Context as _;
 use clap::Parser as _;
 use cli::{Cli, Command, ModelCommand};
 use std::process::ExitCode;
@@ -18,14 +19,16 @@ use std::process::ExitCode;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-#[tokio::main]
-async fn main() -> ExitCode {
+fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => return failure::usage(&error),
     };
     let output = cli.output;
-    match Box::pin(run(cli)).await {
+    let ran = ondol_runtime::threads::runtime()
+        .context("threads can't be started")
+        .and_then(|runtime| runtime.block_on(Box::pin(run(cli))));
+    match ran {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => failure::report(&error, output),
     }
@@ -56,8 +59,23 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Vacuum(args) => commands::jobs::vacuum(&args, output).await,
         Command::Jobs(args) => commands::jobs::run(&args, output).await,
         Command::Schedule(command) => commands::schedule::run(&command, output).await,
-        Command::Model(ModelCommand::Register(args)) => commands::model::register(&args, output).await,
-        Command::Model(ModelCommand::Ls(connect)) => commands::model::list(&connect, output).await,
+        Command::Model(command) => model(command, output).await,
+        Command::Key(command) => commands::key::run(&command, output).await,
+        Command::Audit(args) => commands::key::audit(&args, output).await,
         Command::Predict(args) => commands::model::predict(&args, output).await,
+        Command::Replay(args) => commands::decisions::replay(&args, output).await,
+        Command::Outcome(args) => commands::decisions::outcome(&args, output).await,
+    }
+}
+
+async fn model(command: ModelCommand, output: cli::Output) -> anyhow::Result<()> {
+    match command {
+        ModelCommand::Register(args) => commands::model::register(&args, output).await,
+        ModelCommand::Ls(connect) => commands::model::list(&connect, output).await,
+        ModelCommand::Routing(args) => commands::model_routing::routing(&args, output).await,
+        ModelCommand::Route(args) => commands::model_routing::route(&args, output).await,
+        ModelCommand::Shadow(args) => commands::model_routing::shadow(&args, output).await,
+        ModelCommand::Promote(args) => commands::model_routing::promote(&args, output).await,
+        ModelCommand::Rollback(args) => commands::model_routing::rollback(&args, output).await,
     }
 }
