@@ -2,6 +2,13 @@
 
 use ondol_vocabulary::DataType;
 
+/// `card.n_1h` as an identifier: `card_n_1h`.
+pub(crate) fn plain(name: &str) -> String {
+    name.chars()
+        .map(|letter| if letter.is_ascii_alphanumeric() { letter } else { '_' })
+        .collect()
+}
+
 /// A column: its name and, where known, its type.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Column {

@@ -11,7 +11,7 @@
 mod cells;
 mod lists;
 
-use crate::difference::{Column, differences};
+use crate::difference::{Column, differences, plain};
 use crate::fault::{internal, invalid};
 use crate::runtime::onnx::FEATURES_PROPERTY;
 use crate::runtime::signature::{Signature, Slot, SlotKind};
@@ -250,13 +250,6 @@ fn can_be_missing(feature: &ModelFeature, snapshot: &Snapshot) -> bool {
         )
     });
     !counts || view.definition.ttl_us.is_some()
-}
-
-/// `card.n_1h` as an identifier: `card_n_1h`.
-fn plain(name: &str) -> String {
-    name.chars()
-        .map(|letter| if letter.is_ascii_alphanumeric() { letter } else { '_' })
-        .collect()
 }
 
 fn names(input: &Slot, feature: &str) -> bool {

@@ -3,6 +3,7 @@
 use crate::runtime::batch::{BatchLimits, Batched};
 use crate::runtime::graph::{Graph, Members};
 use crate::runtime::onnx::{OnnxModel, OnnxOptions};
+use crate::runtime::trees::Trees;
 use crate::runtime::upstream::Upstream;
 use crate::runtime::{Runtime, RuntimeError};
 use bytes::Bytes;
@@ -18,8 +19,8 @@ use std::sync::{Arc, OnceLock};
 pub struct BatchingConfig {
     /// Rows of a merged run at most. 0: requests are not merged.
     pub max_rows: usize,
-    /// How long a request waits for others to be merged with, in microseconds. 0: only those that wait already.
-    pub max_delay_us: u64,
+    /// How long a request waits for others to be merged with, in milliseconds. 0: only those that wait already.
+    pub max_delay_ms: u64,
     /// Other limits for some models, by name.
     pub models: BTreeMap<String, BatchLimits>,
 }
@@ -74,10 +75,13 @@ impl Loader {
                     Graph::open(&artifact, definition, members.as_ref(), is_first).await?,
                 ));
             }
-            other => {
-                return Err(RuntimeError::Artifact(format!(
-                    "this gateway can't run artifacts of kind `{other}`"
-                )));
+            ArtifactKind::Lightgbm => {
+                let definition = definition.clone();
+                aside(move || Trees::lightgbm(&artifact, &definition)).await?
+            }
+            ArtifactKind::Xgboost => {
+                let definition = definition.clone();
+                aside(move || Trees::xgboost(&artifact, &definition)).await?
             }
         };
         let limits = self.batching(&definition.name);
@@ -90,7 +94,7 @@ impl Loader {
     fn batching(&self, model: &str) -> BatchLimits {
         self.batching.models.get(model).copied().unwrap_or(BatchLimits {
             max_rows: self.batching.max_rows,
-            max_delay_us: self.batching.max_delay_us,
+            max_delay_ms: self.batching.max_delay_ms,
         })
     }
 }

@@ -1,8 +1,8 @@
 //! What scores a vector: artifacts and the runtimes that run them.
 //!
 //! A [`Runtime`] takes named tensors and gives named tensors; everything above it (layout, score, the protocols) knows
-//! no more. [`kind`] recognises what an artifact is, [`loader`] makes the runtime that runs it: [`onnx`] in process
-//! ([`library`] finds ONNX Runtime on this machine), [`upstream`] on another server, [`graph`] through other models.
+//! no more. [`kind`] recognises what an artifact is, [`loader`] makes the runtime that runs it: [`onnx`] (with
+//! [`library`], which finds ONNX Runtime) and [`trees`] in process, [`upstream`] on another server, [`graph`] through other models.
 //! [`batch`] merges requests. [`signature`] is what a model says of itself, [`tensor`] is what goes in and comes out.
 
 pub mod batch;
@@ -13,6 +13,7 @@ pub mod loader;
 pub mod onnx;
 pub mod signature;
 pub mod tensor;
+pub mod trees;
 pub mod upstream;
 
 use crate::runtime::signature::Signature;

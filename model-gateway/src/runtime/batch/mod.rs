@@ -1,6 +1,6 @@
 //! Dynamic batching: requests of one model that arrive together run together.
 //!
-//! A request waits for others at most [`BatchLimits::max_delay_us`], and not at all once [`BatchLimits::max_rows`] rows
+//! A request waits for others at most [`BatchLimits::max_delay_ms`], and not at all once [`BatchLimits::max_rows`] rows
 //! are there; while every run that may go on at once is under way, waiting costs nothing, so batches grow with load. The
 //! order of arrival is kept, and a request never waits behind one that came later. Who has given up, or whose deadline
 //! has passed, is left out before the run. Requests whose tensors differ in more than their rows, and models that do not
@@ -30,8 +30,9 @@ const QUEUE: usize = 4_096;
 pub struct BatchLimits {
     /// Rows of a merged run at most. 0: requests are not merged.
     pub max_rows: usize,
-    /// How long a request waits for others to be merged with, in microseconds. 0: only those that wait already.
-    pub max_delay_us: u64,
+    /// How long a request waits for others to be merged with, in milliseconds, which is as fine as timers are. 0: only
+    /// those that wait already.
+    pub max_delay_ms: u64,
 }
 
 /// A runtime whose requests are merged.
@@ -158,13 +159,14 @@ impl Worker {
 
     /// `first` and what may run with it.
     async fn gather(&mut self, first: Waiting) -> Vec<Waiting> {
-        let until = first.since + Duration::from_micros(self.limits.max_delay_us);
+        let until = first.since + Duration::from_millis(self.limits.max_delay_ms);
         let mut rows = first.rows;
         let mut batch = vec![first];
         while rows < self.limits.max_rows {
             // What waits already is taken even when the delay has passed.
             let next = match self.waiting.try_recv() {
                 Ok(next) => next,
+                Err(_) if Instant::now() >= until => break,
                 Err(_) => match tokio::time::timeout_at(until, self.waiting.recv()).await {
                     Ok(Some(next)) => next,
                     Ok(None) | Err(_) => break,

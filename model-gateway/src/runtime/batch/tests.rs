@@ -61,8 +61,8 @@ fn doubler(permits: usize, scalar: bool) -> Arc<Doubler> {
     })
 }
 
-fn batched(inner: &Arc<Doubler>, max_rows: usize, max_delay_us: u64) -> Arc<Batched> {
-    let limits = BatchLimits { max_rows, max_delay_us };
+fn batched(inner: &Arc<Doubler>, max_rows: usize, max_delay_ms: u64) -> Arc<Batched> {
+    let limits = BatchLimits { max_rows, max_delay_ms };
     Arc::new(Batched::new(Arc::clone(inner) as _, limits, 1))
 }
 
