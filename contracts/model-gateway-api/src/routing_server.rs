@@ -3,10 +3,10 @@
 use crate::error::ModelGatewayError;
 use crate::service::ModelGateway;
 use crate::wire::{
-    PromoteRequest, Remark, RollbackRequest, Routing, RoutingChange, RoutingReport, RoutingRevision,
+    AccessMode, CallerIdentity, PromoteRequest, Remark, RollbackRequest, Routing, RoutingChange, RoutingReport, RoutingRevision,
 };
-use axum::Router;
 use axum::extract::State;
+use axum::{Extension, Router};
 use axum::response::Response;
 use axum::routing::get;
 use http::{HeaderMap, HeaderValue, header};
@@ -35,6 +35,12 @@ pub(crate) fn openapi() -> utoipa::openapi::OpenApi {
 #[derive(OpenApi)]
 #[openapi(paths(routing, history, set_routing, promote, rollback, report))]
 struct Document;
+
+/// Who changes something: what authentication says, or else what the caller says of itself.
+fn author(caller: Option<&CallerIdentity>, said: Option<String>) -> Option<String> {
+    let known = caller.filter(|caller| caller.access != AccessMode::Off);
+    known.map(|caller| caller.who.clone()).or(said)
+}
 
 fn tagged(outcome: Result<RoutingRevision, ModelGatewayError>) -> Response {
     let revision = outcome.as_ref().ok().map(|found| found.revision);
@@ -111,6 +117,7 @@ async fn set_routing(
     name: Name,
     headers: HeaderMap,
     remark: Query<Remark, ModelGatewayError>,
+    caller: Option<Extension<CallerIdentity>>,
     JsonBody(routing, _): Body<Routing>,
 ) -> Response {
     let expected_revision = match expected(&headers) {
@@ -120,7 +127,10 @@ async fn set_routing(
     let change = RoutingChange {
         routing,
         expected_revision,
-        remark: remark.0,
+        remark: Remark {
+            by: author(caller.as_deref(), remark.0.by),
+            note: remark.0.note,
+        },
     };
     tagged(gateway.set_routing(&name.0, change).await)
 }
@@ -141,9 +151,11 @@ async fn set_routing(
 pub(crate) async fn promote(
     State(gateway): State<Service>,
     model: &str,
+    caller: Option<CallerIdentity>,
     JsonBody(request, _): Body<PromoteRequest>,
 ) -> Response {
-    tagged(gateway.promote(model, request).await)
+    let by = author(caller.as_ref(), request.by.clone());
+    tagged(gateway.promote(model, PromoteRequest { by, ..request }).await)
 }
 
 /// Bring an earlier routing back
@@ -161,9 +173,11 @@ pub(crate) async fn promote(
 pub(crate) async fn rollback(
     State(gateway): State<Service>,
     model: &str,
+    caller: Option<CallerIdentity>,
     JsonBody(request, _): Body<RollbackRequest>,
 ) -> Response {
-    tagged(gateway.rollback(model, request).await)
+    let by = author(caller.as_ref(), request.by.clone());
+    tagged(gateway.rollback(model, RollbackRequest { by, ..request }).await)
 }
 
 /// What was measured of a model's versions

@@ -6,7 +6,8 @@ use crate::error::ModelGatewayError;
 use crate::routing_server as routing;
 use crate::service::ModelGateway;
 use crate::wire::{
-    BatchPredictRequest, BatchPrediction, ModelSummary, PredictRequest, Prediction, RegisterRequest, RegisteredModel,
+    BatchPredictRequest, BatchPrediction, CallerIdentity, ModelSummary, PredictRequest, Prediction, RegisterRequest,
+    RegisteredModel,
 };
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, FromRequest, Request, State};
@@ -49,6 +50,7 @@ pub fn openapi() -> utoipa::openapi::OpenApi {
     Document::openapi()
         .merge_from(routing::openapi())
         .merge_from(decisions::openapi())
+        .merge_from(crate::access::server::openapi())
 }
 
 #[derive(OpenApi)]
@@ -78,6 +80,7 @@ async fn model_verb(state: State<Service>, segment: Name, mut request: Request) 
         Err(unknown) => return unknown,
     };
     let headers = std::mem::take(request.headers_mut());
+    let caller = request.extensions_mut().remove::<CallerIdentity>();
     let explain = match explain(&request) {
         Ok(explain) => explain,
         Err(refused) => return refused,
@@ -122,11 +125,11 @@ async fn model_verb(state: State<Service>, segment: Name, mut request: Request) 
             Err(refused) => refused,
         },
         "promote" => match Body::from_request(request, &()).await {
-            Ok(body) => routing::promote(state, model, body).await,
+            Ok(body) => routing::promote(state, model, caller, body).await,
             Err(refused) => refused,
         },
         _ => match Body::from_request(request, &()).await {
-            Ok(body) => routing::rollback(state, model, body).await,
+            Ok(body) => routing::rollback(state, model, caller, body).await,
             Err(refused) => refused,
         },
     }

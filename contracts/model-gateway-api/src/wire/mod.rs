@@ -7,11 +7,15 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use utoipa::ToSchema;
 
+mod access;
 mod artifact_kind;
 mod decision;
 mod policy;
 mod routing;
 
+pub use access::{
+    AccessMode, AuditEntry, AuditPage, AuditQuery, CallerIdentity, CreateKey, CreatedKey, KeySummary,
+};
 pub use artifact_kind::ArtifactKind;
 pub use decision::{OutcomeReceipt, OutcomeRequest, ScoreRequest, VectorScores};
 pub use policy::{Degradation, Trouble};
