@@ -5,11 +5,12 @@
 //! `corpus/`, and `tests/corpus.rs` feeds that and the [`seeds`] to the same functions on every run of the tests, without
 //! libFuzzer.
 //!
-//! In the order of the data: [`events`] of streams, [`stored`] bytes, [`wires`] between services, [`definitions`].
+//! In the order of the data: [`events`] of streams, [`stored`] bytes, [`wires`] between services, [`access`] at the gateway's door, [`definitions`].
 
 // A target's way to report a broken promise is to panic.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "fuzz targets")]
 
+pub mod access;
 pub mod definitions;
 pub mod events;
 pub mod seeds;
@@ -20,7 +21,7 @@ pub mod wires;
 pub type Target = fn(&[u8]);
 
 /// Every target by its name.
-pub const TARGETS: [(&str, Target); 16] = [
+pub const TARGETS: [(&str, Target); 17] = [
     ("json_events", events::json),
     ("avro_events", events::avro),
     ("protobuf_events", events::protobuf),
@@ -35,6 +36,9 @@ pub const TARGETS: [(&str, Target); 16] = [
     ("deliveries", wires::delivery),
     ("json_wires", wires::json),
     ("inference_requests", wires::inference_request),
+    ("inference_messages", wires::inference_message),
+    ("tensor_bytes", wires::tensor_bytes),
+    ("access_tokens", access::door),
     ("definition_files", definitions::file),
     ("expressions", definitions::expression),
 ];

@@ -7,7 +7,10 @@ use arrow::array::{
 };
 use arrow::datatypes::Float64Type;
 use ondol_feature_store_api::wire::{Delivery, DeliveryHeader, FeatureBatch, FeatureColumn};
+use ondol_model_gateway::open_inference::grpc::generated::model_infer_request::InferInputTensor;
+use ondol_model_gateway::open_inference::grpc::generated::{InferTensorContents, ModelInferRequest};
 use ondol_vocabulary::{EntityKey, EventTime, FeatureRef, FeatureStatus, PartitionRange, Value, batch};
+use prost::Message;
 use std::sync::Arc;
 
 const EVENT: &str = r#"{"id":"a","n":3,"x":1.5e300,"f":0.1,"small":-7,"flag":true,"ts":"2013-01-01T05:17:00.25+09:00","more":{"a":[1,null]}}"#;
@@ -92,8 +95,19 @@ fn of(target: &str) -> Vec<Vec<u8>> {
             [b"\x03".as_slice(), br#"{"files":[{"path":"a.toml","text":""}]}"#].concat(),
         ],
         "inference_requests" => vec![
-            br#"{"id":"1","inputs":[{"name":"x","shape":[2,2],"datatype":"FP32","data":[[1,2.5],[null,"NaN"]]}]}"#.to_vec(),
-            br#"{"inputs":[{"name":"id","shape":[2,1],"datatype":"BYTES","data":["a","b"],"parameters":{}}],"outputs":[{"name":"p"}],"parameters":{"timeout":1000}}"#.to_vec(),
+            inference(br#"{"id":"1","inputs":[{"name":"x","shape":[2,2],"datatype":"FP32","data":[[1,2.5],[null,"NaN"]]}]}"#, None),
+            inference(br#"{"inputs":[{"name":"id","shape":[2,1],"datatype":"BYTES","data":["a","b"],"parameters":{}}],"outputs":[{"name":"p"}],"parameters":{"timeout":1000}}"#, None),
+            inference(
+                br#"{"inputs":[{"name":"x","shape":[1,2],"datatype":"FP32","parameters":{"binary_data_size":8}},{"name":"id","shape":[1],"datatype":"BYTES","parameters":{"binary_data_size":5}}],"parameters":{"binary_data_output":true}}"#,
+                Some(b"\0\0\x80\x3f\0\0\0\xc0\x01\0\0\0a"),
+            ),
+        ],
+        "inference_messages" => vec![message(true), message(false)],
+        "tensor_bytes" => vec![
+            b"\x0b\x02\0\0\0\x80\x3f\0\0\0\xc0".to_vec(),
+            b"\x0d\x02\0\x03\0\0\0\xea\xb0\x80\0\0\0\0".to_vec(),
+            b"\x09\x01\0\0\x3c".to_vec(),
+            b"\0\x01\0\x01".to_vec(),
         ],
         "definition_files" => vec![DEFINITIONS.as_bytes().to_vec()],
         "expressions" => [
@@ -113,6 +127,34 @@ fn record(choice: u8, key: &[u8], header: &[u8], value: &[u8]) -> Vec<u8> {
     // 128 and more would say that there is none.
     let lengths = [choice, key.len() as u8 & 0x7f, header.len() as u8 & 0x7f];
     [&lengths, key, header, value].concat()
+}
+
+/// A request over REST: its JSON's length, the JSON, and the bytes behind it.
+fn inference(json: &[u8], blobs: Option<&[u8]>) -> Vec<u8> {
+    let length = blobs.map_or(u16::MAX, |_| json.len() as u16);
+    [&length.to_le_bytes(), json, blobs.unwrap_or_default()].concat()
+}
+
+/// A request over gRPC, with its elements raw or typed.
+fn message(raw: bool) -> Vec<u8> {
+    let contents = InferTensorContents {
+        fp32_contents: vec![1.0, f32::NAN],
+        ..InferTensorContents::default()
+    };
+    let input = InferInputTensor {
+        name: "x".to_owned(),
+        datatype: "FP32".to_owned(),
+        shape: vec![1, 2],
+        contents: (!raw).then_some(contents),
+        ..InferInputTensor::default()
+    };
+    let request = ModelInferRequest {
+        model_name: "fraud".to_owned(),
+        inputs: vec![input],
+        raw_input_contents: raw.then(|| b"\0\0\x80\x3f\0\0\xc0\x7f".as_slice().into()).into_iter().collect(),
+        ..ModelInferRequest::default()
+    };
+    request.encode_to_vec()
 }
 
 fn schema(language: u8, text: &str, message: &[u8]) -> Vec<u8> {

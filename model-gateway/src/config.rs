@@ -52,6 +52,9 @@ pub struct ModelGatewayConfig {
     pub batching: BatchingConfig,
     /// Who may use the gateway.
     pub access: AccessConfig,
+    /// The name under which the feature store is told what live models read: one for all replicas of a gateway, another for
+    /// a gateway with a model database of its own.
+    pub consumer: String,
     /// The decision log.
     pub decision_log: DecisionLogConfig,
 }
@@ -93,6 +96,7 @@ impl Default for ModelGatewayConfig {
             max_request_bytes: 16 << 20,
             batching: BatchingConfig::default(),
             access: AccessConfig::default(),
+            consumer: "model-gateway".to_owned(),
             decision_log: DecisionLogConfig::default(),
         }
     }

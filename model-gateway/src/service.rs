@@ -15,6 +15,7 @@ use crate::register::register;
 use crate::route::control::Control;
 use crate::runtime::loader::Loader;
 use crate::shadow::Runner;
+use crate::uses::Uses;
 use async_trait::async_trait;
 use ondol_feature_store_api::FeatureStore;
 use ondol_ingest_api::Ingest;
@@ -57,6 +58,7 @@ pub struct ModelGatewayService {
     definitions: Definitions,
     control: Control,
     outcomes: Outcomes,
+    uses: Uses,
     clock: Arc<dyn Clock>,
     max_artifact_bytes: usize,
     max_request_bytes: usize,
@@ -85,7 +87,14 @@ impl ModelGatewayService {
         let models = Arc::new(Models::open(catalog, artifacts, loader, config.room()).await?);
         models.loader().find_members_in(Box::new(Arc::downgrade(&models)));
 
-        let access = Access::open(&config.access, &config.database_url(), Arc::clone(&clock), shutdown, health).await?;
+        let access = Access::open(
+            &config.access,
+            &config.database_url(),
+            Arc::clone(&clock),
+            shutdown,
+            health,
+        )
+        .await?;
 
         let file = config.data_dir.join("snapshot.json");
         let ready = health.register("gateway-definitions");
@@ -118,6 +127,13 @@ impl ModelGatewayService {
         };
         let outcomes = Outcomes::new(Arc::clone(&ingest));
         let log = DecisionLog::start(&config.decision_log, ingest, bounds.clone(), shutdown);
+        let uses = Uses::new(
+            Arc::clone(&feature_store),
+            Arc::clone(&models),
+            definitions.clone(),
+            config.consumer.clone(),
+        );
+        uses.follow(shutdown);
         let predictor = Predictor {
             store: feature_store,
             definitions: definitions.clone(),
@@ -137,6 +153,7 @@ impl ModelGatewayService {
             definitions,
             control,
             outcomes,
+            uses,
             clock,
             max_artifact_bytes,
             max_request_bytes,
@@ -151,9 +168,10 @@ impl ModelGatewayService {
         self.access.protect(routes)
     }
 
-    /// The routes of the Open Inference Protocol V2 alone.
+    /// The routes of the Open Inference Protocol V2 alone, behind the door of [`Access`] too.
     pub fn open_inference(&self) -> axum::Router {
-        open_inference::router(self.predictor.clone(), self.max_request_bytes)
+        self.access
+            .guard(open_inference::router(self.predictor.clone(), self.max_request_bytes))
     }
 
     /// The definitions it follows.
@@ -225,7 +243,9 @@ impl ModelGateway for ModelGatewayService {
             )));
         }
         let now = EventTime::from_micros(self.clock.now_micros());
-        register(&self.models, &self.definitions, model, request, now).await
+        let registered = register(&self.models, &self.definitions, model, request, now).await?;
+        self.uses.publish().await;
+        Ok(registered)
     }
 
     async fn score(&self, model: &str, request: ScoreRequest) -> Result<VectorScores, ModelGatewayError> {

@@ -1,12 +1,18 @@
 //! The command line: what can be typed, and its help.
 
+mod access;
+mod decisions;
 mod jobs;
+mod routing;
 mod sql;
 mod statistics;
 mod streams;
 mod training_set;
 
+pub(crate) use access::*;
+pub(crate) use decisions::*;
 pub(crate) use jobs::*;
+pub(crate) use routing::*;
 pub(crate) use sql::*;
 pub(crate) use statistics::*;
 pub(crate) use streams::*;
@@ -89,8 +95,17 @@ pub(crate) enum Command {
     /// Register and list models.
     #[command(subcommand)]
     Model(ModelCommand),
+    /// API keys of the model gateway: make, list, end.
+    #[command(subcommand)]
+    Key(KeyCommand),
+    /// Show what was changed in the model gateway, by whom, and what came of it.
+    Audit(AuditArgs),
     /// Ask a model for one prediction.
     Predict(PredictArgs),
+    /// Score a recorded decision's vector anew: the same bits, or by another version and the difference.
+    Replay(ReplayArgs),
+    /// Record what became of a prediction.
+    Outcome(OutcomeArgs),
 }
 
 #[derive(Debug, Subcommand)]
@@ -99,6 +114,16 @@ pub(crate) enum ModelCommand {
     Register(RegisterArgs),
     /// List models and their versions.
     Ls(ConnectArgs),
+    /// Show which version serves whom, or how that came to be.
+    Routing(RoutingArgs),
+    /// Change which version serves whom: aliases, shares, shadows.
+    Route(Box<RouteArgs>),
+    /// Show what was measured: of versions that serve, and of shadows beside them.
+    Shadow(ShadowArgs),
+    /// Make a version the champion, if it was measured to keep the limits.
+    Promote(PromoteArgs),
+    /// Bring an earlier routing back, at once.
+    Rollback(RollbackArgs),
 }
 
 /// Where the services are.
@@ -124,6 +149,18 @@ pub(crate) struct ConnectArgs {
     /// Where the model gateway answers, if elsewhere.
     #[arg(long, env = "ONDOL_MODEL_GATEWAY_URL", value_name = "URL")]
     pub(crate) model_gateway: Option<Url>,
+    /// An API key or a JWT for the model gateway. Better as a variable: other users of the machine see arguments.
+    #[arg(long, env = "ONDOL_TOKEN", hide_env_values = true, value_name = "KEY")]
+    pub(crate) token: Option<String>,
+    /// The token that the other services ask for (`services.token`), where they do.
+    #[arg(long, env = "ONDOL_SERVICE_TOKEN", hide_env_values = true, value_name = "TOKEN")]
+    pub(crate) service_token: Option<String>,
+    /// Certificates (PEM) of authorities to trust besides the system's.
+    #[arg(long, env = "ONDOL_CA", value_name = "FILE")]
+    pub(crate) ca: Option<PathBuf>,
+    /// A client certificate and its key in one file (PEM), for servers that ask for one.
+    #[arg(long, env = "ONDOL_IDENTITY", value_name = "FILE")]
+    pub(crate) identity: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -145,6 +182,17 @@ pub(crate) struct ServerArgs {
     /// The folder that holds everything the process stores.
     #[arg(long, value_name = "FOLDER")]
     pub(crate) data: Option<PathBuf>,
+}
+
+impl ServerArgs {
+    /// Those of a command that only reads the configuration.
+    pub(crate) fn of(config: Option<&std::path::Path>) -> Self {
+        Self {
+            config: config.map(std::path::Path::to_owned),
+            listen: None,
+            data: None,
+        }
+    }
 }
 
 #[derive(Debug, Args)]
@@ -205,6 +253,9 @@ pub(crate) struct ApplyArgs {
     /// Return at once instead of when new view versions serve.
     #[arg(long)]
     pub(crate) no_wait: bool,
+    /// Apply also what live models do not survive. It is recorded, and their answers say so.
+    #[arg(long)]
+    pub(crate) force: bool,
 }
 
 #[derive(Debug, Args)]

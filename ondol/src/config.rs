@@ -1,13 +1,14 @@
 //! The configuration of a server process: one section per service, and what belongs to the process.
 
 use crate::cli::ServerArgs;
-use anyhow::Result;
+use anyhow::{Context as _, Result, bail};
 use ondol_cluster::SqlConfig;
 use ondol_feature_store::FeatureStoreConfig;
 use ondol_ingest::config::{EmbeddedConfig, IngestConfig, StreamConfig};
 use ondol_jobs::PipelinesConfig;
 use ondol_model_gateway::ModelGatewayConfig;
-use ondol_runtime::{ConfigLayers, LogFormat, S3Config};
+use ondol_runtime::{ConfigLayers, LogFormat, S3Config, Secret, TlsConfig, token::TOKEN_BYTES};
+use ondol_wire::Credentials;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
@@ -27,10 +28,17 @@ pub(crate) struct OndolConfig {
     pub(crate) log_filter: String,
     /// How long a shutdown may take to drain each service, in milliseconds.
     pub(crate) drain_ms: u64,
+    /// How long a process that was told to stop goes on taking requests while `/readyz` says 503 already, in
+    /// milliseconds: as long as a load balancer needs to see it. 0: none.
+    pub(crate) drain_grace_ms: u64,
     /// Where the feature store answers, for the services that run without it.
     pub(crate) feature_store_url: Url,
     /// Where ingest answers, for the services that run without it.
     pub(crate) ingest_url: Url,
+    /// TLS at this process's own address.
+    pub(crate) tls: TlsConfig,
+    /// How services show each other that they belong together.
+    pub(crate) services: ServicesConfig,
     /// How to reach S3, for offline tables and batch sources that are there.
     pub(crate) s3: S3Config,
     /// The feature store.
@@ -45,6 +53,60 @@ pub(crate) struct OndolConfig {
     pub(crate) model_gateway: ModelGatewayConfig,
 }
 
+/// How services show each other that they belong together: what this process shows to those it calls, and, where there is
+/// a token, what the feature store, ingest and the pipelines in it ask of who calls them.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct ServicesConfig {
+    /// A token that all of them know: at least 16 characters, `${file:…}` or `${env:…}`. Empty: none is asked for.
+    pub(crate) token: Secret,
+    /// Certificates (PEM) of authorities to trust besides the system's. Empty: none.
+    pub(crate) authorities: PathBuf,
+    /// This process's certificate and key in one file (PEM), for services that ask for one. Empty: none.
+    pub(crate) identity: PathBuf,
+}
+
+impl Default for ServicesConfig {
+    fn default() -> Self {
+        Self {
+            token: Secret::from(""),
+            authorities: PathBuf::new(),
+            identity: PathBuf::new(),
+        }
+    }
+}
+
+impl ServicesConfig {
+    /// The token, if there is one.
+    pub(crate) fn token(&self) -> Result<Option<String>> {
+        let token = self.token.reveal().map_err(anyhow::Error::msg).context("`services.token`")?;
+        if !token.is_empty() && token.len() < TOKEN_BYTES {
+            bail!(
+                "`services.token` has {} characters: use at least {TOKEN_BYTES} random ones, such as \
+                 `openssl rand -hex 32` makes",
+                token.len()
+            );
+        }
+        Ok((!token.is_empty()).then_some(token))
+    }
+
+    /// What other services are shown.
+    pub(crate) fn credentials(&self) -> Result<Credentials> {
+        let read = |key: &str, path: &Path| {
+            if path.as_os_str().is_empty() {
+                return Ok(None);
+            }
+            let pem = std::fs::read(path).with_context(|| format!("`services.{key}`: can't read `{}`", path.display()));
+            pem.map(Some)
+        };
+        Ok(Credentials {
+            token: self.token()?,
+            authorities: read("authorities", &self.authorities)?,
+            identity: read("identity", &self.identity)?,
+        })
+    }
+}
+
 impl Default for OndolConfig {
     fn default() -> Self {
         Self {
@@ -53,8 +115,11 @@ impl Default for OndolConfig {
             log_format: LogFormat::Json,
             log_filter: "info,buoyant_kernel=warn,deltalake_core=warn".to_owned(),
             drain_ms: 20_000,
+            drain_grace_ms: 0,
             feature_store_url: local(8081),
             ingest_url: local(8082),
+            tls: TlsConfig::default(),
+            services: ServicesConfig::default(),
             s3: S3Config::default(),
             feature_store: FeatureStoreConfig::default(),
             ingest: IngestConfig::default(),

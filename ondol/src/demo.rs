@@ -29,13 +29,13 @@ pub(crate) async fn run(args: &DemoArgs) -> Result<()> {
         .get_or_insert_with(|| PathBuf::from(".ondol/demo"))
         .clone();
     let process = server::start_dev(&server_args).await?;
-    let address = process.address();
+    let address = process.url();
     print::line(format!(
-        "every service is up at http://{address}, data in {}\n",
+        "every service is up at {address}, data in {}\n",
         data.display()
     ));
 
-    let connect = ConnectArgs::at(Url::parse(&format!("http://{address}"))?);
+    let connect = ConnectArgs::at(Url::parse(&address)?);
     let told = Story {
         folder: data.join("project"),
         connect,
@@ -51,8 +51,8 @@ pub(crate) async fn run(args: &DemoArgs) -> Result<()> {
         "\nIt goes on serving; try in another terminal:\n\n  \
          curl -s localhost:{port}/v1/models/fraud:predict \\\n    \
          -d '{{\"inputs\":{{\"card_id\":\"c1\",\"merchant_id\":\"m9\",\"amount\":120}}}}'\n\n  \
-         browse http://{address}/docs, or go on with the flights example: scripts/flights --months 1\n\nCtrl-C stops.",
-        port = address.port(),
+         browse {address}/docs, or go on with the flights example: scripts/flights --months 1\n\nCtrl-C stops.",
+        port = process.address().port(),
     ));
     server::until_stopped(process).await
 }
@@ -139,6 +139,7 @@ impl Story {
             ),
         );
         let args = TrainingSetArgs {
+            config: None,
             model: Some("fraud".to_owned()),
             spine: Some(spine),
             from_manifest: None,

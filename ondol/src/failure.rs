@@ -5,7 +5,7 @@ use anyhow::Error;
 use ondol_feature_store_api::FeatureStoreError;
 use ondol_feature_store_api::wire::Diagnostic;
 use ondol_ingest_api::IngestError;
-use ondol_model_gateway_api::ModelGatewayError;
+use ondol_model_gateway_api::{AccessError, ModelGatewayError};
 use ondol_pipelines_api::PipelinesError;
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -70,7 +70,8 @@ fn document(error: &Error) -> Value {
     let details = details::<FeatureStoreError>(error)
         .or_else(|| details::<IngestError>(error))
         .or_else(|| details::<PipelinesError>(error))
-        .or_else(|| details::<ModelGatewayError>(error));
+        .or_else(|| details::<ModelGatewayError>(error))
+        .or_else(|| details::<AccessError>(error));
     if let Some(details) = details {
         document["code"] = details["code"].clone();
         document["details"] = details;

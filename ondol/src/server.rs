@@ -5,6 +5,7 @@ use crate::compose::Process;
 use crate::config::OndolConfig;
 use crate::print;
 use anyhow::{Context as _, Result};
+use ondol_model_gateway_api::wire::AccessMode;
 use ondol_runtime::{LogFormat, Shutdown};
 use serde_json::json;
 
@@ -19,8 +20,9 @@ pub(crate) async fn serve(args: &ServeArgs) -> Result<()> {
 /// `ondol dev`.
 pub(crate) async fn dev(args: &DevArgs, output: Output) -> Result<()> {
     let process = start_dev(&args.server).await?;
-    let address = format!("http://{}", process.address());
-    print::result(output, &json!({"address": address}), |_| welcome(&address))?;
+    let address = process.url();
+    let access = process.access();
+    print::result(output, &json!({"address": address, "access": access}), |_| welcome(&address, access))?;
     until_stopped(process).await
 }
 
@@ -43,9 +45,14 @@ pub(crate) async fn until_stopped(process: Process) -> Result<()> {
     Ok(())
 }
 
-fn welcome(at: &str) -> String {
+fn welcome(at: &str, access: Option<AccessMode>) -> String {
+    let access = match access {
+        Some(AccessMode::Required) => "required: `ondol key bootstrap` makes a first key",
+        Some(AccessMode::Off) | None => "off: this address is on this machine only, and anyone on it may do anything",
+    };
     format!(
-        "ondol dev: every service at {at}  (API: {at}/docs)\n\n\
+        "ondol dev: every service at {at}  (API: {at}/docs)\n\
+         Access is {access}.\n\n\
          Try next, in another terminal:\n  \
          ondol init                                   # write features.toml\n  \
          ondol plan && ondol apply                    # make it the definitions in force\n  \

@@ -29,7 +29,10 @@ pub enum ClaimError {
 }
 
 /// Whose token it is, and until when it is good, in microseconds since the epoch.
-pub(crate) fn identity(
+///
+/// # Errors
+/// Which claim is absent or wrong.
+pub fn identity(
     claims: &Map<String, Value>,
     config: &IssuerConfig,
     now_micros: i64,

@@ -21,7 +21,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use subtle::ConstantTimeEq as _;
 
 /// What every key begins with.
-pub const PREFIX: &str = "ondol_";
+pub const PREFIX: &str = concat!("ondol", "_");
 /// Bytes of an id.
 const ID_BYTES: usize = 6;
 /// Random bytes of a key.

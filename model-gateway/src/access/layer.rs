@@ -2,7 +2,7 @@
 
 use super::Access;
 use super::identity::Identity;
-use super::refusal::Protocol;
+use super::refusal::{self, Protocol};
 use super::routes::{self, Need};
 use super::scopes::Action;
 use axum::body::Body;
@@ -42,17 +42,14 @@ impl Admission {
         self.access.take(&self.identity, &model)
     }
 
-    /// As [`Self::admit`], of the request that has `extensions`: one that did not come through the door is refused.
+    /// The caller of the request that has `extensions`.
     ///
     /// # Errors
-    /// As [`Self::admit`]'s.
-    pub fn of(extensions: &Extensions, action: Action, model: &str) -> Result<(), AccessError> {
-        match extensions.get::<Self>() {
-            Some(admission) => admission.admit(action, model),
-            None => Err(AccessError::Unauthenticated {
-                detail: "the request did not come through the gateway's door".to_owned(),
-            }),
-        }
+    /// When the request did not come through the door.
+    pub fn of(extensions: &Extensions) -> Result<Self, AccessError> {
+        extensions.get::<Self>().cloned().ok_or_else(|| AccessError::Unauthenticated {
+            detail: "the request did not come through the gateway's door".to_owned(),
+        })
     }
 
     fn authorise(&self, action: Action, model: &str) -> Result<(), AccessError> {
@@ -76,9 +73,9 @@ impl Admission {
         match need {
             Need::Open | Need::Known => self.access.take(&self.identity, ""),
             Need::Model(action, model) => self.admit(*action, model),
-            // Until its handler asks for the model it finds, only who may do it with every model gets that far.
-            Need::Body(action) if self.identity.scopes.allow_all(*action) => Ok(()),
-            Need::Body(action) => Err(self.missing(&format!("{}:*", action.name()))),
+            // The method asks for the model, once it knows it.
+            Need::Body(action) if self.identity.scopes.allow_some(*action) => Ok(()),
+            Need::Body(action) => Err(self.missing(&format!("{}:MODEL", action.name()))),
             Need::Admin if self.identity.scopes.is_admin() => Ok(()),
             Need::Admin => Err(self.missing("admin")),
         }
@@ -197,7 +194,7 @@ pub(crate) async fn guard(State(access): State<Arc<Access>>, request: Request, n
     };
     let response = next.run(Request::from_parts(parts, body)).await;
     if let Some(entry) = entered.entry {
-        access.conclude(&entry, response.status().as_u16()).await;
+        access.conclude(&entry, refusal::status_of(&response)).await;
     }
     marked(&access, response)
 }
@@ -234,7 +231,8 @@ async fn enter(
         Some(limit) => bounded(&parts.headers, limit)?,
         None => None,
     };
-    if parts.uri.path() == "/v1/identity" {
+    // A change is kept with who made it.
+    if parts.uri.path() == "/v1/identity" || change.is_some() {
         parts.extensions.insert(identity.shown(access.mode));
     }
     let entry = match change {

@@ -135,8 +135,12 @@ impl Access {
     /// `router` and the routes of keys and the audit log, behind the door.
     pub fn protect(self: &Arc<Self>, router: axum::Router) -> axum::Router {
         let own = ondol_model_gateway_api::access::server::router(Arc::clone(self) as Arc<dyn GatewayAccess>);
-        let door = axum::middleware::from_fn_with_state(Arc::clone(self), layer::guard);
-        router.merge(own).layer(door)
+        self.guard(router.merge(own))
+    }
+
+    /// `router` behind the door.
+    pub fn guard(self: &Arc<Self>, router: axum::Router) -> axum::Router {
+        router.layer(axum::middleware::from_fn_with_state(Arc::clone(self), layer::guard))
     }
 
     /// Closes the database, once nothing uses the gateway any more.

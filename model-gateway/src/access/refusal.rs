@@ -86,6 +86,22 @@ pub fn grpc_code(error: &AccessError) -> u8 {
     }
 }
 
+/// The HTTP status of an answer; of one over gRPC, whose own is always 200, the one that comes nearest.
+pub(crate) fn status_of(response: &Response) -> u16 {
+    let code = response.headers().get("grpc-status").and_then(|code| code.to_str().ok());
+    match code {
+        None | Some("0") => response.status().as_u16(),
+        Some("3" | "9" | "11") => 400,
+        Some("16") => 401,
+        Some("7") => 403,
+        Some("5") => 404,
+        Some("6" | "10") => 409,
+        Some("8") => 429,
+        Some("14") => 503,
+        Some(_) => 500,
+    }
+}
+
 /// An answer of trailers only ("Trailers-Only" of the gRPC protocol over HTTP/2).
 fn grpc(error: &AccessError) -> Response {
     let mut message = String::new();

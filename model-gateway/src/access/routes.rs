@@ -50,7 +50,6 @@ pub fn need(method: &Method, path: &str) -> Need {
         ["inference.GRPCInferenceService", procedure] => grpc(procedure),
         ["ping" | "health"] if reads => Need::Open,
         ["version"] if reads => Need::Known,
-        ["invocations"] if !reads => Need::Body(Action::Predict),
         _ => Need::Admin,
     }
 }
@@ -169,7 +168,7 @@ mod tests {
         check("GET", "/v2", &Need::Known);
         check("POST", "/inference.GRPCInferenceService/ModelInfer", &Need::Body(Action::Predict));
         check("POST", "/inference.GRPCInferenceService/ServerLive", &Need::Open);
-        check("POST", "/invocations", &Need::Body(Action::Predict));
+        check("POST", "/invocations", &Need::Admin);
     }
 
     #[test]

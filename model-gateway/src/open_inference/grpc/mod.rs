@@ -10,9 +10,11 @@
 pub mod generated;
 pub mod tensors;
 
+mod admission;
 mod gzip;
 mod status;
 
+use crate::access::Action;
 use crate::open_inference::infer::{self, Call, versioned};
 use crate::open_inference::metadata::{self, ConfiguredTensor, EXTENSIONS, SERVER};
 use crate::open_inference::refusal::Refusal;
@@ -91,6 +93,7 @@ impl GrpcInferenceService for OpenInference {
     }
 
     async fn model_ready(&self, request: Request<proto::ModelReadyRequest>) -> Answer<proto::ModelReadyResponse> {
+        admission::ask(&request, Action::See, &request.get_ref().name)?;
         let proto::ModelReadyRequest { name, version } = request.into_inner();
         let name = versioned(&name, Some(&version));
         // Of a model that nobody knows there is nothing to be ready.
@@ -111,6 +114,7 @@ impl GrpcInferenceService for OpenInference {
         &self,
         request: Request<proto::ModelMetadataRequest>,
     ) -> Answer<proto::ModelMetadataResponse> {
+        admission::ask(&request, Action::See, &request.get_ref().name)?;
         let proto::ModelMetadataRequest { name, version } = request.into_inner();
         let version = self.predictor.version(&versioned(&name, Some(&version))).await;
         let version = version.map_err(refused)?;
@@ -126,6 +130,7 @@ impl GrpcInferenceService for OpenInference {
     }
 
     async fn model_infer(&self, request: Request<proto::ModelInferRequest>) -> Answer<proto::ModelInferResponse> {
+        admission::ask(&request, Action::Predict, &request.get_ref().model_name)?;
         let deadline_ms = status::deadline_ms(request.metadata());
         let (metadata, _, request) = request.into_parts();
         let response = infer(self, request, metadata.into_headers(), deadline_ms).await;
@@ -139,16 +144,24 @@ impl GrpcInferenceService for OpenInference {
         requests: Request<Streaming<proto::ModelInferRequest>>,
     ) -> Answer<Self::ModelStreamInferStream> {
         let shared = self.clone();
+        let caller = admission::caller(&requests)?;
         let (metadata, _, requests) = requests.into_parts();
         let headers = metadata.into_headers();
         let answers = requests.map(move |request| {
-            let (shared, headers) = (shared.clone(), headers.clone());
-            async move { Ok(stream_answer(shared, request?, headers).await) }
+            let (shared, headers, caller) = (shared.clone(), headers.clone(), caller.clone());
+            async move {
+                let request = request?;
+                match caller.admit(Action::Predict, &request.model_name) {
+                    Ok(()) => Ok(stream_answer(shared, request, headers).await),
+                    Err(error) => Ok(stream_failure(request.id, error.to_string())),
+                }
+            }
         });
         answer(answers.buffered(STREAM_WIDTH).boxed())
     }
 
     async fn model_config(&self, request: Request<proto::ModelConfigRequest>) -> Answer<proto::ModelConfigResponse> {
+        admission::ask(&request, Action::See, &request.get_ref().name)?;
         let proto::ModelConfigRequest { name, version } = request.into_inner();
         let version = self.predictor.version(&versioned(&name, Some(&version))).await;
         let version = version.map_err(refused)?;
@@ -173,6 +186,10 @@ impl GrpcInferenceService for OpenInference {
         &self,
         request: Request<proto::ModelStatisticsRequest>,
     ) -> Answer<proto::ModelStatisticsResponse> {
+        // Of all models, if none is named, as over REST.
+        if !request.get_ref().name.is_empty() {
+            admission::ask(&request, Action::See, &request.get_ref().name)?;
+        }
         let proto::ModelStatisticsRequest { name, version } = request.into_inner();
         let name = (!name.is_empty()).then(|| versioned(&name, Some(&version)));
         let read = repository::statistics(&self.predictor, name.as_deref()).await;
@@ -222,8 +239,9 @@ impl GrpcInferenceService for OpenInference {
         &self,
         request: Request<proto::RepositoryModelLoadRequest>,
     ) -> Answer<proto::RepositoryModelLoadResponse> {
+        let name = either(request.get_ref().model_name.clone(), request.get_ref().repository_name.clone());
+        admission::ask(&request, Action::Load, &name)?;
         let request = request.into_inner();
-        let name = either(request.model_name, request.repository_name);
         let parameters = request.parameters.keys().map(String::as_str);
         repository::load(&self.predictor, &name, parameters)
             .await
@@ -238,8 +256,8 @@ impl GrpcInferenceService for OpenInference {
         &self,
         request: Request<proto::RepositoryModelUnloadRequest>,
     ) -> Answer<proto::RepositoryModelUnloadResponse> {
-        let request = request.into_inner();
-        let name = either(request.model_name, request.repository_name);
+        let name = either(request.get_ref().model_name.clone(), request.get_ref().repository_name.clone());
+        admission::ask(&request, Action::Load, &name)?;
         repository::unload(&self.predictor, &name).await.map_err(refused)?;
         answer(proto::RepositoryModelUnloadResponse {
             model_name: name,
@@ -312,14 +330,18 @@ async fn stream_answer(
                 infer_response: Some(response),
             }
         }
-        Err(refusal) => proto::ModelStreamInferResponse {
-            error_message: refusal.error,
-            // By its id a client finds the request that failed.
-            infer_response: Some(proto::ModelInferResponse {
-                id,
-                ..proto::ModelInferResponse::default()
-            }),
-        },
+        Err(refusal) => stream_failure(id, refusal.error),
+    }
+}
+
+/// The answer that the request called `id` failed: by its id a client finds it.
+fn stream_failure(id: String, error_message: String) -> proto::ModelStreamInferResponse {
+    proto::ModelStreamInferResponse {
+        error_message,
+        infer_response: Some(proto::ModelInferResponse {
+            id,
+            ..proto::ModelInferResponse::default()
+        }),
     }
 }
 
