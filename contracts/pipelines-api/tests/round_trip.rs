@@ -137,6 +137,15 @@ fn requests() -> Vec<JobRequest> {
         JobRequest::Backfill(BackfillRequest {
             view: "card@2".to_owned(),
         }),
+        JobRequest::RecurringTrainingSet(RecurringTrainingSetRequest {
+            model: "fraud".to_owned(),
+            spine_query: Some("select 1 as x where '{start}' < '{end}'".to_owned()),
+            output: "s3://lake/{end_date}/train.parquet".to_owned(),
+            time_column: Some("ts".to_owned()),
+            as_of: AsOf::EventTime,
+            start: Some(EventTime::from_micros(3)),
+            ..RecurringTrainingSetRequest::default()
+        }),
     ]
 }
 

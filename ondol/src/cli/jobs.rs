@@ -158,10 +158,11 @@ pub(crate) struct ScheduleAddArgs {
     pub(crate) name: String,
     /// When: minute, hour, day of the month, month, day of the week, as in `30 3 * * *`.
     pub(crate) cron: String,
-    /// The kind of job: materialize, compact, vacuum, …
+    /// The kind of job: materialize, compact, vacuum, statistics, recurring-training-set.
     pub(crate) kind: String,
-    /// The source it works on.
-    pub(crate) source: String,
+    /// The source it works on; of a training set the model.
+    #[arg(value_name = "SOURCE|MODEL")]
+    pub(crate) subject: String,
     /// The time zone of the fields, for example Asia/Seoul.
     #[arg(long, default_value = "UTC")]
     pub(crate) zone: String,

@@ -41,11 +41,15 @@ pub(crate) async fn run(command: &ScheduleCommand, output: Output) -> Result<()>
     }
 }
 
-/// The job's request, from its kind, its source and `--set`.
+/// The kind whose jobs are about a model; those of all others are about a source.
+const OF_A_MODEL: &str = "recurring-training-set";
+
+/// The job's request, from its kind, its subject and `--set`.
 fn request(args: &ScheduleAddArgs) -> Result<JobRequest> {
     let mut fields = Map::new();
     fields.insert("kind".to_owned(), json!(args.kind));
-    fields.insert("source".to_owned(), json!(args.source));
+    let subject = if args.kind == OF_A_MODEL { "model" } else { "source" };
+    fields.insert(subject.to_owned(), json!(args.subject));
     for pair in &args.set {
         let Some((name, value)) = pair.split_once('=') else {
             bail!("--set `{pair}` is no NAME=VALUE: write for example --set dry_run=true");
@@ -54,7 +58,7 @@ fn request(args: &ScheduleAddArgs) -> Result<JobRequest> {
         fields.insert(name.to_owned(), value);
     }
     serde_json::from_value(Value::Object(fields))
-        .with_context(|| format!("`{}` of `{}` can't be scheduled", args.kind, args.source))
+        .with_context(|| format!("`{}` of `{}` can't be scheduled", args.kind, args.subject))
 }
 
 fn next(schedule: &Schedule) -> String {

@@ -7,7 +7,18 @@ use crate::error::JobError;
 use crate::table::event_files::{EventFiles, EventRange};
 use arrow::array::{ArrayRef, TimestampMicrosecondArray, UInt32Array};
 use async_trait::async_trait;
+use ondol_pipelines_api::OfflineSql;
 use ondol_vocabulary::{SourceDefinition, ViewDefinition};
+use std::sync::Arc;
+
+/// What a service of jobs computes with beside its own threads.
+#[derive(Clone, Default)]
+pub struct Engines {
+    /// Where training sets are joined, if not here.
+    pub joins: Option<Arc<dyn JoinEngine>>,
+    /// What answers the queries that make spines, if anything does.
+    pub sql: Option<Arc<dyn OfflineSql>>,
+}
 
 /// An engine that joins views to a spine elsewhere.
 #[async_trait]

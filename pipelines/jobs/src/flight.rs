@@ -26,7 +26,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tonic::{Code, Request, Response, Status, Streaming};
 
-use crate::kind::TRAINING_SET;
+use crate::kind::{self, TRAINING_SET};
 
 /// The protocol's service.
 const SERVICE: &str = "arrow.flight.protocol.FlightService";
@@ -90,7 +90,7 @@ impl Flights {
     }
 
     async fn info(&self, job: &Job, descriptor: FlightDescriptor) -> Result<FlightInfo, Status> {
-        if job.kind != TRAINING_SET || job.state != JobState::Succeeded {
+        if !kind::has_rows(&job.kind) || job.state != JobState::Succeeded {
             return Err(status(&PipelinesError::NoResult {
                 id: job.id.clone(),
                 state: format!("{} ({})", job.state.name(), job.kind),

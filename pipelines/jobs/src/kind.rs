@@ -3,10 +3,11 @@
 
 use crate::backfill::{BACKFILL, Backfill};
 use crate::config::PipelinesConfig;
-use crate::engine::JoinEngine;
+use crate::engine::Engines;
 use crate::error::JobError;
 use crate::materialize::{Materialization, Reaches};
 use crate::progress::Progress;
+use crate::recurring::{RECURRING_TRAINING_SET, RecurringTrainingSet};
 use crate::results::Results;
 use crate::statistics::{Kept, Statistics, Workplace};
 use crate::training_set::{Limits, TrainingSet};
@@ -56,8 +57,8 @@ pub(crate) struct Context {
     pub reaches: Reaches,
     /// Statistics of sources.
     pub kept: Kept,
-    /// Where training sets are joined, if not here.
-    pub engine: Option<Arc<dyn JoinEngine>>,
+    /// What computes elsewhere.
+    pub engines: Engines,
     /// The present.
     pub now: EventTime,
     /// How far it is, and whether to go on.
@@ -94,7 +95,11 @@ pub(crate) struct Checked {
 }
 
 /// Checks a request against definitions. The one place that knows every kind without a spine.
-pub(crate) fn check(snapshot: &Snapshot, request: &JobRequest) -> Result<Checked, PipelinesError> {
+pub(crate) fn check(
+    snapshot: &Snapshot,
+    request: &JobRequest,
+    config: &PipelinesConfig,
+) -> Result<Checked, PipelinesError> {
     let checked = |subject: &str, memory_mib, work| Checked {
         subject: subject.to_owned(),
         memory_mib,
@@ -119,7 +124,31 @@ pub(crate) fn check(snapshot: &Snapshot, request: &JobRequest) -> Result<Checked
             checked(&request.source, STREAMING_MIB, Box::new(work))
         }
         JobRequest::Backfill(request) => checked(&request.view, 0, Box::new(Backfill::check(request)?)),
+        JobRequest::RecurringTrainingSet(request) => {
+            let work = RecurringTrainingSet::check(snapshot, request)?;
+            // How large the spine is will be seen.
+            checked(
+                &request.model,
+                config.event_memory_mib.saturating_add(STREAMING_MIB),
+                Box::new(work),
+            )
+        }
     })
+}
+
+/// Whether jobs of this kind have rows to fetch.
+pub(crate) fn has_rows(kind: &str) -> bool {
+    kind == TRAINING_SET || kind == RECURRING_TRAINING_SET
+}
+
+/// What the join of a training set may take of what its job was given.
+pub(crate) fn training_set_limits(context: &Context) -> Limits {
+    let limits = context.config.limits();
+    Limits {
+        // A job that got less than it asked for makes do with what the spine leaves, and something to work with.
+        memory_bytes: limits.memory_bytes.min(context.memory_mib << 20).max(64 << 20),
+        ..limits
+    }
 }
 
 /// Memory that a training set takes whose spine has `bytes`.
@@ -154,21 +183,15 @@ fn stream(snapshot: &Snapshot, name: &str) -> Result<(), PipelinesError> {
 #[async_trait]
 impl Work for TrainingSet {
     async fn run(self: Box<Self>, context: &Context) -> Result<Outcome, JobError> {
-        let limits = context.config.limits();
-        let limits = Limits {
-            // A job that got less than it asked for makes do with what the spine leaves, and something to work with.
-            memory_bytes: limits.memory_bytes.min(context.memory_mib << 20).max(64 << 20),
-            ..limits
-        };
         let result = (context.results.clone(), context.result.clone());
         let manifest = (*self)
             .build(
                 context.store.as_ref(),
-                limits,
+                training_set_limits(context),
                 context.now,
                 Arc::clone(&context.progress),
                 result,
-                context.engine.as_deref(),
+                context.engines.joins.as_deref(),
             )
             .await?;
         Ok(Outcome {

@@ -21,6 +21,7 @@ pub mod point_in_time;
 mod pool;
 mod progress;
 mod queue;
+mod recurring;
 mod results;
 mod schedule;
 mod service;

@@ -4,17 +4,19 @@
 //! in which the schedule's next run is noted. A run that could not start in time, because no instance ran or the job
 //! before it had not ended, starts as soon as it can, once: the next run after it is counted from the present.
 
+use crate::config::PipelinesConfig;
 use crate::error::JobError;
 use crate::kind;
 use crate::ledger::{Firing, Ledger, ScheduleRow};
 use crate::queue::{Queue, unavailable};
+use crate::recurring::{self, Period};
 use chrono::{DateTime, Utc};
 use chrono_tz::Tz;
 use croner::Cron;
 use croner::parser::{CronParser, Seconds, Year};
 use ondol_feature_store_api::FeatureStore;
 use ondol_pipelines_api::PipelinesError;
-use ondol_pipelines_api::wire::{JobRequest, Schedule, ScheduleRequest};
+use ondol_pipelines_api::wire::{JobRequest, RecurringTrainingSetRequest, Schedule, ScheduleRequest};
 use ondol_runtime::Shutdown;
 use ondol_vocabulary::{EventTime, Snapshot};
 use ondol_wire::ContractError;
@@ -53,6 +55,23 @@ impl Times {
         Ok(Self { cron: parsed, zone })
     }
 
+    /// What a run that is due at `due` is about, at `now`: from the time before that, until the last time that has come.
+    /// Runs that were missed are made up for by one, which is about all their time: runs leave nothing out in between.
+    fn period(&self, due: EventTime, now: EventTime) -> Period {
+        let before = |moment: EventTime, inclusive: bool| {
+            let moment: DateTime<Utc> = DateTime::from_timestamp_micros(moment.micros())?;
+            let found = self
+                .cron
+                .find_previous_occurrence(&moment.with_timezone(&self.zone), inclusive)
+                .ok()?;
+            Some(EventTime::from_micros(found.timestamp_micros()))
+        };
+        Period {
+            start: before(due, false),
+            end: before(now, true).filter(|end| *end >= due).or(Some(due)),
+        }
+    }
+
     /// The first moment after `moment`; none if it is never due again.
     fn after(&self, moment: EventTime) -> Option<EventTime> {
         let moment: DateTime<Utc> = DateTime::from_timestamp_micros(moment.micros())?;
@@ -68,6 +87,7 @@ impl Times {
 pub(crate) async fn create(
     ledger: &Ledger,
     snapshot: &Snapshot,
+    config: &PipelinesConfig,
     request: ScheduleRequest,
     now: EventTime,
 ) -> Result<Schedule, PipelinesError> {
@@ -92,10 +112,14 @@ pub(crate) async fn create(
         .ok_or_else(|| PipelinesError::invalid(format!("cron `{cron}` is never due: no such day comes")))?;
     if matches!(request, JobRequest::Backfill(_)) {
         return Err(PipelinesError::invalid(
-            "a backfill is done once, and begun by itself: schedule jobs of kind materialize for what changes".to_owned(),
+            "a backfill is done once, and begun by itself: schedule jobs of kind materialize for what changes"
+                .to_owned(),
         ));
     }
-    kind::check(snapshot, &request)?;
+    kind::check(snapshot, &request, config)?;
+    if let JobRequest::RecurringTrainingSet(request) = &request {
+        recurring::check_recurs(request)?;
+    }
     let row = ScheduleRow {
         request: serde_json::to_string(&request).map_err(|cause| PipelinesError::Internal {
             detail: cause.to_string(),
@@ -223,7 +247,10 @@ async fn submit_due(queue: &Queue, ledger: &Ledger, store: &dyn FeatureStore) ->
             name: row.name,
         };
         let outcome = match serde_json::from_str::<JobRequest>(&row.request) {
-            Ok(request) => queue.submit_due(&snapshot, &request, firing.clone()).await,
+            Ok(request) => {
+                let request = of_run(request, times.period(firing.due_at, now));
+                queue.submit_due(&snapshot, &request, firing.clone()).await
+            }
             Err(cause) => Err(PipelinesError::invalid(format!("its request can't be read: {cause}"))),
         };
         let outcome = match outcome {
@@ -246,6 +273,18 @@ async fn submit_due(queue: &Queue, ledger: &Ledger, store: &dyn FeatureStore) ->
         metrics::counter!("ondol_pipelines_schedule_runs_total", "schedule" => name, "outcome" => outcome).increment(1);
     }
     Ok(())
+}
+
+/// The request of one run of a schedule, which is about `period`.
+fn of_run(request: JobRequest, period: Period) -> JobRequest {
+    match request {
+        JobRequest::RecurringTrainingSet(request) => JobRequest::RecurringTrainingSet(RecurringTrainingSetRequest {
+            start: period.start,
+            end: period.end,
+            ..request
+        }),
+        other => other,
+    }
 }
 
 #[cfg(test)]
@@ -280,6 +319,29 @@ mod tests {
             "UTC",
             "2026-11-20T10:30:00Z",
             &["2026-11-20T10:40:00Z", "2026-11-23T09:00:00Z"],
+        );
+    }
+
+    #[test]
+    fn what_runs_are_about_leaves_no_time_out() {
+        let times = Times::parse("30 3 * * *", "UTC").unwrap();
+        let moment = |text| EventTime::parse(text).unwrap();
+        let period = |due, now| {
+            let Period { start, end } = times.period(moment(due), moment(now));
+            [start.unwrap().to_string(), end.unwrap().to_string()]
+        };
+        assert_eq!(
+            period("2026-11-21T03:30:00Z", "2026-11-21T03:30:00.4Z"),
+            ["2026-11-20T03:30:00Z", "2026-11-21T03:30:00Z"]
+        );
+        // Nobody was there for two days.
+        assert_eq!(
+            period("2026-11-22T03:30:00Z", "2026-11-24T09:00:00Z"),
+            ["2026-11-21T03:30:00Z", "2026-11-24T03:30:00Z"]
+        );
+        assert_eq!(
+            times.after(moment("2026-11-24T09:00:00Z")),
+            Some(moment("2026-11-25T03:30:00Z"))
         );
     }
 

@@ -2,7 +2,7 @@
 
 use crate::backfill;
 use crate::config::PipelinesConfig;
-use crate::engine::JoinEngine;
+use crate::engine::Engines;
 use crate::error::JobError;
 use crate::ledger::Ledger;
 use crate::materialize::{Reaches, reconcile};
@@ -52,15 +52,15 @@ impl PipelinesService {
         shutdown: &Shutdown,
         health: &Health,
     ) -> Result<Self, PipelinesError> {
-        Self::open_on(None, config, feature_store, clock, shutdown, health).await
+        Self::open_on(Engines::default(), config, feature_store, clock, shutdown, health).await
     }
 
-    /// As [`Self::open`], with training sets joined on `engine` where there is one.
+    /// As [`Self::open`], computing with `engines`.
     ///
     /// # Errors
     /// As of [`Self::open`].
     pub async fn open_on(
-        engine: Option<Arc<dyn JoinEngine>>,
+        engines: Engines,
         config: PipelinesConfig,
         feature_store: Arc<dyn FeatureStore>,
         clock: Arc<dyn Clock>,
@@ -104,7 +104,7 @@ impl PipelinesService {
             kept: kept.clone(),
             results,
             spines,
-            engine,
+            engines,
             shutdown: shutdown.token(),
         });
         queue.sweep_leftovers().await.map_err(fault)?;
@@ -182,7 +182,7 @@ impl Pipelines for PipelinesService {
 
     async fn create_schedule(&self, request: ScheduleRequest) -> Result<Schedule, PipelinesError> {
         let snapshot = self.snapshot().await?;
-        schedule::create(&self.ledger, &snapshot, request, self.queue.now()).await
+        schedule::create(&self.ledger, &snapshot, self.queue.config(), request, self.queue.now()).await
     }
 
     async fn schedules(&self) -> Result<Vec<Schedule>, PipelinesError> {

@@ -1,13 +1,13 @@
 //! Jobs: what is asked for, and where it stands.
 
-use super::{BackfillRequest, Manifest, MaterializeRequest, StatisticsRequest};
+use super::{BackfillRequest, Manifest, MaterializeRequest, RecurringTrainingSetRequest, StatisticsRequest};
 use ondol_vocabulary::EventTime;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
 use utoipa::ToSchema;
 
-/// What a job is to do. A training set is asked for with its spine, in a request of its own.
+/// What a job is to do. A training set whose spine is sent is asked for in a request of its own.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
 pub enum JobRequest {
@@ -21,6 +21,8 @@ pub enum JobRequest {
     Statistics(StatisticsRequest),
     /// Let the online rows of a view version be built, and follow that.
     Backfill(BackfillRequest),
+    /// Build a training set from a spine that the job reads, and keep it.
+    RecurringTrainingSet(RecurringTrainingSetRequest),
 }
 
 impl JobRequest {
@@ -32,6 +34,7 @@ impl JobRequest {
             Self::Vacuum(_) => "vacuum",
             Self::Statistics(_) => "statistics",
             Self::Backfill(_) => "backfill",
+            Self::RecurringTrainingSet(_) => "recurring-training-set",
         }
     }
 }

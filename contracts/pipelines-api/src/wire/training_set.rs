@@ -4,6 +4,7 @@ use super::Manifest;
 use crate::error::PipelinesError;
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
+use ondol_vocabulary::EventTime;
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -91,6 +92,37 @@ pub struct TrainingSetOptions {
     /// What a row may see.
     #[serde(default)]
     pub as_of: AsOf,
+}
+
+/// A training set whose spine the job reads by itself, and whose rows it keeps: one that a schedule can submit.
+///
+/// In `spine`, `spine_query` and `output`, `{start}` and `{end}` stand for moments (`2026-11-21T03:30:00Z`), `{start_date}`
+/// and `{end_date}` for their dates in UTC.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct RecurringTrainingSetRequest {
+    /// The model whose feature vector is built.
+    pub model: String,
+    /// Where the spine is: a Parquet file, or a folder of them; a path or a URL. Or else `spine_query`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spine: Option<String>,
+    /// A query over the offline tables whose rows are the spine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spine_query: Option<String>,
+    /// Where the rows are kept: a `.parquet` file; a path or a URL. The manifest goes beside it.
+    #[schema(example = "s3://lake/sets/{end_date}/train.parquet")]
+    pub output: String,
+    /// The spine's time column, if its name does not say so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub time_column: Option<String>,
+    /// What a row may see.
+    #[serde(default)]
+    pub as_of: AsOf,
+    /// The first moment that the run is about. A schedule fills in the end of the run before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start: Option<EventTime>,
+    /// The first moment after what the run is about. A schedule fills in when the run is due.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub end: Option<EventTime>,
 }
 
 /// What a training row at `t` may see.

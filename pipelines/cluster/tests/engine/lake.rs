@@ -1,8 +1,10 @@
 //! Tables to read: a log of events, and a batch source beside it.
 
+use crate::support::lake::upload;
 use crate::support::oracle::Event;
 use crate::support::{FakeStore, batch, moments, strings, write_log};
 use arrow::array::{ArrayRef, Float64Array, RecordBatch};
+use ondol_feature_store_api::wire::OfflineTable;
 use ondol_vocabulary::ViewState;
 use parquet::arrow::ArrowWriter;
 use std::fs::File;
@@ -14,7 +16,7 @@ pub const START: i64 = 1_357_077_600_000_000;
 pub const MINUTE: i64 = 60_000_000;
 
 /// Definitions of a stream and a table, read by one model through views of different keys.
-fn definitions(merchants: &Path) -> String {
+fn definitions(merchants: &str) -> String {
     format!(
         r#"
 [source.events]
@@ -23,7 +25,7 @@ time = "ts"
 schema = {{ k = "string", amount = "f64", n = "i64", flag = "bool", ts = "timestamp" }}
 
 [source.merchants]
-parquet = "{}"
+parquet = "{merchants}"
 time = "updated_at"
 schema = {{ m = "string", risk = "f64", updated_at = "timestamp" }}
 
@@ -47,8 +49,7 @@ ttl = "3h"
 inputs = {{ k = "string", m = "string", amount = "f64" }}
 features = ["w.*", "merchant.*", "amount", "derived.ratio"]
 derived.ratio = "amount / nullif(w.sum_2h, 0)"
-"#,
-        merchants.display()
+"#
     )
 }
 
@@ -60,7 +61,7 @@ pub async fn lake(folder: &Path, events: &[Event]) -> Arc<FakeStore> {
     for (name, risk) in [("a.parquet", 0.0), ("b.parquet", 100.0)] {
         write_parquet(&merchants.join(name), &merchants_batch(risk));
     }
-    let store = FakeStore::with(&definitions(&merchants), ViewState::Active);
+    let store = FakeStore::with(&definitions(merchants.to_str().unwrap()), ViewState::Active);
     if !events.is_empty() {
         let log = folder.join("log");
         std::fs::create_dir_all(&log).unwrap();
@@ -68,6 +69,19 @@ pub async fn lake(folder: &Path, events: &[Event]) -> Arc<FakeStore> {
         write_log(&log, &[first.to_vec(), second.to_vec()]).await;
         store.archive("events", &log);
     }
+    Arc::new(store)
+}
+
+/// A store over the tables of [`lake`] in `folder`, copied to a bucket.
+pub async fn lake_on_s3(folder: &Path) -> Arc<FakeStore> {
+    let bucket = upload(folder).await;
+    let store = FakeStore::with(&definitions(&format!("{bucket}/merchants")), ViewState::Active);
+    store.tables.lock().unwrap().push(OfflineTable {
+        source: "events".to_owned(),
+        url: format!("{bucket}/log/"),
+        version: Some(0),
+        rows: None,
+    });
     Arc::new(store)
 }
 

@@ -1,11 +1,13 @@
 //! Queries over offline tables.
 
-use crate::lake::{START, events, lake, write_parquet};
+use crate::lake::{START, events, lake, lake_on_s3, write_parquet};
+use crate::support::lake::reach_s3;
 use crate::support::{FakeStore, batch, floats, strings};
 use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::Int64Type;
 use futures::TryStreamExt;
 use ondol_cluster::{SqlConfig, SqlService};
+use ondol_feature_store_api::wire::OfflineTable;
 use ondol_pipelines_api::sql::{OfflineSql, SqlRequest, server};
 use ondol_pipelines_api::{PipelinesClient, PipelinesError};
 use ondol_runtime::ObjectStores;
@@ -74,6 +76,47 @@ async fn every_source_is_a_table_under_its_name() {
         .collect();
     assert!(names.contains(&"events") && names.contains(&"merchants"), "{names:?}");
     assert!(answer(&service, "describe events").await.num_rows() >= 9);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tables_on_s3_answer_as_those_on_disk_do() {
+    reach_s3();
+    let folder = tempfile::tempdir().unwrap();
+    let tables = folder.path().join("tables");
+    std::fs::create_dir(&tables).unwrap();
+    let disk = service(folder.path(), lake(&tables, &events(1_000, 20)).await);
+    let s3 = lake_on_s3(&tables).await;
+    let s3 = SqlService::new(config(folder.path()), s3, ObjectStores::of_process()).unwrap();
+    for query in [
+        "select * from events order by _offset",
+        "select k, count(*), sum(n), max(ts) from events where amount > 3 group by k order by k",
+        "select _event_date, count(*) from events group by 1 order by 1",
+        "select e.k, m.m, e.n from events e join merchants m on e.n = cast(substr(m.m, 3) as bigint)
+         where m.risk < 10 order by e._offset, m.m, m.risk limit 300",
+        "select count(*) from events where ts >= timestamp '2013-01-01T23:00:00Z'",
+        "select m, risk, row_number() over (partition by m order by risk desc) from merchants order by 1, 2",
+    ] {
+        let (here, there) = (answer(&disk, query).await, answer(&s3, query).await);
+        assert!(here.num_rows() > 0, "{query}");
+        assert_eq!(here, there, "{query}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bucket_that_is_missing_is_told_with_the_remedy() {
+    reach_s3();
+    let folder = tempfile::tempdir().unwrap();
+    let store = lake(folder.path(), &[]).await;
+    store.tables.lock().unwrap().push(OfflineTable {
+        source: "events".to_owned(),
+        url: "s3://ondol-no-such-bucket/log/".to_owned(),
+        version: Some(0),
+        rows: None,
+    });
+    let service = SqlService::new(config(folder.path()), store, ObjectStores::of_process()).unwrap();
+    let error = refusal(&service, "select count(*) from events").await.to_string();
+    assert!(error.contains("ondol-no-such-bucket"), "{error}");
+    assert!(error.contains("check the bucket's name"), "{error}");
 }
 
 #[tokio::test]

@@ -15,9 +15,9 @@ mod sweep;
 
 use crate::backfill::{self, BACKFILL};
 use crate::config::PipelinesConfig;
-use crate::engine::JoinEngine;
+use crate::engine::Engines;
 use crate::error::JobError;
-use crate::kind::TRAINING_SET;
+use crate::kind;
 use crate::ledger::Ledger;
 use crate::materialize::Reaches;
 use crate::memory::Memory;
@@ -57,8 +57,8 @@ pub(crate) struct Parts {
     pub results: Results,
     /// Spines of jobs.
     pub spines: Spines,
-    /// Where training sets are joined, if not here.
-    pub engine: Option<Arc<dyn JoinEngine>>,
+    /// What computes elsewhere.
+    pub engines: Engines,
     /// When to stop.
     pub shutdown: CancellationToken,
 }
@@ -170,7 +170,7 @@ impl Queue {
             id: id.to_owned(),
             state,
         };
-        if job.kind != TRAINING_SET || job.state != JobState::Succeeded {
+        if !kind::has_rows(&job.kind) || job.state != JobState::Succeeded {
             return Err(none(format!("{} ({})", job.state.name(), job.kind)));
         }
         let read = self.parts.results.read(&result_name(&job)).await;
@@ -180,6 +180,11 @@ impl Queue {
                 self.parts.config.result_minutes
             ))
         })
+    }
+
+    /// Bounds and ages.
+    pub(crate) fn config(&self) -> &PipelinesConfig {
+        &self.parts.config
     }
 
     /// Tells those who wait that the ledger has changed.

@@ -8,6 +8,7 @@ use super::{Queue, unavailable, unknown_job};
 use crate::backfill::{self, BACKFILL};
 use crate::kind::{self, TRAINING_SET};
 use crate::ledger::{Firing, KeyDigest, Submission, Submitted};
+use crate::recurring;
 use crate::spines::Encoded;
 use crate::training_set::TrainingSet;
 use ondol_pipelines_api::PipelinesError;
@@ -72,6 +73,9 @@ impl Queue {
         request: &JobRequest,
         key: Option<IdempotencyKey>,
     ) -> Result<Job, PipelinesError> {
+        if let JobRequest::RecurringTrainingSet(request) = request {
+            recurring::check_complete(request)?;
+        }
         let origin = Origin {
             key,
             ..Origin::default()
@@ -102,7 +106,7 @@ impl Queue {
     ) -> Result<(Job, bool), PipelinesError> {
         let asked = stored(request)?;
         let request = backfill::resolved(snapshot, request)?;
-        let checked = kind::check(snapshot, &request)?;
+        let checked = kind::check(snapshot, &request, &self.parts.config)?;
         let prepared = Prepared {
             kind: request.kind().to_owned(),
             subject: checked.subject,

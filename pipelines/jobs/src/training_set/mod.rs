@@ -27,7 +27,7 @@ use crate::table::Table;
 use again::Again;
 use arrow::array::{ArrayRef, RecordBatch};
 use ondol_feature_store_api::FeatureStore;
-use ondol_pipelines_api::wire::{Manifest, TrainingSetRequest};
+use ondol_pipelines_api::wire::{AsOf, Manifest, TrainingSetRequest};
 use ondol_pipelines_api::{PipelinesError, RowsDigest};
 use ondol_vocabulary::{EventTime, Snapshot, SourceDefinition};
 use output::Assembled;
@@ -43,6 +43,11 @@ pub(crate) struct TrainingSet {
     spine: Spine,
     /// What it must come out as, when it is made again.
     again: Option<Again>,
+}
+
+/// Whether training sets of `model` can be built: it is known, and all its views serve.
+pub(crate) fn check_model(snapshot: &Snapshot, model: &str) -> Result<(), PipelinesError> {
+    Plan::compile(snapshot, model, AsOf::default()).map(drop)
 }
 
 /// How much of the machine a build may take.

@@ -12,6 +12,7 @@ mod idempotency;
 mod instances;
 #[path = "../ledger/mod.rs"]
 mod ledger;
+mod recurring;
 mod schedules;
 #[path = "../support/mod.rs"]
 mod support;
