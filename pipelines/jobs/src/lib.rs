@@ -33,4 +33,4 @@ mod training_set;
 
 pub use config::PipelinesConfig;
 pub use service::PipelinesService;
-pub use table::event_files;
+pub use table::{delta_table, event_files};

@@ -401,7 +401,10 @@ mod tests {
         let mut writer = results.write("a", &batch("one").schema()).unwrap();
         writer.push(&batch("one")).unwrap();
         let error = blocking(move || writer.finish()).await.unwrap_err().to_string();
-        assert!(error.contains("check the bucket's name") && error.contains("ondol-no-such-bucket"), "{error}");
+        assert!(
+            error.contains("check the bucket's name") && error.contains("ondol-no-such-bucket"),
+            "{error}"
+        );
         assert_eq!(fs::read_dir(own.path()).unwrap().count(), 0);
     }
 

@@ -12,9 +12,9 @@ mod ledger;
 mod support;
 
 use arrow::array::RecordBatch;
-use ondol_feature_store_api::wire::OfflineTable;
 use futures::TryStreamExt;
 use ledger::Schema;
+use ondol_feature_store_api::wire::OfflineTable;
 use ondol_jobs::PipelinesConfig;
 use ondol_pipelines_api::Pipelines;
 use ondol_pipelines_api::wire::{AsOf, JobState, MaterializeRequest, TrainingSetRequest};
@@ -308,7 +308,10 @@ async fn what_is_missing_on_s3_is_named_with_the_remedy() {
 
 /// The names under `prefix` of `root`.
 async fn objects(root: &str, prefix: &str) -> Vec<String> {
-    let store = ObjectStores::of_process().at(&format!("{root}/{prefix}")).unwrap().store();
+    let store = ObjectStores::of_process()
+        .at(&format!("{root}/{prefix}"))
+        .unwrap()
+        .store();
     let found: Vec<_> = store.list(None).try_collect().await.unwrap();
     found.into_iter().map(|object| object.location.to_string()).collect()
 }
@@ -375,7 +378,11 @@ async fn a_result_that_its_bucket_refuses_fails_the_job_with_the_remedy() {
     };
     let bench = Bench::open(Arc::new(store), config).await;
     let spine = batch(vec![("id", integers([Some(2)])), ("t", moments([START]))]);
-    let job = bench.service.training_set(request("trips", AsOf::KnownAt, spine)).await.unwrap();
+    let job = bench
+        .service
+        .training_set(request("trips", AsOf::KnownAt, spine))
+        .await
+        .unwrap();
     let job = bench.ended(&job.id).await;
     let error = job.error.unwrap();
     assert_eq!(job.state, JobState::Failed);

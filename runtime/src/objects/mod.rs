@@ -332,7 +332,11 @@ impl Cause {
             Error::NotFound { .. } => return Self::Missing,
             _ => {}
         }
-        let text = error.to_string();
+        Self::told(&error.to_string())
+    }
+
+    /// The cause of a failure of which only the text is left.
+    pub fn told(text: &str) -> Self {
         let says = |signs: &[&str]| signs.iter().any(|sign| text.contains(sign));
         if says(&[
             "AccessDenied",

@@ -2,25 +2,15 @@
 
 use super::{ListedFile, Listing, split_columns, store_of};
 use crate::fault::EngineError;
-use deltalake_core::DeltaTableBuilder;
 use deltalake_core::kernel::LogicalFileView;
+use ondol_jobs::delta_table;
 use ondol_runtime::objects::Location;
 
 /// Lists the files of the Delta table at `place`, at `version` or the newest.
 pub(super) async fn open(place: &Location, version: Option<u64>) -> Result<Listing, EngineError> {
     let location = place.to_string();
     let error = |detail: String| EngineError::table(&location, detail);
-    let url = place.folder_url();
-    let mut builder = DeltaTableBuilder::from_url(url.clone())
-        .map_err(|cause| error(cause.to_string()))?
-        .with_storage_backend(place.root(), url);
-    if let Some(version) = version {
-        builder = builder.with_version(version);
-    }
-    // Boxed: the loader's future is tens of kilobytes.
-    let table = Box::pin(builder.load())
-        .await
-        .map_err(|cause| error(cause.to_string()))?;
+    let table = delta_table(place, version).await.map_err(error)?;
     let state = table.snapshot().map_err(|cause| error(cause.to_string()))?;
     let mapping = state.metadata().configuration().get("delta.columnMapping.mode");
     if let Some(mode) = mapping.filter(|mode| *mode != "none") {

@@ -43,9 +43,8 @@ impl Queue {
             }
         }
         let results = self.parts.results.clone();
-        let removed = tokio::task::spawn_blocking(move || {
-            give_up.iter().try_for_each(|file| results.remove_unfinished(file))
-        });
+        let removed =
+            tokio::task::spawn_blocking(move || give_up.iter().try_for_each(|file| results.remove_unfinished(file)));
         removed.await.map_err(JobError::internal)?
     }
 

@@ -6,6 +6,7 @@ use deltalake_core::kernel::LogicalFileView;
 use deltalake_core::logstore::{LogStoreRef, StorageConfig, default_logstore};
 use deltalake_core::{DeltaTable, DeltaTableError};
 use ondol_runtime::Location;
+use ondol_runtime::objects::Cause;
 use ondol_vocabulary::Field;
 
 /// Opens the newest version of the Delta table at `place`, which must have the columns `declared`.
@@ -31,23 +32,30 @@ pub(super) async fn open(place: &str, positions: Positions, declared: &[Field]) 
 
 /// Reads the log of the Delta table at `place`.
 pub(super) async fn load(place: &str) -> Result<DeltaTable, JobError> {
-    let mut table = DeltaTable::new(log_store(place)?);
+    let at = location::existing(place)?;
+    let loaded = delta_table(&at, None).await;
+    loaded.map_err(|detail| JobError::table(place, detail))
+}
+
+/// The Delta table at `at`, on a disk or in a bucket, its log read up to `version` or the newest. The error says what is
+/// wrong and what to do.
+pub async fn delta_table(at: &Location, version: Option<u64>) -> Result<DeltaTable, String> {
+    let mut table = DeltaTable::new(log_of(at));
     // Boxed: the loader's future is tens of kilobytes.
-    match Box::pin(table.load()).await {
-        Ok(()) => Ok(table),
-        Err(cause) => Err(JobError::table(place, unloaded(&location::existing(place)?, &cause))),
-    }
+    let loaded = match version {
+        None => Box::pin(table.load()).await,
+        Some(version) => Box::pin(table.load_version(version)).await,
+    };
+    loaded.map(|()| table).map_err(|cause| unloaded(at, &cause))
 }
 
 /// The log of the Delta table at `place`, unread.
 pub(super) fn log_store(place: &str) -> Result<LogStoreRef, JobError> {
-    let at = location::existing(place)?;
-    Ok(default_logstore(
-        at.store(),
-        at.root(),
-        &at.folder_url(),
-        &StorageConfig::default(),
-    ))
+    Ok(log_of(&location::existing(place)?))
+}
+
+fn log_of(at: &Location) -> LogStoreRef {
+    default_logstore(at.store(), at.root(), &at.folder_url(), &StorageConfig::default())
 }
 
 /// What the table is at the version that was loaded.
@@ -87,7 +95,14 @@ fn unloaded(at: &Location, cause: &DeltaTableError) -> String {
             "there is no Delta table: check the location, or declare it as `parquet = …` if it has no `_delta_log`"
                 .to_owned()
         }
-        cause => cause.to_string(),
+        // What the log's reader says of a store is text by then.
+        cause => {
+            let text = cause.to_string();
+            match Cause::told(&text) {
+                Cause::Other => text,
+                known => format!("{text}; {}", known.remedy(at.local_path().is_some())),
+            }
+        }
     }
 }
 

@@ -23,6 +23,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use url::Url;
 
+pub use delta::delta_table;
 pub(crate) use scan::{Marks, Scan, TimeRange, Unit};
 
 /// A table at one version.
