@@ -21,7 +21,7 @@ pub mod wires;
 pub type Target = fn(&[u8]);
 
 /// Every target by its name.
-pub const TARGETS: [(&str, Target); 17] = [
+pub const TARGETS: [(&str, Target); 19] = [
     ("json_events", events::json),
     ("avro_events", events::avro),
     ("protobuf_events", events::protobuf),

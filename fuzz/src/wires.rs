@@ -1,9 +1,16 @@
-//! What services send each other and clients send: Arrow streams and JSON.
+//! What services send each other and clients send: Arrow streams, JSON, and tensors as bytes and messages.
 
 use ondol_feature_store_api::feature_batch::FeatureBatchJson;
 use ondol_feature_store_api::wire::{Delivery, FeatureBatch, ReadRequest};
+use bytes::Bytes;
+use ondol_model_gateway::open_inference::compression::{self, Encoding};
+use ondol_model_gateway::open_inference::datatype::Datatype;
+use ondol_model_gateway::open_inference::grpc::generated::ModelInferRequest;
+use ondol_model_gateway::open_inference::tensor::{Elements, InputTensor};
 use ondol_model_gateway::open_inference::wire::InferRequest;
+use ondol_model_gateway::open_inference::{blob, grpc};
 use ondol_vocabulary::{DefinitionFiles, Snapshot, Value, batch};
+use prost::Message;
 use serde::de::DeserializeOwned;
 
 /// An answer of the feature store.
@@ -50,23 +57,74 @@ pub fn json(data: &[u8]) {
     }
 }
 
-/// A request of the Open Inference Protocol: tensors are as long as their shapes say, or refused.
+/// A request of the Open Inference Protocol over REST: 2 bytes say how long its JSON is (0xffff: all of it is), then the
+/// JSON and the bytes of binary tensors follow.
 pub fn inference_request(data: &[u8]) {
-    let Ok(request) = serde_json::from_slice::<InferRequest>(data) else {
+    let Some((length, body)) = data.split_first_chunk::<2>() else {
         return;
     };
-    for input in request.inputs {
-        if let Ok(tensor) = input.into_tensor() {
-            let elements = tensor.shape.iter().product::<i64>();
-            assert_eq!(tensor.data.len() as i64, elements);
-        }
+    let length = match u16::from_le_bytes(*length) {
+        u16::MAX => None,
+        length => Some(usize::from(length)),
+    };
+    if let Ok(request) = InferRequest::parse(&Bytes::copy_from_slice(body), length) {
+        request.deadline_ms();
+        tensors(request.inputs);
     }
-    let Ok(request) = serde_json::from_slice::<InferRequest>(data) else {
+}
+
+/// The same over gRPC.
+pub fn inference_message(data: &[u8]) {
+    let Ok(request) = ModelInferRequest::decode(Bytes::copy_from_slice(data)) else {
         return;
     };
-    for input in request.inputs {
-        if let Ok((_, values)) = input.into_scalars() {
+    let _ = grpc::tensors::check_outputs(&request.outputs);
+    if let Ok(inputs) = grpc::tensors::inputs(request.inputs, request.raw_input_contents) {
+        tensors(inputs);
+    }
+}
+
+/// Tensors are as long as their shapes say, or refused; what they hold survives the way back as bytes.
+fn tensors(inputs: Vec<InputTensor>) {
+    for input in inputs {
+        let datatype = input.datatype;
+        if let Ok((_, values)) = input.clone().into_scalars() {
             assert!(values.iter().all(|value| !matches!(value, Value::List(_))));
+        }
+        let Ok(tensor) = input.into_tensor() else { continue };
+        let elements = tensor.shape.iter().product::<i64>();
+        assert_eq!(tensor.data.len() as i64, elements);
+        assert_eq!(tensor.data.element(), datatype.element());
+        let bytes = blob::encode(&tensor.data);
+        assert_eq!(bytes.len(), blob::size(&tensor.data));
+        let again = Datatype::Element(tensor.data.element());
+        let again = blob::decode("x", again, tensor.data.len(), &bytes).unwrap();
+        // Of bytes, since NaN is not itself.
+        assert_eq!(blob::encode(&again), bytes);
+    }
+}
+
+/// A tensor's bytes: 1 byte says which datatype, 2 how many elements, then they follow.
+pub fn tensor_bytes(data: &[u8]) {
+    const NAMES: [&str; 14] = [
+        "BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64", "FP16", "BF16", "FP32", "FP64",
+        "BYTES",
+    ];
+    let Some(([name, low, high], bytes)) = data.split_first_chunk::<3>() else {
+        return;
+    };
+    let name = NAMES[usize::from(*name) % NAMES.len()];
+    let datatype = Datatype::parse("x", name).expect("every name of the protocol is known");
+    let count = usize::from(u16::from_le_bytes([*low, *high]));
+    tensors(vec![InputTensor {
+        name: "x".to_owned(),
+        shape: vec![count as i64],
+        datatype,
+        elements: Elements::Blob(Bytes::copy_from_slice(bytes)),
+    }]);
+    for encoding in [Encoding::Gzip, Encoding::Deflate] {
+        if let Ok(unpacked) = compression::unpack(encoding, bytes, 1 << 16) {
+            assert!(unpacked.len() <= 1 << 16);
         }
     }
 }
