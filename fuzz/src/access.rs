@@ -8,7 +8,8 @@ use ondol_model_gateway::access::routes::{Need, need};
 use ondol_model_gateway::access::scopes::Scope;
 
 /// A published key that nobody here has the private half of.
-const KEYS: &str = r#"{"keys":[{"kty":"OKP","crv":"Ed25519","kid":"a","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}]}"#;
+const KEYS: &str =
+    r#"{"keys":[{"kty":"OKP","crv":"Ed25519","kid":"a","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}]}"#;
 
 /// The first byte says what the rest is.
 pub fn door(data: &[u8]) {
@@ -28,7 +29,9 @@ fn token(data: &[u8]) {
     if let Some(id) = id_of(text) {
         assert!(text.starts_with("ondol_") && id.len() == 12);
     }
-    let Ok(unverified) = Unverified::parse(text) else { return };
+    let Ok(unverified) = Unverified::parse(text) else {
+        return;
+    };
     let keys = KeySet::parse(KEYS.as_bytes()).unwrap();
     let key = keys.find(Some("a")).unwrap();
     assert!(unverified.verified(key).is_err());
@@ -48,7 +51,9 @@ fn published(data: &[u8]) {
 
 /// Claims are refused, or name a tenant and end after now.
 fn claimed(data: &[u8]) {
-    let Ok(claims) = serde_json::from_slice(data) else { return };
+    let Ok(claims) = serde_json::from_slice(data) else {
+        return;
+    };
     let config = IssuerConfig {
         issuer: "i".to_owned(),
         audiences: vec!["ondol".to_owned()],

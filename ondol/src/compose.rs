@@ -318,7 +318,12 @@ impl Builder {
         .await
         .context("the model gateway can't start")?;
         let router = service.router();
-        self.contract(GATEWAY, router, ondol_model_gateway_api::server::openapi());
+        let document = ondol_model_gateway_api::server::openapi();
+        self.contract(
+            GATEWAY,
+            router,
+            document.merge_from(ondol_model_gateway::open_inference::openapi()),
+        );
         Ok(())
     }
 }

@@ -79,7 +79,11 @@ impl Default for ServicesConfig {
 impl ServicesConfig {
     /// The token, if there is one.
     pub(crate) fn token(&self) -> Result<Option<String>> {
-        let token = self.token.reveal().map_err(anyhow::Error::msg).context("`services.token`")?;
+        let token = self
+            .token
+            .reveal()
+            .map_err(anyhow::Error::msg)
+            .context("`services.token`")?;
         if !token.is_empty() && token.len() < TOKEN_BYTES {
             bail!(
                 "`services.token` has {} characters: use at least {TOKEN_BYTES} random ones, such as \

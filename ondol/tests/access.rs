@@ -30,9 +30,8 @@ fn ondol(folder: &Path, line: &str, variables: &[(&str, &str)]) -> Output {
 #[track_caller]
 fn json(output: &Output) -> Value {
     let text = String::from_utf8_lossy(&output.stdout);
-    serde_json::from_str(&text).unwrap_or_else(|error| {
-        panic!("{error}: {text}{}", String::from_utf8_lossy(&output.stderr))
-    })
+    serde_json::from_str(&text)
+        .unwrap_or_else(|error| panic!("{error}: {text}{}", String::from_utf8_lossy(&output.stderr)))
 }
 
 #[test]
@@ -58,10 +57,17 @@ fn a_gateway_that_others_can_reach_does_not_start_without_access() {
 #[test]
 fn a_short_service_token_is_refused_without_being_shown() {
     let folder = tempfile::tempdir().unwrap();
-    let output = ondol(folder.path(), "dev --listen 127.0.0.1:0", &[("ONDOL_SERVICES__TOKEN", "hunter2")]);
+    let output = ondol(
+        folder.path(),
+        "dev --listen 127.0.0.1:0",
+        &[("ONDOL_SERVICES__TOKEN", "hunter2")],
+    );
     assert!(!output.status.success());
     let refused = json(&output)["error"].as_str().unwrap().to_owned();
-    assert!(refused.contains("`services.token` has 7 characters") && !refused.contains("hunter2"), "{refused}");
+    assert!(
+        refused.contains("`services.token` has 7 characters") && !refused.contains("hunter2"),
+        "{refused}"
+    );
 }
 
 /// What a user does first: certificates, a configuration, a first key, the server.
@@ -120,34 +126,55 @@ impl Site {
             std::thread::sleep(Duration::from_millis(200));
         }
         let log = std::fs::read_to_string(self.server.log()).unwrap_or_default();
-        panic!("the server does not answer: {}", &log[log.len().saturating_sub(4_000)..]);
+        panic!(
+            "the server does not answer: {}",
+            &log[log.len().saturating_sub(4_000)..]
+        );
     }
 }
 
 #[test]
 fn keys_are_made_used_and_ended_over_tls_and_no_log_holds_one() {
     let (site, admin) = Site::start();
-    let created = json(&site.ondol("key create checkout --tenant payments --scope predict:fraud --expires 90d", &admin, ""));
+    let created = json(&site.ondol(
+        "key create checkout --tenant payments --scope predict:fraud --expires 90d",
+        &admin,
+        "",
+    ));
     let (key, id) = (created["key"].as_str().unwrap(), created["id"].as_str().unwrap());
     let who = json(&site.ondol("key whoami", key, ""));
-    assert_eq!((&who["tenant"], &who["who"]), (&Value::from("payments"), &Value::from(format!("key:{id}"))));
+    assert_eq!(
+        (&who["tenant"], &who["who"]),
+        (&Value::from("payments"), &Value::from(format!("key:{id}")))
+    );
 
     let refused = json(&site.ondol("key list", key, ""));
     assert_eq!(refused["code"], "forbidden");
-    assert!(refused["error"].as_str().unwrap().contains("lacks the scope `admin`"), "{refused}");
+    assert!(
+        refused["error"].as_str().unwrap().contains("lacks the scope `admin`"),
+        "{refused}"
+    );
     let refused = json(&site.ondol("key list", "", ""));
     assert_eq!(refused["code"], "unauthenticated");
     assert_eq!(json(&site.ondol("key list", &admin, "")).as_array().unwrap().len(), 2);
 
     assert!(site.ondol("ls", "", SERVICE_TOKEN).status.success());
-    let refused = json(&site.ondol("ls", &admin, ""))["error"].as_str().unwrap().to_owned();
+    let refused = json(&site.ondol("ls", &admin, ""))["error"]
+        .as_str()
+        .unwrap()
+        .to_owned();
     assert!(refused.contains("--service-token"), "{refused}");
     assert!(!site.ondol("ls", &admin, "another-token-of-length").status.success());
 
     assert!(site.ondol(&format!("key revoke {id}"), &admin, "").status.success());
     assert_eq!(json(&site.ondol("key whoami", key, ""))["code"], "unauthenticated");
     let audit = json(&site.ondol("audit", &admin, ""));
-    let told: Vec<&str> = audit["entries"].as_array().unwrap().iter().map(|entry| entry["subject"].as_str().unwrap()).collect();
+    let told: Vec<&str> = audit["entries"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|entry| entry["subject"].as_str().unwrap())
+        .collect();
     let revoked = format!("DELETE /v1/keys/{id}");
     assert_eq!(told, [revoked.as_str(), "POST /v1/keys", "ondol key bootstrap"]);
 

@@ -1,7 +1,7 @@
 //! One port: the contracts' routers, health, metrics and documents together, over HTTP/1.1 and HTTP/2.
 
-pub use crate::door::Peer;
 use crate::door::Door;
+pub use crate::door::Peer;
 use crate::http::{end_with, method_not_allowed, not_found, observe};
 use crate::tls::TlsServer;
 use crate::{Health, Shutdown, docs, metrics};

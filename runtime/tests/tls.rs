@@ -21,7 +21,9 @@ const SERVER: &str = "DNS:localhost,IP:127.0.0.1";
 
 async fn names(ConnectInfo(peer): ConnectInfo<Peer>) -> String {
     let certificate = peer.certificate.as_deref();
-    let names: Vec<&str> = certificate.map(|certificate| certificate.names().collect()).unwrap_or_default();
+    let names: Vec<&str> = certificate
+        .map(|certificate| certificate.names().collect())
+        .unwrap_or_default();
     names.join(" ")
 }
 
@@ -71,7 +73,10 @@ async fn a_client_that_trusts_the_authority_is_served_over_either_protocol() {
     let stranger = Authority::new(folder.path(), "other").unwrap();
     let wary = trusting(&stranger.certificate()).build().unwrap();
     assert!(wary.get(&url).send().await.is_err());
-    assert!(reqwest::get(format!("http://localhost:{port}/")).await.is_err(), "plain");
+    assert!(
+        reqwest::get(format!("http://localhost:{port}/")).await.is_err(),
+        "plain"
+    );
     assert!(shutdown.drain(std::time::Duration::from_secs(60)).await);
 }
 
@@ -80,7 +85,9 @@ async fn a_client_certificate_names_the_client_and_must_be_of_the_authority() {
     let folder = tempfile::tempdir().unwrap();
     let authority = Authority::new(folder.path(), "ca").unwrap();
     let stranger = Authority::new(folder.path(), "other").unwrap();
-    let own = authority.issue("checkout", "DNS:checkout.internal,URI:spiffe://bank/checkout").unwrap();
+    let own = authority
+        .issue("checkout", "DNS:checkout.internal,URI:spiffe://bank/checkout")
+        .unwrap();
     let foreign = stranger.issue("checkout", "DNS:checkout.internal").unwrap();
     let identity = |issued: &ondol_testkit::authority::Issued| {
         let identity = reqwest::Identity::from_pem(&issued.together().unwrap()).unwrap();
@@ -172,7 +179,10 @@ async fn files_that_do_not_fit_are_named_without_their_content() {
         key: good.certificate.clone(),
         ..good.clone()
     });
-    assert!(matches!(&swapped, TlsError::Content { key: "certificate", .. }), "{swapped}");
+    assert!(
+        matches!(&swapped, TlsError::Content { key: "certificate", .. }),
+        "{swapped}"
+    );
     assert!(!swapped.to_string().contains(secret.lines().nth(1).unwrap()));
     let strange = refused(TlsConfig {
         key: other.key,
@@ -188,7 +198,10 @@ async fn files_that_do_not_fit_are_named_without_their_content() {
         client_ca: "/nowhere/ca.pem".into(),
         ..good
     });
-    assert!(absent.to_string().contains("`/nowhere/ca.pem` can't be read"), "{absent}");
+    assert!(
+        absent.to_string().contains("`/nowhere/ca.pem` can't be read"),
+        "{absent}"
+    );
     assert!(TlsServer::open(&TlsConfig::default(), &shutdown).unwrap().is_none());
 }
 
@@ -209,7 +222,14 @@ async fn a_service_token_lets_in_who_shows_it() {
     };
     assert_eq!(status(Some("Bearer 0123456789abcdef")).await, 200);
     assert_eq!(status(Some("bearer 0123456789abcdef")).await, 200);
-    for wrong in [None, Some(""), Some("Bearer"), Some("Bearer "), Some("Bearer 0123456789abcde"), Some("Basic 0123456789abcdef")] {
+    for wrong in [
+        None,
+        Some(""),
+        Some("Bearer"),
+        Some("Bearer "),
+        Some("Bearer 0123456789abcde"),
+        Some("Basic 0123456789abcdef"),
+    ] {
         assert_eq!(status(wrong).await, 401, "{wrong:?}");
     }
     let refused = client.get(&url).bearer_auth("guess-guess-guess").send().await.unwrap();

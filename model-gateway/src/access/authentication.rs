@@ -47,7 +47,8 @@ impl Authentication {
         clock: Arc<dyn Clock>,
         hurry: Arc<Notify>,
     ) -> Result<Self, IssuerError> {
-        let issuer = |issuer: &super::config::IssuerConfig| Issuer::new(issuer.clone(), Arc::clone(&clock)).map(Arc::new);
+        let issuer =
+            |issuer: &super::config::IssuerConfig| Issuer::new(issuer.clone(), Arc::clone(&clock)).map(Arc::new);
         // Checked before: a key that can't be read, and scopes that are none, are refused there.
         let admin_key = config.admin_key.reveal().unwrap_or_default();
         let certificate = |known: &super::config::CertificateConfig| {
@@ -69,7 +70,9 @@ impl Authentication {
             issuers: config.issuers.iter().map(issuer).collect::<Result<_, _>>()?,
             certificates: config.certificates.iter().map(certificate).collect(),
             remembered: Mutex::default(),
-            max_stale_micros: i64::try_from(config.max_stale_ms).unwrap_or(i64::MAX).saturating_mul(1_000),
+            max_stale_micros: i64::try_from(config.max_stale_ms)
+                .unwrap_or(i64::MAX)
+                .saturating_mul(1_000),
             clock,
             hurry,
         })
@@ -134,17 +137,20 @@ impl Authentication {
             if id_of(key).is_some() {
                 self.hurry.notify_one();
             }
-            unauthenticated("the API key is unknown, expired or revoked: an administrator sees which with `ondol key list`")
+            unauthenticated(
+                "the API key is unknown, expired or revoked: an administrator sees which with `ondol key list`",
+            )
         })
     }
 
     async fn of_jwt(&self, token: &str, token_digest: Digest) -> Result<Arc<Identity>, AccessError> {
-        let unknown = || unauthenticated("the token is neither an API key nor a JWT of a known issuer (`access.issuers`)");
+        let unknown =
+            || unauthenticated("the token is neither an API key nor a JWT of a known issuer (`access.issuers`)");
         if self.issuers.is_empty() {
             return Err(unknown());
         }
-        let unverified = Unverified::parse(token)
-            .map_err(|error| unauthenticated(&format!("the token is refused: {error}")))?;
+        let unverified =
+            Unverified::parse(token).map_err(|error| unauthenticated(&format!("the token is refused: {error}")))?;
         let issuer = self
             .issuers
             .iter()

@@ -41,7 +41,11 @@ pub fn identity(
     if claims.get("iss").and_then(Value::as_str) != Some(config.issuer.as_str()) {
         return Err(ClaimError::Issuer);
     }
-    let is_ours = |audience: &Value| audience.as_str().is_some_and(|audience| config.audiences.iter().any(|own| own == audience));
+    let is_ours = |audience: &Value| {
+        audience
+            .as_str()
+            .is_some_and(|audience| config.audiences.iter().any(|own| own == audience))
+    };
     let meant_for_us = match claims.get("aud") {
         Some(Value::Array(audiences)) => audiences.iter().any(is_ours),
         Some(audience) => is_ours(audience),
@@ -50,8 +54,12 @@ pub fn identity(
     if !meant_for_us {
         return Err(ClaimError::Audience);
     }
-    let skew = i64::try_from(config.clock_skew_s).unwrap_or(i64::MAX).saturating_mul(1_000_000);
-    let ends = moment(claims, "exp")?.ok_or_else(|| missing("exp"))?.saturating_add(skew);
+    let skew = i64::try_from(config.clock_skew_s)
+        .unwrap_or(i64::MAX)
+        .saturating_mul(1_000_000);
+    let ends = moment(claims, "exp")?
+        .ok_or_else(|| missing("exp"))?
+        .saturating_add(skew);
     if now_micros >= ends {
         return Err(ClaimError::Expired);
     }
@@ -60,7 +68,10 @@ pub fn identity(
             return Err(ClaimError::Early);
         }
     }
-    let subject = claims.get("sub").and_then(Value::as_str).ok_or_else(|| missing("sub"))?;
+    let subject = claims
+        .get("sub")
+        .and_then(Value::as_str)
+        .ok_or_else(|| missing("sub"))?;
     let tenant = match at(claims, &config.tenant_claim) {
         Some(Value::String(tenant)) if !tenant.is_empty() => tenant.as_str(),
         None if !config.tenant.is_empty() => config.tenant.as_str(),
@@ -150,7 +161,11 @@ mod tests {
         let (identity, ends) = read(&good(), &config()).unwrap();
         assert_eq!(identity.who, "jwt:https://issuer#s");
         assert_eq!(identity.tenant, "bank");
-        assert_eq!(identity.scopes.to_texts(), ["predict:fraud"], "others are other services'");
+        assert_eq!(
+            identity.scopes.to_texts(),
+            ["predict:fraud"],
+            "others are other services'"
+        );
         assert_eq!(ends, 1_110_000_000);
         let nested = IssuerConfig {
             tenant_claim: "org.name".to_owned(),
@@ -170,7 +185,9 @@ mod tests {
 
     #[test]
     fn claims_that_are_wrong_absent_or_of_another_type_are_refused() {
-        let check = |claims: &Value, expected: ClaimError| assert_eq!(read(claims, &config()).unwrap_err(), expected, "{claims}");
+        let check = |claims: &Value, expected: ClaimError| {
+            assert_eq!(read(claims, &config()).unwrap_err(), expected, "{claims}")
+        };
         check(&with("iss", json!("https://issuer/")), ClaimError::Issuer);
         check(&with("aud", json!("other")), ClaimError::Audience);
         check(&with("aud", json!({"ondol": 1})), ClaimError::Audience);
@@ -208,6 +225,9 @@ mod tests {
         let mut claims = good();
         claims.as_object_mut().unwrap().remove("tenant");
         assert_eq!(read(&claims, &fixed).unwrap().0.tenant, "everyone");
-        assert!(read(&with("tenant", json!(7)), &fixed).is_err(), "of another type is not absent");
+        assert!(
+            read(&with("tenant", json!(7)), &fixed).is_err(),
+            "of another type is not absent"
+        );
     }
 }

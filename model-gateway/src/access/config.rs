@@ -192,10 +192,19 @@ impl AccessConfig {
                 admin_key.len()
             ));
         }
-        for (name, rate) in self.tenants.iter().map(|(name, rate)| (name.as_str(), rate)).chain([("", &self.rate)]) {
+        for (name, rate) in self
+            .tenants
+            .iter()
+            .map(|(name, rate)| (name.as_str(), rate))
+            .chain([("", &self.rate)])
+        {
             let fits = |number: f64| number.is_finite() && number >= 0.0;
             if !fits(rate.requests_per_s) || !fits(rate.burst) {
-                let key = if name.is_empty() { "rate".to_owned() } else { format!("tenants.{name}") };
+                let key = if name.is_empty() {
+                    "rate".to_owned()
+                } else {
+                    format!("tenants.{name}")
+                };
                 return Err(format!("`access.{key}` holds {rate:?}: use numbers from 0 on"));
             }
         }
@@ -204,7 +213,10 @@ impl AccessConfig {
         }
         for certificate in &self.certificates {
             let name = &certificate.name;
-            if !["uri:", "dns:", "cn:"].iter().any(|kind| name.len() > kind.len() && name.starts_with(kind)) {
+            if !["uri:", "dns:", "cn:"]
+                .iter()
+                .any(|kind| name.len() > kind.len() && name.starts_with(kind))
+            {
                 return Err(format!(
                     "`access.certificates` has name `{name}`: begin it with `uri:`, `dns:` or `cn:`"
                 ));
@@ -226,7 +238,8 @@ impl IssuerConfig {
         }
         if self.audiences.is_empty() || self.audiences.iter().any(String::is_empty) {
             return Err(named(
-                "`audiences` is empty: name what the claim `aud` says, or a token made for another service would do".to_owned(),
+                "`audiences` is empty: name what the claim `aud` says, or a token made for another service would do"
+                    .to_owned(),
             ));
         }
         if self.algorithms.is_empty() {
@@ -243,7 +256,11 @@ impl IssuerConfig {
 impl RateConfig {
     /// Requests at once after a quiet time.
     pub(crate) fn capacity(self) -> f64 {
-        if self.burst > 0.0 { self.burst.max(1.0) } else { self.requests_per_s.max(1.0) }
+        if self.burst > 0.0 {
+            self.burst.max(1.0)
+        } else {
+            self.requests_per_s.max(1.0)
+        }
     }
 }
 
@@ -264,11 +281,18 @@ mod tests {
         for address in ["127.0.0.1:80", "127.8.8.8:80", "[::1]:80", "[::ffff:127.0.0.1]:80"] {
             assert_eq!(resolve(AccessSetting::Auto, address), Ok(AccessMode::Off), "{address}");
             assert_eq!(resolve(AccessSetting::Off, address), Ok(AccessMode::Off), "{address}");
-            assert_eq!(resolve(AccessSetting::Required, address), Ok(AccessMode::Required), "{address}");
+            assert_eq!(
+                resolve(AccessSetting::Required, address),
+                Ok(AccessMode::Required),
+                "{address}"
+            );
         }
         for address in ["0.0.0.0:80", "[::]:80", "10.0.0.1:80", "[::ffff:10.0.0.1]:80"] {
             let refused = resolve(AccessSetting::Auto, address).unwrap_err();
-            assert!(refused.contains("ondol key bootstrap") && refused.contains("required"), "{refused}");
+            assert!(
+                refused.contains("ondol key bootstrap") && refused.contains("required"),
+                "{refused}"
+            );
             assert!(resolve(AccessSetting::Off, address).is_err());
             assert_eq!(resolve(AccessSetting::Required, address), Ok(AccessMode::Required));
         }
@@ -283,7 +307,10 @@ mod tests {
             assert!(refused.contains(words), "{refused}");
         };
         check(|config| config.admin_key = Secret::from("hunter2"), "7 characters");
-        check(|config| config.issuers = vec![IssuerConfig::default()], "without `issuer`");
+        check(
+            |config| config.issuers = vec![IssuerConfig::default()],
+            "without `issuer`",
+        );
         check(
             |config| {
                 config.issuers = vec![IssuerConfig {

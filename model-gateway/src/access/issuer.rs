@@ -82,7 +82,11 @@ impl Issuer {
             }
         }
         let http = http.build().map_err(|error| wrong(error.to_string()))?;
-        let own = if config.jwks_url.is_empty() { &config.issuer } else { &config.jwks_url };
+        let own = if config.jwks_url.is_empty() {
+            &config.issuer
+        } else {
+            &config.jwks_url
+        };
         safe(own).map_err(&wrong)?;
         Ok(Self {
             config,
@@ -108,16 +112,25 @@ impl Issuer {
 
     /// Whether its keys are still believed.
     pub(crate) fn is_fresh(&self) -> bool {
-        let age = self.clock.now_micros().saturating_sub(self.fetched_at.load(Ordering::Acquire));
+        let age = self
+            .clock
+            .now_micros()
+            .saturating_sub(self.fetched_at.load(Ordering::Acquire));
         self.fetched_at.load(Ordering::Acquire) != NEVER && age <= micros(self.config.max_stale_s)
     }
 
     /// Fetches the keys again and again, until it is dropped.
     pub(crate) async fn follow(&self) {
+        // A caller may have been here first.
+        self.fetch(Duration::from_secs(self.config.min_refetch_s)).await;
         loop {
-            self.fetch(Duration::from_secs(self.config.refresh_s.max(1)), true).await;
-            let pause = if self.is_fresh() { self.config.refresh_s } else { self.config.min_refetch_s };
+            let pause = if self.is_fresh() {
+                self.config.refresh_s
+            } else {
+                self.config.min_refetch_s
+            };
             tokio::time::sleep(Duration::from_secs(pause.max(1))).await;
+            self.fetch(Duration::ZERO).await;
         }
     }
 
@@ -130,7 +143,7 @@ impl Issuer {
         let mut generation = self.generation();
         let mut key = self.keys().find(id.as_deref()).cloned();
         if key.is_none() || !self.is_fresh() {
-            self.fetch(Duration::from_secs(self.config.min_refetch_s), false).await;
+            self.fetch(Duration::from_secs(self.config.min_refetch_s)).await;
             generation = self.generation();
             key = self.keys().find(id.as_deref()).cloned();
         }
@@ -154,13 +167,12 @@ impl Issuer {
     }
 
     /// Fetches the keys, unless that was tried within `pause`; who comes while it is under way waits for it.
-    async fn fetch(&self, pause: Duration, is_routine: bool) {
+    async fn fetch(&self, pause: Duration) {
         let _one = self.fetching.lock().await;
         let now = self.clock.now_micros();
         let tried = self.tried_at.load(Ordering::Acquire);
         let pause = i64::try_from(pause.as_micros()).unwrap_or(i64::MAX);
-        // The routine comes by itself, after its pause on the machine's clock.
-        if !is_routine && tried != NEVER && now.saturating_sub(tried) < pause {
+        if tried != NEVER && now.saturating_sub(tried) < pause {
             return;
         }
         self.tried_at.store(now, Ordering::Release);
@@ -168,7 +180,11 @@ impl Issuer {
             Ok(keys) => {
                 let changed = *self.keys() != keys;
                 if changed {
-                    tracing::info!(issuer = self.config.issuer, keys = keys.len(), "the issuer's keys changed");
+                    tracing::info!(
+                        issuer = self.config.issuer,
+                        keys = keys.len(),
+                        "the issuer's keys changed"
+                    );
                     *self.keys.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(keys);
                     self.generation.fetch_add(1, Ordering::AcqRel);
                 }
@@ -187,8 +203,8 @@ impl Issuer {
         let url = if self.config.jwks_url.is_empty() {
             let at = format!("{}{DISCOVERY}", self.config.issuer.trim_end_matches('/'));
             let document = self.get(&at).await?;
-            let found: Discovery =
-                serde_json::from_slice(&document).map_err(|error| format!("`{at}` is no discovery document: {error}"))?;
+            let found: Discovery = serde_json::from_slice(&document)
+                .map_err(|error| format!("`{at}` is no discovery document: {error}"))?;
             if found.issuer != self.config.issuer {
                 return Err(format!("`{at}` is of issuer `{}`", found.issuer));
             }
@@ -238,7 +254,10 @@ fn safe(url: &str) -> Result<(), String> {
     let parsed = reqwest::Url::parse(url).map_err(|error| format!("`{url}` is no URL: {error}"))?;
     let is_local = parsed.host_str().is_some_and(|host| {
         let host = host.trim_start_matches('[').trim_end_matches(']');
-        host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+        host == "localhost"
+            || host
+                .parse::<std::net::IpAddr>()
+                .is_ok_and(|address| address.is_loopback())
     });
     match parsed.scheme() {
         "https" => Ok(()),
@@ -253,10 +272,21 @@ mod tests {
 
     #[test]
     fn keys_come_over_https_or_from_this_machine() {
-        for url in ["https://issuer/keys", "http://localhost:1/k", "http://127.0.0.1:1", "http://[::1]:1/"] {
+        for url in [
+            "https://issuer/keys",
+            "http://localhost:1/k",
+            "http://127.0.0.1:1",
+            "http://[::1]:1/",
+        ] {
             assert_eq!(safe(url), Ok(()), "{url}");
         }
-        for url in ["http://issuer/keys", "http://127.0.0.1.evil.com/", "file:///etc/passwd", "issuer", ""] {
+        for url in [
+            "http://issuer/keys",
+            "http://127.0.0.1.evil.com/",
+            "file:///etc/passwd",
+            "issuer",
+            "",
+        ] {
             assert!(safe(url).is_err(), "{url}");
         }
     }

@@ -180,18 +180,24 @@ impl VerifyKey {
             return false;
         }
         match (&self.material, algorithm) {
-            (Material::Rsa { n, e }, _) => algorithm
-                .rsa()
-                .is_some_and(|parameters| RsaPublicKeyComponents { n, e }.verify(parameters, message, signature).is_ok()),
+            (Material::Rsa { n, e }, _) => algorithm.rsa().is_some_and(|parameters| {
+                RsaPublicKeyComponents { n, e }
+                    .verify(parameters, message, signature)
+                    .is_ok()
+            }),
             (Material::P256(point), Algorithm::ES256) => {
-                UnparsedPublicKey::new(&signature::ECDSA_P256_SHA256_FIXED, point).verify(message, signature).is_ok()
+                UnparsedPublicKey::new(&signature::ECDSA_P256_SHA256_FIXED, point)
+                    .verify(message, signature)
+                    .is_ok()
             }
             (Material::P384(point), Algorithm::ES384) => {
-                UnparsedPublicKey::new(&signature::ECDSA_P384_SHA384_FIXED, point).verify(message, signature).is_ok()
+                UnparsedPublicKey::new(&signature::ECDSA_P384_SHA384_FIXED, point)
+                    .verify(message, signature)
+                    .is_ok()
             }
-            (Material::Ed25519(point), Algorithm::EdDSA) => {
-                UnparsedPublicKey::new(&signature::ED25519, point).verify(message, signature).is_ok()
-            }
+            (Material::Ed25519(point), Algorithm::EdDSA) => UnparsedPublicKey::new(&signature::ED25519, point)
+                .verify(message, signature)
+                .is_ok(),
             (Material::P256(_) | Material::P384(_) | Material::Ed25519(_), _) => false,
         }
     }
@@ -328,7 +334,11 @@ mod tests {
     fn a_signature_is_checked_with_the_key_of_its_id() {
         let (pair, set) = ed25519();
         assert_eq!(set.len(), 1, "what is not for signatures here is left out");
-        let token = signed(&pair, &json!({"alg": "EdDSA", "kid": "a"}), &json!({"iss": "i", "n": 7}));
+        let token = signed(
+            &pair,
+            &json!({"alg": "EdDSA", "kid": "a"}),
+            &json!({"iss": "i", "n": 7}),
+        );
         let unverified = Unverified::parse(&token).unwrap();
         assert_eq!(unverified.claimed_issuer(), Some("i"));
         let key = set.find(unverified.key_id.as_deref()).unwrap();
@@ -338,13 +348,20 @@ mod tests {
 
         let (_, others) = ed25519();
         let unverified = Unverified::parse(&token).unwrap();
-        assert_eq!(unverified.verified(others.find(Some("a")).unwrap()), Err(TokenError::Signature));
+        assert_eq!(
+            unverified.verified(others.find(Some("a")).unwrap()),
+            Err(TokenError::Signature)
+        );
     }
 
     #[test]
     fn any_change_of_a_token_is_noticed() {
         let (pair, set) = ed25519();
-        let token = signed(&pair, &json!({"alg": "EdDSA", "kid": "a"}), &json!({"iss": "i", "sub": "s"}));
+        let token = signed(
+            &pair,
+            &json!({"alg": "EdDSA", "kid": "a"}),
+            &json!({"iss": "i", "sub": "s"}),
+        );
         let key = set.find(Some("a")).unwrap();
         for place in 0..token.len() {
             for sign in ["A", "B", "_", ".", "=", " "] {
@@ -380,7 +397,11 @@ mod tests {
         assert_eq!(outcome(&unsigned).unwrap_err(), TokenError::Signature);
         let critical = signed(&pair, &json!({"alg": "EdDSA", "crit": ["b64"], "b64": false}), &claims);
         assert_eq!(outcome(&critical).unwrap_err(), TokenError::Malformed);
-        let twice = format!("{}.{}.AA", URL_SAFE_NO_PAD.encode(r#"{"alg":"EdDSA","alg":"none"}"#), part(&claims));
+        let twice = format!(
+            "{}.{}.AA",
+            URL_SAFE_NO_PAD.encode(r#"{"alg":"EdDSA","alg":"none"}"#),
+            part(&claims)
+        );
         assert_eq!(outcome(&twice).unwrap_err(), TokenError::Malformed);
     }
 
@@ -390,7 +411,10 @@ mod tests {
         let pkcs8 = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &random).unwrap();
         let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, pkcs8.as_ref(), &random).unwrap();
         let point = pair.public_key().as_ref();
-        let (x, y) = (URL_SAFE_NO_PAD.encode(&point[1..33]), URL_SAFE_NO_PAD.encode(&point[33..]));
+        let (x, y) = (
+            URL_SAFE_NO_PAD.encode(&point[1..33]),
+            URL_SAFE_NO_PAD.encode(&point[33..]),
+        );
         let set = json!({"keys": [{"kty": "EC", "crv": "P-256", "x": x, "y": y}]});
         let set = KeySet::parse(set.to_string().as_bytes()).unwrap();
         let message = format!("{}.{}", part(&json!({"alg": "ES256"})), part(&json!({"iss": "i"})));

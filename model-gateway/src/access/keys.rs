@@ -143,7 +143,9 @@ impl KeyRing {
                 continue;
             }
             let used_at = summary.last_used_at.map_or(i64::MIN, |at| at.micros());
-            let seen = former.get(&summary.id).map_or(used_at, |held| held.used_at.load(Ordering::Relaxed));
+            let seen = former
+                .get(&summary.id)
+                .map_or(used_at, |held| held.used_at.load(Ordering::Relaxed));
             // A scope of a newer gateway's is not known here, and allows nothing here.
             let scopes = Scopes::known(summary.scopes.iter().map(String::as_str), &Scopes::default());
             let identity = Identity {
@@ -227,7 +229,10 @@ mod tests {
         let ring = KeyRing::default();
         ring.replace(vec![kept(&new, |_| {})], 0);
         let found = ring.find(&new.key, 10).unwrap();
-        assert_eq!((found.who.as_str(), found.tenant.as_str()), (format!("key:{}", new.id).as_str(), "bank"));
+        assert_eq!(
+            (found.who.as_str(), found.tenant.as_str()),
+            (format!("key:{}", new.id).as_str(), "bank")
+        );
         assert!(found.scopes.allow(Action::Predict, "fraud") && !found.scopes.allow(Action::Predict, "moon"));
         assert!(ring.find(&other.key, 10).is_none());
         for place in 0..new.key.len() {
@@ -238,7 +243,13 @@ mod tests {
         }
         let mixed = format!("{PREFIX}{}_{}", new.id, &other.key[PREFIX.len() + 13..]);
         assert!(ring.find(&mixed, 10).is_none());
-        for text in ["", PREFIX, "ondol__", "ondol_0123456789ab_", "x".repeat(10_000).as_str()] {
+        for text in [
+            "",
+            PREFIX,
+            "ondol__",
+            "ondol_0123456789ab_",
+            "x".repeat(10_000).as_str(),
+        ] {
             assert!(ring.find(text, 10).is_none());
         }
     }
@@ -269,8 +280,15 @@ mod tests {
         ring.find(&new.key, 7);
         assert_eq!(ring.unnoted_uses(), [(new.id.clone(), 7)]);
         ring.replace(vec![kept(&new, |_| {})], 8);
-        assert_eq!(ring.unnoted_uses(), [(new.id.clone(), 7)], "the database has not heard of it");
-        ring.replace(vec![kept(&new, |key| key.last_used_at = Some(EventTime::from_micros(7)))], 9);
+        assert_eq!(
+            ring.unnoted_uses(),
+            [(new.id.clone(), 7)],
+            "the database has not heard of it"
+        );
+        ring.replace(
+            vec![kept(&new, |key| key.last_used_at = Some(EventTime::from_micros(7)))],
+            9,
+        );
         ring.find(&new.key, NOTE_MICROS);
         assert!(ring.unnoted_uses().is_empty());
         ring.find(&new.key, NOTE_MICROS + 8);

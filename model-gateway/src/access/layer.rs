@@ -47,9 +47,12 @@ impl Admission {
     /// # Errors
     /// When the request did not come through the door.
     pub fn of(extensions: &Extensions) -> Result<Self, AccessError> {
-        extensions.get::<Self>().cloned().ok_or_else(|| AccessError::Unauthenticated {
-            detail: "the request did not come through the gateway's door".to_owned(),
-        })
+        extensions
+            .get::<Self>()
+            .cloned()
+            .ok_or_else(|| AccessError::Unauthenticated {
+                detail: "the request did not come through the gateway's door".to_owned(),
+            })
     }
 
     fn authorise(&self, action: Action, model: &str) -> Result<(), AccessError> {
@@ -106,7 +109,7 @@ impl Access {
 
     async fn identify(&self, parts: &Parts) -> Result<Arc<Identity>, AccessError> {
         if self.mode == AccessMode::Off {
-            return Ok(Arc::new(Identity::anyone()));
+            return Ok(Arc::clone(&self.anyone));
         }
         let peer = parts.extensions.get::<ConnectInfo<Peer>>();
         let certificate = peer.and_then(|ConnectInfo(peer)| peer.certificate.as_deref());
@@ -125,7 +128,13 @@ impl Access {
     }
 
     /// Notes in the audit log that `identity` asks for a change.
-    async fn note(&self, identity: &Identity, action: &str, parts: &Parts, refused: Option<u16>) -> Result<String, AccessError> {
+    async fn note(
+        &self,
+        identity: &Identity,
+        action: &str,
+        parts: &Parts,
+        refused: Option<u16>,
+    ) -> Result<String, AccessError> {
         let at = self.clock.now_micros();
         let moment = SystemTime::UNIX_EPOCH + Duration::from_micros(u64::try_from(at).unwrap_or(0));
         let id = self
@@ -246,7 +255,9 @@ async fn enter(
 /// Refuses a body that says it is larger than `limit`; where one that does not say how large it is must end.
 fn bounded(headers: &HeaderMap, limit: u64) -> Result<Option<u64>, AccessError> {
     let length = headers.get(header::CONTENT_LENGTH);
-    let length = length.and_then(|length| length.to_str().ok()).and_then(|length| length.parse::<u64>().ok());
+    let length = length
+        .and_then(|length| length.to_str().ok())
+        .and_then(|length| length.parse::<u64>().ok());
     match length {
         Some(length) if length > limit => Err(AccessError::TooLarge {
             detail: format!("the body has {length} bytes, this route takes {limit}: send it in parts"),

@@ -138,7 +138,11 @@ mod tests {
         }
         assert!(limits.buckets.lock().unwrap().len() <= BUCKETS + 1);
         assert_eq!(limits.take("bank", "another", 0), Err(1), "they share one bucket then");
-        assert_eq!(limits.take("bank", "another", 2_000_000), Ok(()), "full buckets are forgotten");
+        assert_eq!(
+            limits.take("bank", "another", 2_000_000),
+            Ok(()),
+            "full buckets are forgotten"
+        );
         assert!(limits.buckets.lock().unwrap().len() < 10);
     }
 }

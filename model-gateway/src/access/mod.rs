@@ -33,6 +33,7 @@ pub use scopes::{Action, Scopes};
 pub use service::bootstrap;
 
 use authentication::Authentication;
+use identity::Identity;
 use keys::KeyRing;
 use limits::Limits;
 use ondol_model_gateway_api::GatewayAccess;
@@ -71,6 +72,8 @@ pub struct Access {
     clock: Arc<dyn Clock>,
     hurry: Arc<Notify>,
     entry_ids: Mutex<ulid::Generator>,
+    /// The caller where access is off.
+    anyone: Arc<Identity>,
 }
 
 impl Access {
@@ -105,6 +108,7 @@ impl Access {
             clock,
             hurry,
             entry_ids: Mutex::new(ulid::Generator::new()),
+            anyone: Arc::new(Identity::anyone()),
         });
         let ready = health.register("access");
         if mode == AccessMode::Off {
@@ -156,7 +160,10 @@ impl Access {
         }
         let keys = self.store.keys().await?;
         if i64::try_from(keys.len()).is_ok_and(|count| count >= store::KEYS) {
-            tracing::error!(limit = store::KEYS, "there are more keys than are read: delete revoked ones");
+            tracing::error!(
+                limit = store::KEYS,
+                "there are more keys than are read: delete revoked ones"
+            );
         }
         self.ring.replace(keys, now);
         metrics::gauge!("ondol_gateway_keys").set(self.ring.len() as f64);

@@ -88,7 +88,10 @@ pub fn grpc_code(error: &AccessError) -> u8 {
 
 /// The HTTP status of an answer; of one over gRPC, whose own is always 200, the one that comes nearest.
 pub(crate) fn status_of(response: &Response) -> u16 {
-    let code = response.headers().get("grpc-status").and_then(|code| code.to_str().ok());
+    let code = response
+        .headers()
+        .get("grpc-status")
+        .and_then(|code| code.to_str().ok());
     match code {
         None | Some("0") => response.status().as_u16(),
         Some("3" | "9" | "11") => 400,

@@ -116,7 +116,9 @@ fn decoded(segment: &str) -> Option<Cow<'_, str>> {
     let mut decoded = Vec::with_capacity(bytes.len());
     let mut place = 0;
     while let Some(&byte) = bytes.get(place) {
-        let digits = bytes.get(place + 1..place + 3).and_then(|digits| std::str::from_utf8(digits).ok());
+        let digits = bytes
+            .get(place + 1..place + 3)
+            .and_then(|digits| std::str::from_utf8(digits).ok());
         let value = digits
             .filter(|digits| digits.bytes().all(|digit| digit.is_ascii_hexdigit()))
             .and_then(|digits| u8::from_str_radix(digits, 16).ok());
@@ -166,7 +168,11 @@ mod tests {
         check("POST", "/v2/repository/index", &Need::Known);
         check("GET", "/v2/health/ready", &Need::Open);
         check("GET", "/v2", &Need::Known);
-        check("POST", "/inference.GRPCInferenceService/ModelInfer", &Need::Body(Action::Predict));
+        check(
+            "POST",
+            "/inference.GRPCInferenceService/ModelInfer",
+            &Need::Body(Action::Predict),
+        );
         check("POST", "/inference.GRPCInferenceService/ServerLive", &Need::Open);
         check("POST", "/invocations", &Need::Admin);
     }

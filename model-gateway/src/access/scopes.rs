@@ -156,7 +156,11 @@ impl Scopes {
     /// # Errors
     /// The first that is no scope.
     pub fn parse<T: AsRef<str>>(texts: &[T]) -> Result<Self, ScopeError> {
-        texts.iter().map(|text| text.as_ref().parse()).collect::<Result<_, _>>().map(Self)
+        texts
+            .iter()
+            .map(|text| text.as_ref().parse())
+            .collect::<Result<_, _>>()
+            .map(Self)
     }
 
     /// Those of `texts` that are scopes, and `granted` ones: tokens carry scopes of other services too.
@@ -222,7 +226,11 @@ mod tests {
     #[test]
     fn a_scope_allows_its_action_on_its_models() {
         let check = |granted: &[&str], action, model, expected| {
-            assert_eq!(scopes(granted).allow(action, model), expected, "{granted:?} {action:?} {model}");
+            assert_eq!(
+                scopes(granted).allow(action, model),
+                expected,
+                "{granted:?} {action:?} {model}"
+            );
         };
         check(&["predict:fraud"], Action::Predict, "fraud", true);
         check(&["predict:fraud"], Action::Predict, "fraud2", false);
@@ -241,7 +249,17 @@ mod tests {
 
     #[test]
     fn what_is_no_scope_is_refused_with_the_form() {
-        for text in ["", "predict", "predict:", "Predict:fraud", "admin:*", "*:fraud", "predict:a*b", "predict:a b", "predict:fraud@3"] {
+        for text in [
+            "",
+            "predict",
+            "predict:",
+            "Predict:fraud",
+            "admin:*",
+            "*:fraud",
+            "predict:a*b",
+            "predict:a b",
+            "predict:fraud@3",
+        ] {
             let error = text.parse::<Scope>().unwrap_err().to_string();
             assert!(error.contains("ACTION:MODEL"), "{error}");
         }

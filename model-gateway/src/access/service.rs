@@ -124,7 +124,9 @@ async fn add(store: &AccessStore, request: CreateKey, now: EventTime) -> Result<
 fn check(request: &CreateKey) -> Result<(), AccessError> {
     for (name, text) in [("label", &request.label), ("tenant", &request.tenant)] {
         if text.trim().is_empty() || text.chars().count() > NAME_CHARS || text.contains(char::is_control) {
-            return Err(invalid(format!("`{name}` is empty or longer than {NAME_CHARS} characters, or holds control characters")));
+            return Err(invalid(format!(
+                "`{name}` is empty or longer than {NAME_CHARS} characters, or holds control characters"
+            )));
         }
     }
     if request.scopes.is_empty() || request.scopes.len() > SCOPES {
@@ -133,7 +135,10 @@ fn check(request: &CreateKey) -> Result<(), AccessError> {
             request.scopes.len()
         )));
     }
-    if request.lifetime_s.is_some_and(|seconds| seconds == 0 || seconds > LIFETIME_S) {
+    if request
+        .lifetime_s
+        .is_some_and(|seconds| seconds == 0 || seconds > LIFETIME_S)
+    {
         return Err(invalid(format!("`lifetime_s` is not between 1 and {LIFETIME_S}")));
     }
     Ok(())

@@ -4,7 +4,11 @@ use crate::fixture::{ADMIN, Door, required};
 use ondol_model_gateway_api::wire::{AuditEntry, AuditPage};
 
 async fn page(door: &Door, query: &str) -> AuditPage {
-    let page = door.request("GET", &format!("/v1/audit{query}"), Some(ADMIN)).send().await.unwrap();
+    let page = door
+        .request("GET", &format!("/v1/audit{query}"), Some(ADMIN))
+        .send()
+        .await
+        .unwrap();
     assert_eq!(page.status(), 200);
     page.json().await.unwrap()
 }
@@ -18,9 +22,11 @@ async fn every_change_is_noted_with_who_asked_and_what_came_of_it() {
     let door = Door::open(required()).await;
     let created = door.create_key("bank", &["predict:fraud", "route:fraud"]).await;
     let who = format!("key:{}", created.summary.id);
-    door.status("POST", "/v1/models/fraud:predict", Some(&created.key)).await;
+    door.status("POST", "/v1/models/fraud:predict", Some(&created.key))
+        .await;
     door.status("PUT", "/v1/models/fraud/routing", Some(&created.key)).await;
-    door.status("POST", "/v1/models/fraud/versions", Some(&created.key)).await;
+    door.status("POST", "/v1/models/fraud/versions", Some(&created.key))
+        .await;
     door.status("POST", "/v1/models/fraud/versions", Some("x")).await;
     door.status("POST", "/v1/keys", Some(ADMIN)).await;
     let entries = page(&door, "").await.entries;
@@ -35,7 +41,10 @@ async fn every_change_is_noted_with_who_asked_and_what_came_of_it() {
         ],
         "newest first; predictions and strangers are not changes"
     );
-    assert_eq!((entries[1].who.as_str(), entries[1].tenant.as_str()), (who.as_str(), "bank"));
+    assert_eq!(
+        (entries[1].who.as_str(), entries[1].tenant.as_str()),
+        (who.as_str(), "bank")
+    );
     assert_eq!(entries[3].who, "key:admin_key");
     assert!(!format!("{entries:?}").contains(&created.key));
 
@@ -55,9 +64,20 @@ async fn no_change_is_made_that_can_not_be_noted() {
         .await
         .unwrap();
     sqlx::query("DROP TABLE gateway_audit").execute(&pool).await.unwrap();
-    let refused = door.request("PUT", "/v1/models/fraud/routing", Some(ADMIN)).send().await.unwrap();
+    let refused = door
+        .request("PUT", "/v1/models/fraud/routing", Some(ADMIN))
+        .send()
+        .await
+        .unwrap();
     assert_eq!(refused.status(), 503);
     let words = refused.text().await.unwrap();
-    assert!(words.contains("audit log") && !words.contains("gateway_audit"), "{words}");
-    assert_eq!(door.status("POST", "/v1/models/fraud:predict", Some(ADMIN)).await, 200, "what changes nothing goes on");
+    assert!(
+        words.contains("audit log") && !words.contains("gateway_audit"),
+        "{words}"
+    );
+    assert_eq!(
+        door.status("POST", "/v1/models/fraud:predict", Some(ADMIN)).await,
+        200,
+        "what changes nothing goes on"
+    );
 }

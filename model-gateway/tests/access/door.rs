@@ -13,7 +13,11 @@ use std::sync::Arc;
 #[tokio::test]
 async fn a_stranger_is_refused_in_the_words_of_the_protocol() {
     let door = Door::open(required()).await;
-    let problem = door.request("POST", "/v1/models/fraud:predict", None).send().await.unwrap();
+    let problem = door
+        .request("POST", "/v1/models/fraud:predict", None)
+        .send()
+        .await
+        .unwrap();
     assert_eq!(problem.status(), 401);
     assert_eq!(problem.headers()["www-authenticate"], "Bearer");
     assert_eq!(problem.headers()["content-type"], "application/problem+json");
@@ -21,12 +25,23 @@ async fn a_stranger_is_refused_in_the_words_of_the_protocol() {
     assert_eq!(problem["code"], "unauthenticated");
     assert!(problem["detail"].as_str().unwrap().contains("x-api-key"), "{problem}");
 
-    let open = door.request("POST", "/v2/models/fraud/infer", None).send().await.unwrap();
-    assert_eq!((open.status().as_u16(), &open.headers()["content-type"]), (401, &"application/json".parse().unwrap()));
+    let open = door
+        .request("POST", "/v2/models/fraud/infer", None)
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(
+        (open.status().as_u16(), &open.headers()["content-type"]),
+        (401, &"application/json".parse().unwrap())
+    );
     let open: Value = open.json().await.unwrap();
     assert!(open["error"].as_str().unwrap().contains("who calls?"), "{open}");
 
-    let mlflow = door.request("POST", "/v1/models/fraud/invocations", None).send().await.unwrap();
+    let mlflow = door
+        .request("POST", "/v1/models/fraud/invocations", None)
+        .send()
+        .await
+        .unwrap();
     let mlflow: Value = mlflow.json().await.unwrap();
     assert_eq!(mlflow["error_code"], "UNAUTHENTICATED");
 
@@ -39,9 +54,15 @@ async fn a_stranger_is_refused_in_the_words_of_the_protocol() {
         async move { request.send().await.unwrap() }
     };
     let refused = call("Bearer nothing").await;
-    assert_eq!((refused.status().as_u16(), &refused.headers()["grpc-status"]), (200, &"16".parse().unwrap()));
+    assert_eq!(
+        (refused.status().as_u16(), &refused.headers()["grpc-status"]),
+        (200, &"16".parse().unwrap())
+    );
     let words = refused.headers()["grpc-message"].to_str().unwrap();
-    assert!(words.contains("neither an API key nor a JWT") && !words.contains("nothing"), "{words}");
+    assert!(
+        words.contains("neither an API key nor a JWT") && !words.contains("nothing"),
+        "{words}"
+    );
 }
 
 #[tokio::test]
@@ -98,11 +119,20 @@ async fn a_caller_does_what_its_scopes_say_and_learns_which_is_missing() {
         assert_eq!(door.status(method, path, Some(&key)).await, expected, "{method} {path}");
         assert_eq!(door.status(method, path, Some(ADMIN)).await, 200, "{method} {path}");
     }
-    let refused = door.request("POST", "/v2/models/churn/infer", Some(&key)).send().await.unwrap();
+    let refused = door
+        .request("POST", "/v2/models/churn/infer", Some(&key))
+        .send()
+        .await
+        .unwrap();
     let words = refused.text().await.unwrap();
-    assert!(words.contains("lacks the scope `predict:churn`") && words.contains("predict:fraud"), "{words}");
+    assert!(
+        words.contains("lacks the scope `predict:churn`") && words.contains("predict:fraud"),
+        "{words}"
+    );
     assert!(!words.contains(&key));
-    let by_header = door.request("POST", "/v1/models/fraud:predict", None).header("x-api-key", &key);
+    let by_header = door
+        .request("POST", "/v1/models/fraud:predict", None)
+        .header("x-api-key", &key);
     assert_eq!(by_header.send().await.unwrap().status(), 200);
     let basic = door.request("GET", "/v1/models", None).basic_auth("user", Some(&key));
     assert_eq!(basic.send().await.unwrap().status(), 401);
@@ -122,17 +152,37 @@ async fn a_rate_that_is_used_up_says_when_to_try_again() {
     .await;
     let bank = door.create_key("bank", &["predict:*"]).await.key;
     let shop = door.create_key("shop", &["predict:*"]).await.key;
-    let predict = |key: &str, model: &str| door.request("POST", &format!("/v1/models/{model}:predict"), Some(key)).send();
+    let predict = |key: &str, model: &str| {
+        door.request("POST", &format!("/v1/models/{model}:predict"), Some(key))
+            .send()
+    };
     for _ in 0..2 {
         assert_eq!(predict(&bank, "fraud").await.unwrap().status(), 200);
     }
     let refused = predict(&bank, "fraud").await.unwrap();
-    assert_eq!((refused.status().as_u16(), &refused.headers()["retry-after"]), (429, &"2".parse().unwrap()));
+    assert_eq!(
+        (refused.status().as_u16(), &refused.headers()["retry-after"]),
+        (429, &"2".parse().unwrap())
+    );
     let problem: Value = refused.json().await.unwrap();
-    assert_eq!((&problem["code"], &problem["retryable"]), (&json!("rate-limited"), &json!(true)));
-    assert!(problem["detail"].as_str().unwrap().contains("tenant `bank`"), "{problem}");
-    assert_eq!(predict(&bank, "fraud@2").await.unwrap().status(), 429, "versions share the model's");
-    assert_eq!(predict(&bank, "churn").await.unwrap().status(), 200, "another model has its own");
+    assert_eq!(
+        (&problem["code"], &problem["retryable"]),
+        (&json!("rate-limited"), &json!(true))
+    );
+    assert!(
+        problem["detail"].as_str().unwrap().contains("tenant `bank`"),
+        "{problem}"
+    );
+    assert_eq!(
+        predict(&bank, "fraud@2").await.unwrap().status(),
+        429,
+        "versions share the model's"
+    );
+    assert_eq!(
+        predict(&bank, "churn").await.unwrap().status(),
+        200,
+        "another model has its own"
+    );
     for _ in 0..20 {
         assert_eq!(predict(&shop, "fraud").await.unwrap().status(), 200);
     }
@@ -153,9 +203,19 @@ async fn a_body_is_bounded_whether_it_says_its_length_or_not() {
     assert_eq!(post("/v1/models/fraud:predict", 1_000).await.unwrap().status(), 200);
     let refused = post("/v1/models/fraud:predict", 1_001).await.unwrap();
     assert_eq!(refused.status(), 413);
-    assert!(refused.text().await.unwrap().contains("1001 bytes, this route takes 1000"));
+    assert!(
+        refused
+            .text()
+            .await
+            .unwrap()
+            .contains("1001 bytes, this route takes 1000")
+    );
     assert_eq!(post("/v1/keys", 101).await.unwrap().status(), 413);
-    assert_eq!(post("/v1/models/fraud/versions", 50_000).await.unwrap().status(), 200, "it has a limit of its own");
+    assert_eq!(
+        post("/v1/models/fraud/versions", 50_000).await.unwrap().status(),
+        200,
+        "it has a limit of its own"
+    );
     let chunks = futures::stream::iter((0..20).map(|_| Ok::<_, std::io::Error>(vec![b'x'; 100])));
     let chunked = door
         .request("POST", "/v1/models/fraud:predict", Some(ADMIN))
@@ -171,11 +231,25 @@ async fn where_access_is_off_every_answer_and_readiness_say_so() {
     })
     .await;
     let answer = door.request("GET", "/v1/models", None).send().await.unwrap();
-    assert_eq!((answer.status().as_u16(), &answer.headers()["ondol-access"]), (200, &"off".parse().unwrap()));
-    let identity: CallerIdentity = door.request("GET", "/v1/identity", None).send().await.unwrap().json().await.unwrap();
+    assert_eq!(
+        (answer.status().as_u16(), &answer.headers()["ondol-access"]),
+        (200, &"off".parse().unwrap())
+    );
+    let identity: CallerIdentity = door
+        .request("GET", "/v1/identity", None)
+        .send()
+        .await
+        .unwrap()
+        .json()
+        .await
+        .unwrap();
     assert_eq!((identity.who.as_str(), identity.access), ("anyone", AccessMode::Off));
     let checks = door.health.checks();
-    assert!(checks.iter().any(|check| check.ready && check.reason.as_deref().is_some_and(|note| note.starts_with("off"))));
+    assert!(
+        checks
+            .iter()
+            .any(|check| check.ready && check.reason.as_deref().is_some_and(|note| note.starts_with("off")))
+    );
     let required = Door::open(required()).await;
     let answer = required.request("GET", "/v1/models", Some(ADMIN)).send().await.unwrap();
     assert!(!answer.headers().contains_key("ondol-access"));
@@ -224,7 +298,9 @@ async fn a_client_is_known_by_its_certificate() {
     assert!(refused.text().await.unwrap().contains("spiffe://bank/other"));
     assert_eq!(identity(client(None)).await.unwrap().status(), 401);
     // A key goes before the certificate.
-    let keyed = client(Some(&known)).get(format!("{}/v1/identity", door.base)).bearer_auth(ADMIN);
+    let keyed = client(Some(&known))
+        .get(format!("{}/v1/identity", door.base))
+        .bearer_auth(ADMIN);
     let who: CallerIdentity = keyed.send().await.unwrap().json().await.unwrap();
     assert_eq!(who.who, "key:admin_key");
     assert_eq!(NOW % 1_000_000, 0);

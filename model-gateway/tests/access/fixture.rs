@@ -86,12 +86,22 @@ impl Door {
     }
 
     pub async fn status(&self, method: &str, path: &str, token: Option<&str>) -> u16 {
-        self.request(method, path, token).send().await.unwrap().status().as_u16()
+        self.request(method, path, token)
+            .send()
+            .await
+            .unwrap()
+            .status()
+            .as_u16()
     }
 
     pub async fn create_key(&self, tenant: &str, scopes: &[&str]) -> CreatedKey {
         let body = serde_json::json!({ "label": "test", "tenant": tenant, "scopes": scopes });
-        let response = self.request("POST", "/v1/keys", Some(ADMIN)).json(&body).send().await.unwrap();
+        let response = self
+            .request("POST", "/v1/keys", Some(ADMIN))
+            .json(&body)
+            .send()
+            .await
+            .unwrap();
         assert_eq!(response.status(), 201);
         assert_eq!(response.headers()["cache-control"], "no-store");
         response.json().await.unwrap()

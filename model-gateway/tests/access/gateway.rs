@@ -71,7 +71,11 @@ async fn no_route_of_the_gateway_answers_a_stranger() {
     for (method, path, request) in operations() {
         let method: Method = method.parse().unwrap();
         let open = need(&method, &request) == Need::Open;
-        let answer = client.request(method.clone(), format!("{base}{request}")).send().await.unwrap();
+        let answer = client
+            .request(method.clone(), format!("{base}{request}"))
+            .send()
+            .await
+            .unwrap();
         assert_eq!(answer.status() != 401, open, "{method} {path}");
     }
 }
@@ -95,7 +99,10 @@ async fn call(base: &str, method: &str, token: &str, model: &str) -> String {
         .send()
         .await
         .unwrap();
-    let status = answer.headers().get("grpc-status").map(|status| status.to_str().unwrap().to_owned());
+    let status = answer
+        .headers()
+        .get("grpc-status")
+        .map(|status| status.to_str().unwrap().to_owned());
     match status {
         Some(status) => status,
         // A stream says so in its only answer.
@@ -107,19 +114,45 @@ async fn call(base: &str, method: &str, token: &str, model: &str) -> String {
 async fn a_grpc_message_is_asked_for_the_model_it_names() {
     let (_bench, base, _http) = start().await;
     let body = serde_json::json!({"label": "l", "tenant": "bank", "scopes": ["predict:fraud", "load:fraud"]});
-    let created = reqwest::Client::new().post(format!("{base}/v1/keys")).bearer_auth(ADMIN).json(&body);
+    let created = reqwest::Client::new()
+        .post(format!("{base}/v1/keys"))
+        .bearer_auth(ADMIN)
+        .json(&body);
     let created: Value = created.send().await.unwrap().json().await.unwrap();
     let key = created["key"].as_str().unwrap();
-    for method in ["ModelInfer", "ModelReady", "ModelMetadata", "ModelConfig", "ModelStatistics", "RepositoryModelLoad", "RepositoryModelUnload"] {
-        assert_eq!(call(&base, method, key, "churn").await, "7", "{method}: PERMISSION_DENIED");
+    for method in [
+        "ModelInfer",
+        "ModelReady",
+        "ModelMetadata",
+        "ModelConfig",
+        "ModelStatistics",
+        "RepositoryModelLoad",
+        "RepositoryModelUnload",
+    ] {
+        assert_eq!(
+            call(&base, method, key, "churn").await,
+            "7",
+            "{method}: PERMISSION_DENIED"
+        );
         assert_ne!(call(&base, method, key, "fraud").await, "7", "{method}");
-        assert_eq!(call(&base, method, "x", "fraud").await, "16", "{method}: UNAUTHENTICATED");
+        assert_eq!(
+            call(&base, method, "x", "fraud").await,
+            "16",
+            "{method}: UNAUTHENTICATED"
+        );
     }
     let streamed = call(&base, "ModelStreamInfer", key, "churn").await;
     assert!(streamed.contains("lacks the scope `predict:churn`"), "{streamed}");
-    let audit = reqwest::Client::new().get(format!("{base}/v1/audit?action=load")).bearer_auth(ADMIN);
+    let audit = reqwest::Client::new()
+        .get(format!("{base}/v1/audit?action=load"))
+        .bearer_auth(ADMIN);
     let audit: Value = audit.send().await.unwrap().json().await.unwrap();
-    let outcomes: Vec<_> = audit["entries"].as_array().unwrap().iter().map(|entry| &entry["outcome"]).collect();
+    let outcomes: Vec<_> = audit["entries"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|entry| &entry["outcome"])
+        .collect();
     assert_eq!(outcomes.len(), 4, "{audit}");
     assert!(outcomes.iter().all(|outcome| **outcome == "refused"), "{audit}");
 }

@@ -124,12 +124,19 @@ async fn a_token_of_a_known_issuer_says_who_calls_and_what_it_may_do() {
     let token = signer.sign(&issuer.claims());
     let who = door.request("GET", "/v1/identity", Some(&token)).send().await.unwrap();
     let who: CallerIdentity = who.json().await.unwrap();
-    assert_eq!((who.who.as_str(), who.tenant.as_str()), (format!("jwt:{}#alice", issuer.url).as_str(), "bank"));
+    assert_eq!(
+        (who.who.as_str(), who.tenant.as_str()),
+        (format!("jwt:{}#alice", issuer.url).as_str(), "bank")
+    );
     assert_eq!(who.scopes, ["predict:fraud"]);
     assert_eq!(door.status("POST", PREDICT, Some(&token)).await, 200);
     assert_eq!(door.status("POST", "/v1/models/churn:predict", Some(&token)).await, 403);
     door.clock.advance(3_659_999_999);
-    assert_eq!(door.status("POST", PREDICT, Some(&token)).await, 200, "within the clocks' skew");
+    assert_eq!(
+        door.status("POST", PREDICT, Some(&token)).await,
+        200,
+        "within the clocks' skew"
+    );
     door.clock.advance(1);
     let expired = door.request("POST", PREDICT, Some(&token)).send().await.unwrap();
     assert_eq!(expired.status(), 401);
@@ -165,7 +172,10 @@ async fn tokens_that_are_wrong_in_any_way_are_refused_and_not_quoted() {
         assert_eq!(refused.status(), 401, "{token}");
         let words = refused.text().await.unwrap();
         let signature = token.rsplit_once('.').unwrap().1;
-        assert!(!words.contains(&token) && (signature.len() < 4 || !words.contains(signature)), "{words}");
+        assert!(
+            !words.contains(&token) && (signature.len() < 4 || !words.contains(signature)),
+            "{words}"
+        );
     }
     let long = format!("{}.{}.{}", "a".repeat(8_000), "b".repeat(10_000), "c");
     assert!([401, 431].contains(&door.status("POST", PREDICT, Some(&long)).await));
@@ -178,11 +188,23 @@ async fn an_issuer_that_exchanges_its_keys_is_followed() {
     let door = Door::open(issuer.config()).await;
     let (of_old, of_new) = (old.sign(&issuer.claims()), new.sign(&issuer.claims()));
     assert_eq!(door.status("POST", PREDICT, Some(&of_old)).await, 200);
-    assert_eq!(door.status("POST", PREDICT, Some(&of_new)).await, 401, "not published yet");
+    assert_eq!(
+        door.status("POST", PREDICT, Some(&of_new)).await,
+        401,
+        "not published yet"
+    );
     issuer.publish(json!([new.jwk()]));
     door.clock.advance(11_000_000);
-    assert_eq!(door.status("POST", PREDICT, Some(&of_new)).await, 200, "an unknown key is asked for");
-    assert_eq!(door.status("POST", PREDICT, Some(&of_old)).await, 401, "also where it was verified before");
+    assert_eq!(
+        door.status("POST", PREDICT, Some(&of_new)).await,
+        200,
+        "an unknown key is asked for"
+    );
+    assert_eq!(
+        door.status("POST", PREDICT, Some(&of_old)).await,
+        401,
+        "also where it was verified before"
+    );
 }
 
 #[tokio::test]
@@ -190,10 +212,14 @@ async fn a_flood_of_unknown_keys_does_not_reach_the_issuer() {
     let signer = Signer::new("one");
     let issuer = Issuer::start(json!([signer.jwk()])).await;
     let door = Door::open(issuer.config()).await;
-    assert_eq!(door.status("POST", PREDICT, Some(&signer.sign(&issuer.claims()))).await, 200);
+    assert_eq!(
+        door.status("POST", PREDICT, Some(&signer.sign(&issuer.claims()))).await,
+        200
+    );
     let before = issuer.asked();
     let flood = |count: usize| {
-        let tokens = (0..count).map(|number| signer.sign_as(&json!({"alg": "EdDSA", "kid": number.to_string()}), &issuer.claims()));
+        let tokens = (0..count)
+            .map(|number| signer.sign_as(&json!({"alg": "EdDSA", "kid": number.to_string()}), &issuer.claims()));
         let requests = tokens.map(|token| {
             let request = door.request("POST", PREDICT, Some(&token));
             async move { request.send().await.unwrap().status().as_u16() }
@@ -230,7 +256,12 @@ async fn a_token_signed_with_rsa_is_verified() {
     let folder = tempfile::tempdir().unwrap();
     let key = folder.path().join("rsa.pem");
     openssl(Command::new("openssl").args(["genrsa", "-out"]).arg(&key).arg("2048")).unwrap();
-    let modulus = openssl(Command::new("openssl").args(["rsa", "-noout", "-modulus", "-in"]).arg(&key)).unwrap();
+    let modulus = openssl(
+        Command::new("openssl")
+            .args(["rsa", "-noout", "-modulus", "-in"])
+            .arg(&key),
+    )
+    .unwrap();
     let modulus = String::from_utf8(modulus).unwrap();
     let digits = modulus.trim().strip_prefix("Modulus=").unwrap();
     let n: Vec<u8> = (0..digits.len() / 2)
@@ -240,12 +271,24 @@ async fn a_token_signed_with_rsa_is_verified() {
     let issuer = Issuer::start(json!([jwk])).await;
     let door = Door::open(issuer.config()).await;
     let part = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
-    let signed = format!("{}.{}", part(&json!({"alg": "RS256", "kid": "rsa"})), part(&issuer.claims()));
+    let signed = format!(
+        "{}.{}",
+        part(&json!({"alg": "RS256", "kid": "rsa"})),
+        part(&issuer.claims())
+    );
     let message = folder.path().join("message");
     std::fs::write(&message, &signed).unwrap();
-    let sign = Command::new("openssl").args(["dgst", "-sha256", "-sign"]).arg(&key).arg(&message).output().unwrap();
+    let sign = Command::new("openssl")
+        .args(["dgst", "-sha256", "-sign"])
+        .arg(&key)
+        .arg(&message)
+        .output()
+        .unwrap();
     let token = format!("{signed}.{}", URL_SAFE_NO_PAD.encode(&sign.stdout));
     assert_eq!(door.status("POST", PREDICT, Some(&token)).await, 200);
-    let swapped = token.replace(&part(&json!({"alg": "RS256", "kid": "rsa"})), &part(&json!({"alg": "PS256", "kid": "rsa"})));
+    let swapped = token.replace(
+        &part(&json!({"alg": "RS256", "kid": "rsa"})),
+        &part(&json!({"alg": "PS256", "kid": "rsa"})),
+    );
     assert_eq!(door.status("POST", PREDICT, Some(&swapped)).await, 401);
 }

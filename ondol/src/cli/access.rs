@@ -81,7 +81,10 @@ pub(crate) struct AuditArgs {
 fn seconds(text: &str) -> Result<u64, String> {
     let wrong = || format!("`{text}` is no time: write a number and d, h, m or s, such as `90d`");
     let unit = text.chars().next_back().ok_or_else(wrong)?;
-    let number: u64 = text.strip_suffix(unit).and_then(|number| number.parse().ok()).ok_or_else(wrong)?;
+    let number: u64 = text
+        .strip_suffix(unit)
+        .and_then(|number| number.parse().ok())
+        .ok_or_else(wrong)?;
     let scale = match unit {
         'd' => 86_400,
         'h' => 3_600,
@@ -89,7 +92,10 @@ fn seconds(text: &str) -> Result<u64, String> {
         's' => 1,
         _ => return Err(wrong()),
     };
-    number.checked_mul(scale).filter(|seconds| *seconds > 0).ok_or_else(wrong)
+    number
+        .checked_mul(scale)
+        .filter(|seconds| *seconds > 0)
+        .ok_or_else(wrong)
 }
 
 #[cfg(test)]

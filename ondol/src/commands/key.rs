@@ -60,8 +60,7 @@ async fn bootstrap(args: &BootstrapKeyArgs, output: Output) -> Result<()> {
         data: args.data.clone(),
     };
     let config = OndolConfig::load(&server, |_| {})?.model_gateway;
-    std::fs::create_dir_all(&config.data_dir)
-        .with_context(|| format!("can't use `{}`", config.data_dir.display()))?;
+    std::fs::create_dir_all(&config.data_dir).with_context(|| format!("can't use `{}`", config.data_dir.display()))?;
     let now = EventTime::from_micros(SystemClock.now_micros());
     let created =
         ondol_model_gateway::access::bootstrap(&config.database_url(), &args.label, args.another, now).await?;

@@ -164,7 +164,10 @@ impl TlsServer {
                     }
                 }
                 Ok(Err(error)) => {
-                    let words = format!("{error}: {:?}", std::error::Error::source(&error).map(ToString::to_string));
+                    let words = format!(
+                        "{error}: {:?}",
+                        std::error::Error::source(&error).map(ToString::to_string)
+                    );
                     if words != complaint {
                         metrics::counter!("ondol_tls_reloads_total", "outcome" => "refused").increment(1);
                         tracing::error!(error = words, "TLS files can't be used: the former ones stay in use");
@@ -219,8 +222,8 @@ impl Files {
             path: path.to_owned(),
             detail,
         };
-        let chain = certificates(&self.certificate)
-            .map_err(|detail| content("certificate", &config.certificate, detail))?;
+        let chain =
+            certificates(&self.certificate).map_err(|detail| content("certificate", &config.certificate, detail))?;
         // The parser's words are not passed on: they could quote the key.
         let key = PrivateKeyDer::from_pem_slice(&self.key)
             .map_err(|_| content("key", &config.key, "no private key in PEM".to_owned()))?;

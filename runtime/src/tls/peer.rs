@@ -28,7 +28,9 @@ impl PeerCertificate {
             .valid_dns_names()
             .map(|name| format!("dns:{name}"))
             .chain(parsed.valid_uri_names().map(|name| format!("uri:{name}")));
-        let common = common_names(parsed.subject()).into_iter().map(|name| format!("cn:{name}"));
+        let common = common_names(parsed.subject())
+            .into_iter()
+            .map(|name| format!("cn:{name}"));
         Self {
             names: alternative.chain(common).collect(),
         }
@@ -94,9 +96,7 @@ mod tests {
     #[test]
     fn a_subject_cut_short_or_garbled_has_no_names() {
         // SET { SEQUENCE { 2.5.4.3, UTF8String "shop" } }
-        let whole = [
-            0x31, 13, 0x30, 11, 0x06, 3, 0x55, 4, 3, 0x0c, 4, b's', b'h', b'o', b'p',
-        ];
+        let whole = [0x31, 13, 0x30, 11, 0x06, 3, 0x55, 4, 3, 0x0c, 4, b's', b'h', b'o', b'p'];
         assert_eq!(common_names(&whole), ["shop"]);
         for end in 0..whole.len() {
             assert!(common_names(&whole[..end]).is_empty(), "{end}");
