@@ -109,6 +109,15 @@ fn of(target: &str) -> Vec<Vec<u8>> {
             b"\x09\x01\0\0\x3c".to_vec(),
             b"\0\x01\0\x01".to_vec(),
         ],
+        "access_tokens" => [
+            "\0eyJhbGciOiJFZERTQSIsImtpZCI6ImEifQ.e30.AAAA",
+            "\x01{\"keys\":[{\"kty\":\"OKP\",\"crv\":\"Ed25519\",\"x\":\"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo\"}]}",
+            "\x02{\"iss\":\"i\",\"aud\":\"ondol\",\"sub\":\"s\",\"exp\":1000000060,\"scope\":\"predict:fraud\"}",
+            "\x03predict:fraud",
+            "\x04/v2/models/fraud/infer",
+        ]
+        .map(|text| text.as_bytes().to_vec())
+        .to_vec(),
         "definition_files" => vec![DEFINITIONS.as_bytes().to_vec()],
         "expressions" => [
             "case when x > 1.5 and s like 'a%' then coalesce(n, 7) else i % 3 end",

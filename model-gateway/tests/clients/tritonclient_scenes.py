@@ -277,7 +277,7 @@ def streamed():
         async def requests():
             for place, model in enumerate(["fraud", "frod", "fraud"]):
                 yield {"model_name": model, "inputs": [tensor("X", ROWS, "FP32")], "request_id": str(place),
-                       "enable_empty_final_response": True}
+                       "parameters": {"triton_enable_empty_final_response": True}}
 
         async def collect():
             return [answer async for answer in CLIENT.stream_infer(requests())]
