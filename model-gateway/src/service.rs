@@ -164,8 +164,10 @@ impl ModelGatewayService {
     /// The routes of the contract and of the Open Inference Protocol V2, behind the door of [`Access`].
     pub fn router(self: &Arc<Self>) -> axum::Router {
         let contract: Arc<dyn ModelGateway> = Arc::clone(self) as _;
-        let routes = ondol_model_gateway_api::server::router(contract).merge(self.open_inference());
-        self.access.protect(routes)
+        // Each part goes through the door once: twice would count a request twice.
+        self.access
+            .protect(ondol_model_gateway_api::server::router(contract))
+            .merge(self.open_inference())
     }
 
     /// The routes of the Open Inference Protocol V2 alone, behind the door of [`Access`] too.
