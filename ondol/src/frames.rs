@@ -3,6 +3,7 @@
 mod csv;
 mod file;
 mod folder;
+mod outlet;
 
 use anyhow::{Context as _, Result, bail};
 use arrow::array::RecordBatch;
@@ -12,6 +13,7 @@ use file::{Cutter, WholeFile};
 pub(crate) use folder::Layout;
 use folder::WholeFolder;
 use ondol_vocabulary::Field as NamedField;
+pub(crate) use outlet::Outlet;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use std::fs::File;
@@ -109,6 +111,11 @@ impl Target {
             form: form.unwrap_or(Form::Parquet),
             layout: Some(layout),
         })
+    }
+
+    /// Whether it is a folder.
+    pub(crate) fn is_folder(&self) -> bool {
+        self.layout.is_some()
     }
 
     /// Refuses a layout that columns known beforehand don't allow.

@@ -8,6 +8,7 @@
     reason = "tests"
 )]
 
+use ondol_testkit::s3;
 use serde_json::Value;
 use std::io::{BufReader, Write as _};
 use std::path::Path;
@@ -392,6 +393,84 @@ fn a_training_set_is_made_again_from_its_manifest_byte_by_byte() {
         &desk.fails("training-set fraud --from-manifest first.csv.manifest.json -o fourth.csv"),
         &["cannot be used with"],
     );
+}
+
+#[test]
+fn a_training_set_goes_into_a_bucket_with_its_manifest_last() {
+    let desk = Desk::with_dev();
+    desk.write("features.toml", DEFINITIONS);
+    desk.succeeds("apply");
+    let spine: String = (0..30)
+        .map(|row| format!("a,1,2026-01-{:02}T00:00:00Z,{row}\n", 1 + row % 2))
+        .collect();
+    desk.write("spine.csv", &format!("card,amount,time,label\n{spine}"));
+    let s3 = format!(
+        "[s3]\nendpoint = \"{}\"\nregion = \"{}\"\naccess_key_id = \"{}\"\nsecret_access_key = \"{}\"\nallow_http = true\n",
+        s3::endpoint(),
+        s3::REGION,
+        s3::ACCESS_KEY_ID,
+        s3::SECRET_ACCESS_KEY
+    );
+    desk.write("client.toml", &s3);
+    let bucket = s3::bucket();
+    let build = |out: &str| format!("training-set fraud --config client.toml --spine spine.csv -o {out}");
+    desk.succeeds(&build("here.parquet"));
+    let printed = desk.succeeds(&build(&format!("s3://{bucket}/sets/there.parquet")));
+    contains(
+        &printed,
+        &[&format!("manifest: s3://{bucket}/sets/there.parquet.manifest.json")],
+    );
+    assert_eq!(
+        object(&bucket, "sets/there.parquet"),
+        std::fs::read(desk.path().join("here.parquet")).unwrap()
+    );
+    let manifest = object(&bucket, "sets/there.parquet.manifest.json");
+    let manifest: Value = serde_json::from_slice(&manifest).unwrap();
+    assert_eq!(manifest["features"][1]["statistics"]["count"], 30);
+
+    // A folder, which is not replaced.
+    let folder = format!(
+        "{} --partition-by event_date",
+        build(&format!("s3://{bucket}/sets/cut/"))
+    );
+    desk.succeeds(&folder);
+    for name in ["cut/event_date=2026-01-02/part-00000.parquet", "cut.manifest.json"] {
+        assert!(!object(&bucket, &format!("sets/{name}")).is_empty(), "{name}");
+    }
+    contains(&desk.fails(&folder), &["it exists; remove it or name another"]);
+
+    // What can be known before any work is done: no job is submitted.
+    let jobs = || desk.succeeds("jobs --output json").matches("\"id\"").count();
+    let before = jobs();
+    contains(
+        &desk.fails(&build("s3://ondol-no-such-bucket/train.parquet")),
+        &["s3://ondol-no-such-bucket", "check the bucket's name"],
+    );
+    contains(
+        &desk.fails(&build(&format!("s3://{bucket}"))),
+        &["s3://bucket/train.parquet"],
+    );
+    contains(
+        &desk.fails(&build("gs://b/train.parquet")),
+        &["use a path, file:///… or s3://bucket/prefix"],
+    );
+    assert_eq!(jobs(), before);
+
+    desk.succeeds(&format!("sql select(1) --config client.toml -o s3://{bucket}/one.csv"));
+    assert_eq!(
+        object(&bucket, "one.csv").iter().filter(|byte| **byte == b'\n').count(),
+        2
+    );
+}
+
+/// The bytes of an object.
+fn object(bucket: &str, key: &str) -> Vec<u8> {
+    let url = format!("{}/{bucket}/{}", s3::endpoint(), key.replace('=', "%3D"));
+    tokio::runtime::Runtime::new().unwrap().block_on(async {
+        let answer = reqwest::get(&url).await.unwrap();
+        assert!(answer.status().is_success(), "{url}: {}", answer.status());
+        answer.bytes().await.unwrap().to_vec()
+    })
 }
 
 #[test]

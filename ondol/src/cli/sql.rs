@@ -8,9 +8,13 @@ use std::path::PathBuf;
 pub(crate) struct SqlArgs {
     /// The query: sources are tables by name. `-` reads it from standard input.
     pub(crate) query: String,
-    /// Where to write the rows: .parquet, .csv or .arrow; without it they are printed.
-    #[arg(short, long = "out", value_name = "FILE")]
+    /// Where to write the rows: .parquet, .csv or .arrow, to a path, file:///… or s3://bucket/…; without it they are
+    /// printed.
+    #[arg(short, long = "out", value_name = "FILE|URL")]
     pub(crate) out: Option<PathBuf>,
+    /// The configuration whose `[s3]` says how a bucket is reached; the AWS_… variables say it too.
+    #[arg(long, env = "ONDOL_CONFIG", value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
     /// Rows at most. Without it a table on the screen ends after 100, everything else has all.
     #[arg(long, value_name = "N")]
     pub(crate) max_rows: Option<u64>,

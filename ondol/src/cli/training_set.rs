@@ -22,9 +22,12 @@ pub(crate) struct TrainingSetArgs {
     #[arg(long, value_name = "ID")]
     pub(crate) job: Option<String>,
     /// Where to write: .parquet, .csv or .arrow, or a folder with --partition-by or --rows-per-file; the manifest goes
-    /// beside it.
-    #[arg(short, long = "out", value_name = "FILE|FOLDER")]
+    /// beside it. A path, file:///… or s3://bucket/….
+    #[arg(short, long = "out", value_name = "FILE|FOLDER|URL")]
     pub(crate) out: PathBuf,
+    /// The configuration whose `[s3]` says how a bucket is reached; the AWS_… variables say it too.
+    #[arg(long, env = "ONDOL_CONFIG", value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
     /// Cut into folders `column=value/`. `event_date` is the day of the row's moment, in UTC. May be given several times.
     #[arg(long, value_name = "event_date|COLUMN")]
     pub(crate) partition_by: Vec<String>,

@@ -1,6 +1,7 @@
 //! `sql`: a query over offline tables, its rows printed or written to a file as they come.
 
 use crate::cli::{Output, SqlArgs};
+use crate::frames::Outlet;
 use crate::{frames, print};
 use anyhow::{Context as _, Result, bail};
 use arrow::array::RecordBatch;
@@ -11,7 +12,6 @@ use ondol_pipelines_api::Rows;
 use ondol_pipelines_api::sql::SqlRequest;
 use serde_json::json;
 use std::io::Read as _;
-use std::path::Path;
 
 /// Rows of a table on the screen, unless asked for more.
 const SCREEN_ROWS: u64 = 100;
@@ -19,7 +19,12 @@ const SCREEN_ROWS: u64 = 100;
 /// `ondol sql`.
 pub(crate) async fn run(args: &SqlArgs, output: Output) -> Result<()> {
     let target = match &args.out {
-        Some(path) => Some((path, frames::Target::new(path, frames::Layout::default(), None)?)),
+        Some(path) => {
+            let outlet = Outlet::new(path, args.config.as_deref())?;
+            let target = frames::Target::new(outlet.path(), frames::Layout::default(), None)?;
+            outlet.check(false).await?;
+            Some((outlet, target))
+        }
         None => None,
     };
     let query = match args.query.as_str() {
@@ -43,13 +48,13 @@ pub(crate) async fn run(args: &SqlArgs, output: Output) -> Result<()> {
     };
     let rows = args.connect.sql()?.sql(SqlRequest { query, max_rows }).await?;
     match target {
-        Some((path, target)) => write(rows, path, &target, output).await,
+        Some((outlet, target)) => write(rows, outlet, &target, output).await,
         None if output == Output::Json => print_json(rows).await,
         None => print_table(rows, args.max_rows.is_none()).await,
     }
 }
 
-async fn write(mut rows: Rows, path: &Path, target: &frames::Target, output: Output) -> Result<()> {
+async fn write(mut rows: Rows, outlet: Outlet, target: &frames::Target, output: Output) -> Result<()> {
     let mut writer = target.begin(&rows.schema, "")?;
     let mut count = 0;
     while let Some(batch) = rows.batches.next().await {
@@ -58,8 +63,10 @@ async fn write(mut rows: Rows, path: &Path, target: &frames::Target, output: Out
         writer.write(batch)?;
     }
     writer.finish()?;
-    print::result(output, &json!({"output": path, "rows": count}), |_| {
-        format!("{count} rows → {}", path.display())
+    let out = outlet.shown().to_owned();
+    outlet.publish().await?;
+    print::result(output, &json!({"output": out, "rows": count}), |_| {
+        format!("{count} rows → {out}")
     })
 }
 

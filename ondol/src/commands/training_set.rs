@@ -3,7 +3,7 @@
 
 use crate::cli::{AsOfArg, Output, TrainingSetArgs};
 use crate::commands::jobs;
-use crate::frames::{self, Layout, Target};
+use crate::frames::{self, Layout, Outlet, Target};
 use crate::print;
 use anyhow::{Context as _, Result, anyhow, bail};
 use arrow::array::RecordBatch;
@@ -22,7 +22,9 @@ pub(crate) async fn run(args: &TrainingSetArgs, output: Output) -> Result<()> {
         partition_by: args.partition_by.clone(),
         rows_per_file: args.rows_per_file,
     };
-    let target = Target::new(&args.out, layout, args.format)?;
+    let outlet = Outlet::new(&args.out, args.config.as_deref())?;
+    let target = Target::new(outlet.path(), layout, args.format)?;
+    outlet.check(target.is_folder()).await?;
     let pipelines = args.connect.pipelines()?;
     let (job, spine) = match &args.job {
         Some(id) => (pipelines.job(id, None, Duration::ZERO).await?, None),
@@ -46,10 +48,12 @@ pub(crate) async fn run(args: &TrainingSetArgs, output: Output) -> Result<()> {
         let spine = spine.and_then(|spine| std::fs::canonicalize(spine).ok());
         snapshot.spine.file = spine.map(|path| path.display().to_string());
     }
-    let manifest_path = frames::manifest_path(&args.out);
-    frames::write_text(&manifest_path, &serde_json::to_vec_pretty(&manifest)?)?;
-    let summary = json!({"output": args.out, "manifest_file": manifest_path, "manifest": manifest});
-    print::result(output, &summary, |_| summarize(&manifest, &args.out, &manifest_path))
+    let manifest_text = serde_json::to_vec_pretty(&manifest)?;
+    frames::write_text(&frames::manifest_path(outlet.path()), &manifest_text)?;
+    let (out, manifest_file) = (outlet.shown().to_owned(), outlet.manifest());
+    outlet.publish().await?;
+    let summary = json!({"output": out, "manifest_file": manifest_file, "manifest": manifest});
+    print::result(output, &summary, |_| summarize(&manifest, &out, &manifest_file))
 }
 
 /// A request for a training set of the present.
@@ -172,7 +176,7 @@ async fn write(pipelines: &dyn Pipelines, id: &str, target: &Target, manifest: &
     table.finish()
 }
 
-fn summarize(manifest: &Manifest, out: &Path, manifest_path: &Path) -> String {
+fn summarize(manifest: &Manifest, out: &str, manifest_path: &str) -> String {
     let rows = manifest.features.iter().map(|feature| {
         [
             feature.name.clone(),
@@ -181,12 +185,10 @@ fn summarize(manifest: &Manifest, out: &Path, manifest_path: &Path) -> String {
         ]
     });
     format!(
-        "{}\n\n{} rows × {} features of {} → {}\nmanifest: {}",
+        "{}\n\n{} rows × {} features of {} → {out}\nmanifest: {manifest_path}",
         print::table(["feature", "type", "nulls"], rows),
         manifest.rows,
         manifest.features.len(),
         manifest.model,
-        out.display(),
-        manifest_path.display(),
     )
 }
