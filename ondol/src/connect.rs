@@ -30,7 +30,8 @@ impl ConnectArgs {
     fn credentials(&self, token: Option<&String>) -> Result<Credentials> {
         let read = |path: &PathBuf| std::fs::read(path).with_context(|| format!("can't read `{}`", path.display()));
         Ok(Credentials {
-            token: token.cloned(),
+            // An empty variable is no token.
+            token: token.filter(|token| !token.is_empty()).cloned(),
             authorities: self.ca.as_ref().map(read).transpose()?,
             identity: self.identity.as_ref().map(read).transpose()?,
         })

@@ -90,11 +90,15 @@ fn details<T: std::error::Error + Serialize + Send + Sync + 'static>(error: &Err
     serde_json::to_value(error.downcast_ref::<T>()?).ok()
 }
 
-/// What to do about a service that does not answer: the first thing a new user meets.
+/// What to do about a service that does not answer, or asks who calls: the first things a new user meets.
 fn help(error: &Error) -> Option<&'static str> {
-    format!("{error:#}")
-        .contains("can't be reached")
-        .then_some("is it running? `ondol dev` starts every service; --server or ONDOL_SERVER says where one answers")
+    let text = format!("{error:#}");
+    if text.contains("can't be reached") {
+        return Some("is it running? `ondol dev` starts every service; --server or ONDOL_SERVER says where one answers");
+    }
+    text.contains("who calls?").then_some(
+        "set ONDOL_TOKEN (or --token) to an API key or a JWT; on the server's machine `ondol key bootstrap` makes a first key",
+    )
 }
 
 #[cfg(test)]

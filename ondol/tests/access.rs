@@ -108,7 +108,6 @@ impl Site {
     fn ondol(&self, line: &str, token: &str, service_token: &str) -> Output {
         let ca = self.folder.path().join("ca.pem").display().to_string();
         let mut variables = vec![("ONDOL_SERVER", self.url.as_str()), ("ONDOL_CA", ca.as_str())];
-        // An empty variable is a token too.
         if !token.is_empty() {
             variables.push(("ONDOL_TOKEN", token));
         }
