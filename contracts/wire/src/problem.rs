@@ -45,7 +45,6 @@ pub struct Problem {
     pub retryable: bool,
     /// The error with its fields, for clients that act on them.
     #[serde(default)]
-    #[schema(value_type = Object)]
     pub error: serde_json::Value,
 }
 

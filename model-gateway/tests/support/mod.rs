@@ -19,9 +19,9 @@ use ondol_model_gateway_api::{ModelGateway, ModelGatewayError};
 use ondol_runtime::{Health, ManualClock, Shutdown};
 use ondol_testkit::services;
 use ondol_vocabulary::{
-    Aggregation, Arrival, DataType, DecisionPolicy, Element, EventTime, FeatureDefinition, FeatureKind, FeatureOrigin, FeatureRef,
-    FeatureStatus, Field, ModelDefinition, ModelFeature, ModelPolicy, ModelVersion, Snapshot, SourceDefinition, SourceOrigin,
-    SourceVersion, StreamFormat, Value, ViewDefinition, ViewState, ViewVersion, Window,
+    Aggregation, Arrival, DataType, DecisionPolicy, Element, EventTime, FeatureDefinition, FeatureKind, FeatureOrigin,
+    FeatureRef, FeatureStatus, Field, ModelDefinition, ModelFeature, ModelPolicy, ModelVersion, Snapshot,
+    SourceDefinition, SourceOrigin, SourceVersion, StreamFormat, Value, ViewDefinition, ViewState, ViewVersion, Window,
 };
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
@@ -280,7 +280,7 @@ impl FakeStore {
         let found: Vec<Option<(Value, i64)>> = entities
             .iter()
             .map(|entity| values.get(&(feature.to_string(), entity.to_string())).cloned())
-            .filter(|found| found.as_ref().is_none_or(|(_, time)| *time < now))
+            .map(|found| found.filter(|(_, time)| *time < now))
             .collect();
         let counts = matches!(
             definition.kind,
@@ -420,6 +420,7 @@ impl FeatureStore for FakeStore {
 #[derive(Default)]
 pub struct FakeIngest {
     pub events: Mutex<Vec<String>>,
+    pub outcomes: Mutex<Vec<String>>,
     pub down: AtomicBool,
     pub refused: AtomicUsize,
 }
@@ -443,15 +444,18 @@ impl FakeIngest {
 #[async_trait]
 impl Ingest for FakeIngest {
     async fn push(&self, source: &str, request: PushRequest) -> Result<PushReceipt, IngestError> {
-        assert_eq!(source, "decisions");
         if self.down.load(Ordering::SeqCst) {
             self.refused.fetch_add(1, Ordering::SeqCst);
             return Err(IngestError::Unavailable {
                 detail: "it is down".to_owned(),
             });
         }
-        self.events
-            .lock()
+        let kept = match source {
+            "decisions" => &self.events,
+            "outcomes" => &self.outcomes,
+            other => panic!("the gateway pushes to `{other}`"),
+        };
+        kept.lock()
             .unwrap()
             .extend(request.events.iter().map(|event| event.get().to_owned()));
         Ok(PushReceipt { positions: Vec::new() })

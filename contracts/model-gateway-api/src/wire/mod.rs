@@ -68,7 +68,6 @@ pub struct BatchPredictRequest {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Prediction {
     /// The score: a number where the model has one, a list where it has several.
-    #[schema(value_type = Object)]
     pub prediction: serde_json::Value,
     /// Which version of which model scored it.
     pub model: VersionedName,

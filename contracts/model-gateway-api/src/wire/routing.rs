@@ -172,6 +172,7 @@ pub struct RoutingRevision {
     pub restores: Option<u64>,
     /// Where requests that no rule takes go now: percent by version.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schema(value_type = BTreeMap<String, f64>)]
     pub effective: BTreeMap<u32, f64>,
 }
 
