@@ -55,7 +55,11 @@ async fn apply(store: &Store, text: &str) {
         path: "features.toml".to_owned(),
         text: text.to_owned(),
     };
-    store.service.apply(DefinitionFiles { files: vec![file] }).await.unwrap();
+    store
+        .service
+        .apply(DefinitionFiles { files: vec![file] })
+        .await
+        .unwrap();
 }
 
 async fn deliver(store: &Store, topic: &Topic, from: usize, to: usize) {

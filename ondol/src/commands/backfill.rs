@@ -58,7 +58,10 @@ fn table(all: &[Provisioning]) -> String {
             found.error.clone().unwrap_or_default(),
         ]
     });
-    print::table(["view", "source", "rows", "state", "events", "started", "held up by"], rows)
+    print::table(
+        ["view", "source", "rows", "state", "events", "started", "held up by"],
+        rows,
+    )
 }
 
 fn events(found: &Provisioning) -> String {

@@ -93,7 +93,9 @@ impl Store {
         });
         let snapshot = Snapshot {
             version: 5,
-            sources: sources.map(|definition| SourceVersion { version: 1, definition }).collect(),
+            sources: sources
+                .map(|definition| SourceVersion { version: 1, definition })
+                .collect(),
             views: views.collect(),
             models: Vec::new(),
         };
@@ -124,7 +126,10 @@ impl Store {
     fn finish(&self) {
         let mut snapshot = self.snapshot.lock().unwrap();
         snapshot.version += 1;
-        snapshot.views.iter_mut().for_each(|view| view.state = ViewState::Active);
+        snapshot
+            .views
+            .iter_mut()
+            .for_each(|view| view.state = ViewState::Active);
     }
 
     /// Other definitions, without `card`.
@@ -146,7 +151,11 @@ impl Store {
             version: view.version,
             source: view.definition.source.clone(),
             rebuild: false,
-            state: if state.held { ProvisioningState::Held } else { state.stage },
+            state: if state.held {
+                ProvisioningState::Held
+            } else {
+                state.stage
+            },
             rows_done: state.rows_done,
             rows_total: Some(1_000),
             started_at: None,
@@ -339,12 +348,17 @@ async fn a_version_that_is_provisioned_gets_a_job_by_itself_which_ends_when_it_s
     assert_eq!((job.kind.as_str(), job.subject.as_str()), ("backfill", "card@2"));
     store.set(|state| state.rows_done = 400);
     let seen = bench.until(&job.id, |job| job.rows_done == 400).await;
-    assert_eq!((seen.rows_total, seen.stage.as_str()), (Some(1_000), "building rows from the log of payments"));
+    assert_eq!(
+        (seen.rows_total, seen.stage.as_str()),
+        (Some(1_000), "building rows from the log of payments")
+    );
     store.set(|state| state.error = Some("no space left".to_owned()));
     store.set(|state| state.stage = ProvisioningState::Failed);
     bench.until(&job.id, |job| job.stage.contains("no space left")).await;
     store.set(|state| state.stage = ProvisioningState::HandingOver);
-    bench.until(&job.id, |job| job.stage == "handing over to the stream").await;
+    bench
+        .until(&job.id, |job| job.stage == "handing over to the stream")
+        .await;
     // Submitted by hand as well, it is the same job.
     let same = bench.service.submit(backfill("card"), None).await.unwrap();
     assert_eq!(same.id, job.id);

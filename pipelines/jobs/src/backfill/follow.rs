@@ -80,12 +80,7 @@ fn is_stream(snapshot: &Snapshot, source: &str) -> bool {
         .is_some_and(|source| source.definition.is_stream())
 }
 
-async fn submit(
-    snapshot: &Snapshot,
-    waiting: &[Provisioning],
-    queue: &Queue,
-    submitted: &mut HashMap<u32, Submitted>,
-) {
+async fn submit(snapshot: &Snapshot, waiting: &[Provisioning], queue: &Queue, submitted: &mut HashMap<u32, Submitted>) {
     submitted.retain(|id, _| waiting.iter().any(|found| found.view_id == *id));
     let free = |found: &&Provisioning| found.state != ProvisioningState::Held && is_stream(snapshot, &found.source);
     for found in waiting.iter().filter(free) {

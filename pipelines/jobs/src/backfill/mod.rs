@@ -78,9 +78,8 @@ fn meant<'s>(snapshot: &'s Snapshot, text: &str) -> Result<&'s ViewVersion, Pipe
         None => (text, None),
         Some(_) => {
             let parsed: Result<VersionedName, _> = text.parse();
-            let version = parsed.map_err(|_| {
-                PipelinesError::invalid(format!("view `{text}` is not of the form `card` or `card@2`"))
-            })?;
+            let version = parsed
+                .map_err(|_| PipelinesError::invalid(format!("view `{text}` is not of the form `card` or `card@2`")))?;
             (text.split('@').next().unwrap_or(text), Some(version.version))
         }
     };
@@ -266,9 +265,6 @@ features.since = "since"
 
     #[test]
     fn a_view_over_a_table_is_materialized() {
-        check(
-            "shop",
-            Ok(JobRequest::Materialize(MaterializeRequest::of("shops"))),
-        );
+        check("shop", Ok(JobRequest::Materialize(MaterializeRequest::of("shops"))));
     }
 }
