@@ -228,11 +228,18 @@ async fn the_spine_is_kept_in_types_and_order_and_the_vector_follows() {
         manifest.views,
         ["w", "ever", "fresh", "otherwise", "kept"].map(|view| VersionedName::new(view, 2))
     );
-    let ratio = manifest.features.iter().find(|feature| feature.name == "derived.ratio").unwrap();
+    let ratio = manifest
+        .features
+        .iter()
+        .find(|feature| feature.name == "derived.ratio")
+        .unwrap();
     let half = || Some(Value::F64(0.5));
     let statistics = ratio.statistics.as_ref().unwrap();
     assert_eq!((ratio.nulls, statistics.count, statistics.distinct), (1, 1, Some(1)));
-    assert_eq!([&statistics.min, &statistics.max, &statistics.mean], [&half(), &half(), &half()]);
+    assert_eq!(
+        [&statistics.min, &statistics.max, &statistics.mean],
+        [&half(), &half(), &half()]
+    );
     assert_eq!(manifest.tables["events"], "1");
     assert_eq!(manifest.time_column, "ts");
     assert_eq!(manifest.spine_columns, ["amount", "seen", "ts", "k", "late"]);
@@ -470,7 +477,13 @@ async fn files_that_no_row_can_see_are_not_opened() {
         ("\"w.*\"", JobState::Succeeded),
         ("\"w.*\", \"ever.total\"", JobState::Failed),
     ] {
-        let all = DEFINITIONS.split("features = [").nth(1).unwrap().split(']').next().unwrap();
+        let all = DEFINITIONS
+            .split("features = [")
+            .nth(1)
+            .unwrap()
+            .split(']')
+            .next()
+            .unwrap();
         let store = FakeStore::with(&DEFINITIONS.replace(all, features), ViewState::Active);
         store.archive("events", &log);
         let bench = Bench::open(Arc::new(store), config(folder.path())).await;

@@ -1,6 +1,6 @@
 //! What a training set was made of.
 
-use super::{AsOf, ColumnStatistics, QuantileValue};
+use super::AsOf;
 use arrow::datatypes::SchemaRef;
 use arrow::error::ArrowError;
 use base64::Engine as _;
@@ -167,35 +167,10 @@ pub struct FeatureStatistics {
     /// The mean of numbers, from their exact sum.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mean: Option<Value>,
-    /// The standard deviation of numbers, as of a sample, from exact sums.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub stddev: Option<Value>,
-    /// Quantiles of numbers, each within 1 %.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub quantiles: Vec<QuantileValue>,
     /// Distinct values; none of lists.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub distinct: Option<u64>,
     /// Whether that is exact (up to 128), or within some 5 %.
     #[serde(default)]
     pub distinct_is_exact: bool,
-}
-
-impl From<ColumnStatistics> for FeatureStatistics {
-    fn from(column: ColumnStatistics) -> Self {
-        let is_list = column.data_type.is_list();
-        let tells = !is_list && column.data_type != DataType::String;
-        Self {
-            count: column.count,
-            nans: column.nans,
-            trues: column.trues,
-            min: column.min.filter(|_| tells),
-            max: column.max.filter(|_| tells),
-            mean: column.mean,
-            stddev: column.stddev,
-            quantiles: column.quantiles,
-            distinct: (!is_list).then_some(column.distinct),
-            distinct_is_exact: !is_list && column.distinct_is_exact,
-        }
-    }
 }

@@ -4,13 +4,13 @@ use super::plan::Plan;
 use super::spine::Spine;
 use crate::error::JobError;
 use crate::progress::Progress;
-use crate::statistics::Summary;
 use crate::table::Table;
 use arrow::array::{Array, ArrayRef, RecordBatch};
 use arrow::datatypes::{Field as ArrowField, Schema, SchemaRef};
 use ondol_pipelines_api::RowsDigest;
-use ondol_pipelines_api::wire::{Manifest, ManifestFeature, TrainingSetSnapshot};
-use ondol_vocabulary::{EventTime, VersionedName};
+use ondol_pipelines_api::wire::{FeatureStatistics, Manifest, ManifestFeature, TrainingSetSnapshot};
+use ondol_transform::profile::ColumnProfile;
+use ondol_vocabulary::{EventTime, Value, VersionedName};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
@@ -77,26 +77,44 @@ fn digest_of(schema: &SchemaRef, rows: Receiver<RecordBatch>) -> Result<RowsDige
     Ok(digest)
 }
 
-/// What the features of vectors come to, in the vector's order. Value by value, in the rows' order: the same rows give
-/// the same statistics, however they are cut into batches.
+/// What the features of vectors come to, in the vector's order. Value by value: the same rows give the same statistics,
+/// however they are cut into batches.
 fn profile_of(plan: &Plan, vectors: Receiver<RecordBatch>) -> Result<Vec<ManifestFeature>, JobError> {
     let features = &plan.model.definition.features;
-    let fields = features
+    let mut profiles: Vec<ColumnProfile> = features
         .iter()
-        .map(|feature| ArrowField::new(&feature.name, feature.data_type.arrow(), true));
-    let mut summary = Summary::of(&Schema::new(fields.collect::<Vec<_>>()));
+        .map(|feature| ColumnProfile::outline(feature.data_type))
+        .collect();
     for vector in vectors {
-        summary.add(&vector)?;
+        for (profile, column) in profiles.iter_mut().zip(vector.columns()) {
+            profile.add(column).map_err(JobError::internal)?;
+        }
     }
-    let columns = summary.columns().into_iter().zip(features);
-    Ok(columns
-        .map(|(column, feature)| ManifestFeature {
+    let profiled = features
+        .iter()
+        .zip(&profiles)
+        .map(|(feature, profile)| ManifestFeature {
             name: feature.name.clone(),
             data_type: feature.data_type,
-            nulls: column.nulls,
-            statistics: Some(column.into()),
-        })
-        .collect())
+            nulls: profile.nulls(),
+            statistics: Some(statistics_of(profile)),
+        });
+    Ok(profiled.collect())
+}
+
+fn statistics_of(profile: &ColumnProfile) -> FeatureStatistics {
+    let (distinct, is_exact) = profile.distinct();
+    let is_list = profile.data_type().is_list();
+    FeatureStatistics {
+        count: profile.count(),
+        nans: profile.nans(),
+        trues: profile.trues(),
+        min: profile.min(),
+        max: profile.max(),
+        mean: profile.mean().map(Value::F64),
+        distinct: (!is_list).then_some(distinct),
+        distinct_is_exact: !is_list && is_exact,
+    }
 }
 
 /// What was seen of the rows on their way out.

@@ -207,16 +207,19 @@ async fn a_schedule_gives_each_run_its_stretch_of_time_and_leaves_none_out() {
     assert!(same.to_string().contains("{end_date}"), "{same}");
     bench.service.create_schedule(schedule(&request.output)).await.unwrap();
 
-    let submitted = async |count: usize| loop {
-        let jobs = bench.service.jobs(JobQuery::default()).await.unwrap().jobs;
-        if jobs.len() == count {
-            for job in jobs {
-                let job = ended(&bench.service, &job.id).await;
-                assert_eq!((job.state, job.error), (JobState::Succeeded, None));
+    let submitted = async |count: usize| {
+        let all = async || loop {
+            let jobs = bench.service.jobs(JobQuery::default()).await.unwrap().jobs;
+            if jobs.len() == count {
+                return jobs;
             }
-            return;
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        };
+        let jobs = tokio::time::timeout(Duration::from_secs(120), all()).await.unwrap();
+        for job in jobs {
+            let job = ended(&bench.service, &job.id).await;
+            assert_eq!((job.state, job.error), (JobState::Succeeded, None));
         }
-        tokio::time::sleep(Duration::from_millis(20)).await;
     };
     bench.clock.advance(DAY);
     submitted(1).await;

@@ -49,6 +49,8 @@ pub struct ColumnProfile {
     numbers: Option<Numbers>,
     distinct: Distinct,
     frequent: Option<Frequent>,
+    /// Whether spread, quantiles, frequent texts and the extremes of texts are left out.
+    is_outline: bool,
 }
 
 /// What numbers come to beyond that.
@@ -103,6 +105,17 @@ impl ColumnProfile {
             numbers: is_number.then(Numbers::default),
             distinct: Distinct::default(),
             frequent: (data_type == DataType::String).then(Frequent::default),
+            is_outline: false,
+        }
+    }
+
+    /// As [`Self::new`], for counts, extremes of what is no text, means and distinct values alone, at a fraction of the
+    /// cost: for rows on their way past. An outline is neither stored nor merged with a whole profile.
+    pub fn outline(data_type: DataType) -> Self {
+        Self {
+            frequent: None,
+            is_outline: true,
+            ..Self::new(data_type)
         }
     }
 
@@ -131,14 +144,11 @@ impl ColumnProfile {
                 self.extend(ScalarRef::Bool(value));
                 self.distinct.add(hash(ScalarRef::Bool(value)));
             }),
-            DataType::I32 => each::<Int32Type>(column, |value| self.add_integer(i64::from(value))),
-            DataType::I64 => each::<Int64Type>(column, |value| self.add_integer(value)),
-            DataType::F32 => each::<Float32Type>(column, |value| self.add_float(f64::from(value))),
-            DataType::F64 => each::<Float64Type>(column, |value| self.add_float(value)),
-            DataType::Timestamp => each::<TimestampMicrosecondType>(column, |value| {
-                self.extend(ScalarRef::Int(value));
-                self.distinct.add(hash(ScalarRef::Int(value)));
-            }),
+            DataType::I32 => self.add_integers(values::<Int32Type>(column).map(i64::from)),
+            DataType::I64 => self.add_integers(values::<Int64Type>(column)),
+            DataType::F32 => self.add_floats(values::<Float32Type>(column).map(f64::from)),
+            DataType::F64 => self.add_floats(values::<Float64Type>(column)),
+            DataType::Timestamp => self.add_integers(values::<TimestampMicrosecondType>(column)),
             DataType::List(_) => {}
         }
         Ok(())
@@ -148,34 +158,68 @@ impl ColumnProfile {
         let is_known = self.frequent.as_mut().is_some_and(|frequent| frequent.add(text));
         // A text that has been seen can't be a new extreme or a new distinct value.
         if !is_known {
-            self.extend(ScalarRef::Text(text));
+            if !self.is_outline {
+                self.extend(ScalarRef::Text(text));
+            }
             self.distinct.add(hash(ScalarRef::Text(text)));
         }
     }
 
-    fn add_integer(&mut self, value: i64) {
-        if let Some(numbers) = &mut self.numbers {
-            numbers.integers = numbers.integers.wrapping_add(i128::from(value));
-            numbers.squares.add_square_of_integer(value);
-            numbers.sketch.add(value as f64);
+    /// Integers, or moments.
+    fn add_integers(&mut self, values: impl Iterator<Item = i64>) {
+        let mut ends: Option<(i64, i64)> = None;
+        for value in values {
+            let (least, greatest) = ends.unwrap_or((value, value));
+            ends = Some((least.min(value), greatest.max(value)));
+            if let Some(numbers) = &mut self.numbers {
+                numbers.integers = numbers.integers.wrapping_add(i128::from(value));
+                if !self.is_outline {
+                    numbers.squares.add_square_of_integer(value);
+                    numbers.sketch.add(value as f64);
+                }
+            }
+            self.distinct.add(hash(ScalarRef::Int(value)));
         }
-        self.extend(ScalarRef::Int(value));
-        self.distinct.add(hash(ScalarRef::Int(value)));
+        self.extend_to(ends.map(|(least, greatest)| (ScalarRef::Int(least), ScalarRef::Int(greatest))));
     }
 
-    fn add_float(&mut self, value: f64) {
-        if let Some(numbers) = &mut self.numbers {
-            numbers.floats.add(value);
-            numbers.squares.add_square_of_float(value);
-            numbers.sketch.add(value);
+    fn add_floats(&mut self, values: impl Iterator<Item = f64>) {
+        let mut ends: Option<(f64, f64)> = None;
+        for value in values {
+            if let Some(numbers) = &mut self.numbers {
+                numbers.floats.add(value);
+                if !self.is_outline {
+                    numbers.squares.add_square_of_float(value);
+                    numbers.sketch.add(value);
+                }
+            }
+            if value.is_nan() {
+                self.nans += 1;
+            } else {
+                // By the total order: -0.0 is before 0.0.
+                ends = Some(match ends {
+                    None => (value, value),
+                    Some((least, greatest)) => (
+                        if value.total_cmp(&least).is_lt() { value } else { least },
+                        if value.total_cmp(&greatest).is_gt() {
+                            value
+                        } else {
+                            greatest
+                        },
+                    ),
+                });
+            }
+            self.distinct.add(hash(ScalarRef::float(value)));
         }
-        let scalar = ScalarRef::float(value);
-        if value.is_nan() {
-            self.nans += 1;
-        } else {
-            self.extend(scalar);
+        self.extend_to(ends.map(|(least, greatest)| (ScalarRef::Float(least), ScalarRef::Float(greatest))));
+    }
+
+    /// Moves the extremes out to those of some values.
+    fn extend_to(&mut self, ends: Option<(ScalarRef<'_>, ScalarRef<'_>)>) {
+        if let Some((least, greatest)) = ends {
+            self.extend(least);
+            self.extend(greatest);
         }
-        self.distinct.add(hash(scalar));
     }
 
     /// Moves the extremes out to `value`.
@@ -195,6 +239,10 @@ impl ColumnProfile {
 
     /// Takes in everything that `other`, of the same type, has taken in.
     pub fn merge(&mut self, other: &Self) {
+        debug_assert_eq!(
+            self.is_outline, other.is_outline,
+            "an outline knows too little of a whole profile"
+        );
         debug_assert_eq!(self.data_type, other.data_type, "profiles of two types never meet");
         self.nulls += other.nulls;
         self.count += other.count;
@@ -281,9 +329,9 @@ impl ColumnProfile {
         Some(sum / self.count as f64)
     }
 
-    /// The standard deviation of numbers, as of a sample; none of fewer than two.
+    /// The standard deviation of numbers, as of a sample; none of fewer than two, or of an outline.
     pub fn stddev(&self) -> Option<f64> {
-        let numbers = self.numbers.as_ref()?;
+        let numbers = self.numbers.as_ref().filter(|_| !self.is_outline)?;
         if !STDDEV.is_defined(self.count) {
             return None;
         }
@@ -325,9 +373,11 @@ impl ColumnProfile {
         self.frequent.as_ref()?.most(most)
     }
 
-    /// How finite numbers spread over `bins` of equal width between the least and the greatest; empty without any.
+    /// How finite numbers spread over `bins` of equal width between the least and the greatest; empty without any, and of
+    /// an outline.
     pub fn histogram(&self, bins: usize) -> Vec<Bin> {
-        let (Some(numbers), Some((least, greatest))) = (&self.numbers, self.finite_extremes()) else {
+        let (Some(numbers), Some((least, greatest)), false) = (&self.numbers, self.finite_extremes(), self.is_outline)
+        else {
             return Vec::new();
         };
         let bins = if least == greatest { 1 } else { bins.max(1) };
@@ -391,8 +441,9 @@ impl ColumnProfile {
     }
 }
 
-fn each<T: ArrowPrimitiveType>(column: &dyn Array, add: impl FnMut(T::Native)) {
-    column.as_primitive::<T>().iter().flatten().for_each(add);
+/// The values of a column that are not null.
+fn values<T: ArrowPrimitiveType>(column: &dyn Array) -> impl Iterator<Item = T::Native> {
+    column.as_primitive::<T>().iter().flatten()
 }
 
 #[cfg(test)]

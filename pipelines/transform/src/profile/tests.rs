@@ -43,6 +43,38 @@ fn check_any_split_is_one_pass(data_type: DataType, column: &ArrayRef, cuts: &[u
     assert_eq!(bytes(&read), stored);
 }
 
+/// An outline tells what a whole profile does of what it tells at all.
+fn check_outline(data_type: DataType, column: &ArrayRef, cuts: &[usize]) {
+    let whole = of(data_type, &[Arc::clone(column)]);
+    let mut outline = ColumnProfile::outline(data_type);
+    let mut from = 0;
+    for cut in cuts.iter().map(|cut| cut % (column.len() + 1)).chain([column.len()]) {
+        if cut >= from {
+            outline.add(&column.slice(from, cut - from)).unwrap();
+            from = cut;
+        }
+    }
+    let told = |profile: &ColumnProfile| {
+        let counts = (
+            profile.count(),
+            profile.nulls(),
+            profile.nans(),
+            profile.trues(),
+            profile.distinct(),
+        );
+        (counts, profile.mean().map(f64::to_bits))
+    };
+    assert_eq!(told(&outline), told(&whole));
+    let extremes = |profile: &ColumnProfile| format!("{:?} {:?}", profile.min(), profile.max());
+    if data_type == DataType::String {
+        assert_eq!(extremes(&outline), "None None");
+    } else {
+        assert_eq!(extremes(&outline), extremes(&whole));
+    }
+    assert_eq!((outline.stddev(), outline.quantile(500_000)), (None, None));
+    assert_eq!((outline.frequent(3), outline.histogram(3)), (None, vec![]));
+}
+
 fn near(found: f64, exact: f64) -> bool {
     found == exact || (found - exact).abs() <= exact.abs() * 1e-9 || (found.is_nan() && exact.is_nan())
 }
@@ -63,6 +95,7 @@ proptest! {
     ) {
         let column: ArrayRef = Arc::new(Float64Array::from(values));
         check_any_split_is_one_pass(DataType::F64, &column, &cuts);
+        check_outline(DataType::F64, &column, &cuts);
     }
 
     #[test]
@@ -72,8 +105,10 @@ proptest! {
     ) {
         let column: ArrayRef = Arc::new(Int64Array::from(values.clone()));
         check_any_split_is_one_pass(DataType::I64, &column, &cuts);
+        check_outline(DataType::I64, &column, &cuts);
         let times: ArrayRef = Arc::new(TimestampMicrosecondArray::from(values).with_timezone("UTC"));
         check_any_split_is_one_pass(DataType::Timestamp, &times, &cuts);
+        check_outline(DataType::Timestamp, &times, &cuts);
     }
 
     #[test]
@@ -82,9 +117,13 @@ proptest! {
         cuts in prop::collection::vec(any::<usize>(), 0..6),
     ) {
         let texts: StringArray = values.iter().map(|value| value.map(|value| format!("{}-{value}", "x".repeat(usize::from(value))))).collect();
-        check_any_split_is_one_pass(DataType::String, &(Arc::new(texts) as ArrayRef), &cuts);
+        let texts: ArrayRef = Arc::new(texts);
+        check_any_split_is_one_pass(DataType::String, &texts, &cuts);
+        check_outline(DataType::String, &texts, &cuts);
         let bools: BooleanArray = values.iter().map(|value| value.map(|value| value > 99)).collect();
-        check_any_split_is_one_pass(DataType::Bool, &(Arc::new(bools) as ArrayRef), &cuts);
+        let bools: ArrayRef = Arc::new(bools);
+        check_any_split_is_one_pass(DataType::Bool, &bools, &cuts);
+        check_outline(DataType::Bool, &bools, &cuts);
     }
 
     #[test]
