@@ -124,8 +124,12 @@ pub(super) fn compile(view: &ViewDefinition, source: &SourceDefinition) -> Resul
         .map(|feature| planner.feature(view, feature))
         .collect::<Result<Vec<_>, _>>()?;
     let fallbacks = view.features.iter().map(|feature| {
-        Fallback::of(feature)
-            .map_err(|problem| refused(format!("the default of feature `{}.{}`: {problem}", view.name, feature.name)))
+        Fallback::of(feature).map_err(|problem| {
+            refused(format!(
+                "the default of feature `{}.{}`: {problem}",
+                view.name, feature.name
+            ))
+        })
     });
     let fallbacks = fallbacks.collect::<Result<Vec<_>, _>>()?;
     let deleted = match has_deletions {

@@ -185,7 +185,10 @@ pub(crate) fn default(data_type: DataType) -> (Written, Value) {
         DataType::List(Element::F64) => (Written::List(vec![]), Value::List(vec![])),
         DataType::List(element) => {
             let (written, served) = default(element.data_type());
-            (Written::List(vec![written.clone(), written]), Value::List(vec![served.clone(), served]))
+            (
+                Written::List(vec![written.clone(), written]),
+                Value::List(vec![served.clone(), served]),
+            )
         }
     }
 }
