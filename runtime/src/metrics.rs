@@ -16,7 +16,7 @@ pub const BUCKETS_S: [f64; 19] = [
     30.0, 60.0,
 ];
 
-/// Upper bounds of the buckets of histograms whose names end with `_events` or `_bytes`: 1 to 64 Mi in steps of 4.
+/// Upper bounds of the buckets of histograms whose names end with `_events`, `_bytes` or `_rows`: 1 to 64 Mi in steps of 4.
 pub const BUCKETS_COUNT: [f64; 14] = [
     1.0,
     4.0,
@@ -50,6 +50,7 @@ pub fn install() -> Result<(), BuildError> {
             .set_buckets(&BUCKETS_S)?
             .set_buckets_for_metric(counts("_events"), &BUCKETS_COUNT)?
             .set_buckets_for_metric(counts("_bytes"), &BUCKETS_COUNT)?
+            .set_buckets_for_metric(counts("_rows"), &BUCKETS_COUNT)?
             .install_recorder()?;
         RECORDER.get_or_init(|| handle);
     }
