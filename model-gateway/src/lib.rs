@@ -35,6 +35,7 @@ pub mod routed;
 pub mod runtime;
 pub mod score;
 pub mod service;
+pub mod uses;
 pub mod shadow;
 
 mod difference;

@@ -149,7 +149,7 @@ impl Models {
     }
 
     /// Keeps `artifact` and adds `record` as its model's next version: the file is durable before the row that names
-    /// it. An artifact that is the newest version already, checked against the same definition, is that version.
+    /// it. An artifact that is the newest version already, checked against the same definition and views, is that version.
     pub async fn add(
         &self,
         artifact: Bytes,
@@ -160,6 +160,7 @@ impl Models {
         if let Some(newest) = self.versions(&name).last()
             && newest.record.registered.sha256 == record.registered.sha256
             && newest.record.registered.definition_version == record.registered.definition_version
+            && newest.record.registered.views == record.registered.views
         {
             return Ok(newest.record.clone());
         }
@@ -202,7 +203,7 @@ impl Models {
                 "`{model}` was unloaded: load it with POST /v2/repository/models/{model}/load"
             )));
         }
-        version.residence.get_or_load(self.read(version)).await
+        version.residence.get_or_load(|| self.read(version)).await
     }
 
     async fn read(&self, version: &Version) -> Result<Arc<Scorer>, ModelGatewayError> {

@@ -19,6 +19,7 @@ pub(crate) use streams::*;
 pub(crate) use training_set::*;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use ondol_model_gateway_api::wire::ArtifactKind;
 use std::path::PathBuf;
 use url::Url;
 
@@ -103,14 +104,14 @@ pub(crate) enum Command {
     /// Ask a model for one prediction.
     Predict(PredictArgs),
     /// Score a recorded decision's vector anew: the same bits, or by another version and the difference.
-    Replay(ReplayArgs),
+    Replay(ReplayDecisionArgs),
     /// Record what became of a prediction.
     Outcome(OutcomeArgs),
 }
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum ModelCommand {
-    /// Register an ONNX file as a model's next version.
+    /// Register an artifact as a model's next version: ONNX, LightGBM, XGBoost, an upstream or a graph.
     Register(RegisterArgs),
     /// List models and their versions.
     Ls(ConnectArgs),
@@ -302,8 +303,11 @@ pub(crate) struct RebuildArgs {
 pub(crate) struct RegisterArgs {
     /// The model, as named in the definitions.
     pub(crate) model: String,
-    /// The ONNX file.
+    /// The artifact: an ONNX file, a LightGBM or XGBoost model, or the description of an upstream or a graph.
     pub(crate) artifact: PathBuf,
+    /// What the artifact is: `onnx`, `lightgbm`, `xgboost`, `upstream` or `graph`. Recognised from its bytes if not given.
+    #[arg(long)]
+    pub(crate) kind: Option<ArtifactKind>,
     /// The training set it was trained on: its manifest's names, order, types and versions are checked.
     #[arg(long, value_name = "FILE")]
     pub(crate) training_set: Option<PathBuf>,

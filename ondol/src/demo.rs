@@ -99,6 +99,7 @@ impl Story {
             &ApplyArgs {
                 definitions,
                 no_wait: false,
+            force: false,
             },
             Output::Text,
         )
@@ -143,6 +144,9 @@ impl Story {
             model: Some("fraud".to_owned()),
             spine: Some(spine),
             from_manifest: None,
+            from_decisions: false,
+            start: None,
+            end: None,
             job: None,
             out: out.clone(),
             partition_by: Vec::new(),

@@ -13,8 +13,7 @@ mod values;
 
 pub(crate) use troubles::no_stand_in;
 pub use troubles::{Looked, Troubled};
-pub(crate) use values::column;
-pub use values::value_at;
+pub use values::{column, value_at};
 
 use crate::catalog::VersionRecord;
 use crate::fault::{internal, of_store, unavailable};

@@ -22,7 +22,7 @@ pub(super) fn default_of(feature: &FeatureDefinition) -> Result<Option<ArrayRef>
 }
 
 /// `values` of entry `name` as a column of `data_type`; the error says which value is not of it.
-pub(crate) fn column(name: &str, data_type: DataType, values: &[Value]) -> Result<ArrayRef, String> {
+pub fn column(name: &str, data_type: DataType, values: &[Value]) -> Result<ArrayRef, String> {
     let of = |data_type, value: &Value| {
         let name = name.to_owned();
         conform(&Field { name, data_type }, value.clone())

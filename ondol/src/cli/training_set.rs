@@ -12,12 +12,22 @@ pub(crate) struct TrainingSetArgs {
     pub(crate) model: Option<String>,
     /// Parquet, CSV or Arrow with the model's inputs, a time column and any extra columns such as the label. With
     /// --from-manifest: where the spine is now, if not where it was.
-    #[arg(long, value_name = "FILE", required_unless_present_any = ["from_manifest", "job"], conflicts_with = "job")]
+    #[arg(long, value_name = "FILE", required_unless_present_any = ["from_manifest", "job", "from_decisions"], conflicts_with = "job")]
     pub(crate) spine: Option<PathBuf>,
     /// Make the training set of this manifest again: the same definitions, the same versions of the tables, the same
     /// bytes.
     #[arg(long, value_name = "FILE", conflicts_with = "job")]
     pub(crate) from_manifest: Option<PathBuf>,
+    /// Take the vectors that were really scored, with the latest outcome of each: no spine, nothing is joined as of
+    /// anything.
+    #[arg(long, conflicts_with_all = ["spine", "from_manifest", "job"])]
+    pub(crate) from_decisions: bool,
+    /// Only decisions at or after this moment (RFC 3339).
+    #[arg(long, value_name = "MOMENT", requires = "from_decisions")]
+    pub(crate) start: Option<String>,
+    /// Only decisions before this moment (RFC 3339).
+    #[arg(long, value_name = "MOMENT", requires = "from_decisions")]
+    pub(crate) end: Option<String>,
     /// Fetch what an earlier job makes or has made, after a lost connection or in another form.
     #[arg(long, value_name = "ID")]
     pub(crate) job: Option<String>,

@@ -45,8 +45,12 @@ pub(crate) async fn apply(args: &ApplyArgs, output: Output) -> Result<()> {
     let store = args.definitions.connect.feature_store()?;
     let pipelines = args.definitions.connect.pipelines()?;
     let failed_before = failed_materializations(pipelines.as_ref()).await;
-    let mut applied = store
-        .apply(files.clone())
+    let applying = if args.force {
+        store.apply_forced(files.clone())
+    } else {
+        store.apply(files.clone())
+    };
+    let mut applied = applying
         .await
         .map_err(|error| explain(error, &files, output))?;
     if !args.no_wait {

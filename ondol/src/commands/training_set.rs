@@ -2,7 +2,7 @@
 //! once more, from the manifest; or what an earlier job made.
 
 use crate::cli::{AsOfArg, Output, TrainingSetArgs};
-use crate::commands::jobs;
+use crate::commands::{jobs, logged_training_set};
 use crate::frames::{self, Layout, Outlet, Target};
 use crate::print;
 use anyhow::{Context as _, Result, anyhow, bail};
@@ -18,6 +18,9 @@ use std::time::Duration;
 
 /// `ondol training-set`.
 pub(crate) async fn run(args: &TrainingSetArgs, output: Output) -> Result<()> {
+    if args.from_decisions {
+        return logged_training_set::run(args, output).await;
+    }
     let layout = Layout {
         partition_by: args.partition_by.clone(),
         rows_per_file: args.rows_per_file,
