@@ -198,7 +198,8 @@ async fn batch_predict(
 ///
 /// Checked against the feature vector of the model's definition (names, order, types, nulls) and, when a manifest is
 /// given, against the training set; a mismatch is refused with 422 and a line per difference. The body is a JSON
-/// envelope, or the bare ONNX file.
+/// envelope, or the bare artifact; its kind is recognised from
+/// its bytes unless the envelope says it.
 #[utoipa::path(
     post, path = "/v1/models/{model}/versions", tag = "models", operation_id = "registerModel",
     params(("model" = String, Path, description = "The model's name.", example = "fraud")),

@@ -10,8 +10,9 @@
 use async_trait::async_trait;
 use bytes::Bytes;
 use ondol_model_gateway_api::wire::*;
-use ondol_model_gateway_api::{ModelGateway, ModelGatewayClient, ModelGatewayError, server};
+use ondol_model_gateway_api::{ModelGateway, ModelGatewayClient, ModelGatewayError, UpstreamFailure, server};
 use ondol_vocabulary::{DataType, EventTime, FeatureStatus, Value, VersionedName};
+use ondol_wire::ContractError as _;
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -429,7 +430,7 @@ async fn an_artifact_arrives_with_its_manifest_or_bare() {
     let (stub, client, base) = serve(None).await;
     let with_manifest = RegisterRequest {
         artifact: artifact(),
-        kind: None,
+        kind: Some(ArtifactKind::Xgboost),
         manifest: Some(json!({ "format": 1 })),
     };
     assert_eq!(
@@ -568,4 +569,43 @@ async fn hostile_requests_are_refused_with_a_problem() {
         stub.calls.lock().unwrap().is_empty(),
         "nothing hostile reached the service"
     );
+}
+
+#[test]
+fn a_kind_of_artifact_is_one_word_and_older_versions_are_onnx() {
+    for kind in ArtifactKind::ALL {
+        assert_eq!(serde_json::to_value(kind).unwrap(), json!(kind.name()));
+        assert_eq!(kind.name().parse(), Ok(kind));
+    }
+    assert!("tarot".parse::<ArtifactKind>().unwrap_err().contains("lightgbm"));
+    let mut older = serde_json::to_value(registered()).unwrap();
+    older.as_object_mut().unwrap().remove("kind").unwrap();
+    assert_eq!(
+        serde_json::from_value::<RegisteredModel>(older).unwrap().kind,
+        ArtifactKind::Onnx
+    );
+}
+
+#[test]
+fn an_upstream_that_failed_says_how_and_when_to_come_back() {
+    for (failure, status, code, retry_after) in [
+        (UpstreamFailure::TimedOut, 504, "upstream-timed-out", None),
+        (
+            UpstreamFailure::Unavailable { retry_after_s: 3 },
+            503,
+            "upstream-unavailable",
+            Some(3),
+        ),
+        (UpstreamFailure::Failed, 502, "upstream-failed", None),
+    ] {
+        let error = ModelGatewayError::Upstream {
+            upstream: "triton:8000/fraud".to_owned(),
+            failure,
+            detail: "told".to_owned(),
+        };
+        assert_eq!((error.status().as_u16(), error.code()), (status, code));
+        assert_eq!(error.retry_after_seconds(), retry_after);
+        let wire = serde_json::to_string(&error).unwrap();
+        assert_eq!(serde_json::from_str::<ModelGatewayError>(&wire).unwrap(), error);
+    }
 }

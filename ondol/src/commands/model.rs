@@ -15,14 +15,15 @@ pub(crate) async fn register(args: &RegisterArgs, output: Output) -> Result<()> 
     let manifest = args.training_set.as_deref().map(read_manifest).transpose()?;
     let request = RegisterRequest {
         artifact: artifact.into(),
-        kind: None,
+        kind: args.kind,
         manifest,
     };
     let registered = args.connect.model_gateway()?.register(&args.model, request).await?;
     print::result(output, &registered, |registered: &RegisteredModel| {
         format!(
-            "registered {} (sha256 {}…), checked against version {} of its definition",
+            "registered {} ({}, sha256 {}…), checked against version {} of its definition",
             registered.model,
+            registered.kind,
             registered.sha256.get(..12).unwrap_or(&registered.sha256),
             registered.definition_version
         )

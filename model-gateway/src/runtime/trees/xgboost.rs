@@ -10,6 +10,8 @@ use serde_json::Value;
 #[derive(Deserialize)]
 struct Model {
     learner: Learner,
+    #[serde(default)]
+    version: Vec<u32>,
 }
 
 #[derive(Deserialize)]
@@ -135,7 +137,7 @@ pub(super) fn parse(artifact: &[u8]) -> Result<TreeModel, String> {
         "" => 1,
         text => count("num_class", text)?.max(1),
     };
-    let (function, link) = functions(&objective.name)?;
+    let (function, link) = functions(&objective.name, model.version.first().copied().unwrap_or_default())?;
     let base = base(&parameters.base_score, groups, link)?;
     let (list, weights) = trees(gradient_booster)?;
     if list.trees.len() != list.tree_info.len() {
@@ -206,7 +208,7 @@ enum Link {
     Log,
 }
 
-fn functions(name: &str) -> Result<(Objective, Link), String> {
+fn functions(name: &str, major: u32) -> Result<(Objective, Link), String> {
     Ok(match name {
         "reg:squarederror"
         | "reg:squaredlogerror"
@@ -217,7 +219,13 @@ fn functions(name: &str) -> Result<(Objective, Link), String> {
         | "rank:ndcg"
         | "rank:map" => (Objective::Identity, Link::Identity),
         "binary:logistic" | "reg:logistic" => (Objective::SigmoidSingle, Link::Logit),
-        "binary:logitraw" => (Objective::Identity, Link::Logit),
+        // Before version 3 its base score was a probability.
+        "binary:logitraw" if major >= 3 => (Objective::Identity, Link::Identity),
+        "binary:logitraw" => {
+            return Err(
+                "its objective `binary:logitraw` is read as XGBoost 3 writes it: save it again with that".to_owned(),
+            );
+        }
         "binary:hinge" => (Objective::Hinge, Link::Identity),
         "count:poisson" | "reg:gamma" | "reg:tweedie" => (Objective::ExpSingle, Link::Log),
         "multi:softprob" => (Objective::SoftmaxSingle, Link::Identity),

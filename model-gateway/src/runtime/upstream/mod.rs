@@ -2,12 +2,13 @@
 //!
 //! A call's way: room among the calls under way, leave of the [`breaker`], an attempt by [`transport`] within the
 //! request's deadline, perhaps a second one beside it (hedge) or after it (retry) as far as the [`budget`] goes. [`spec`]
-//! is what was registered; [`v2`], [`mlflow`] and [`tf_serving`] are the words. An upstream that hangs, fails or flaps
+//! is what was registered; [`v2`], [`grpc`], [`mlflow`] and [`tf_serving`] are the words. An upstream that hangs, fails or flaps
 //! costs only its own model's requests, and says so with its name.
 
 mod breaker;
 mod budget;
 mod fault;
+mod grpc;
 mod json;
 mod mlflow;
 pub mod spec;
@@ -15,6 +16,7 @@ mod tf_serving;
 mod transport;
 mod v2;
 
+use crate::open_inference::grpc::generated::ModelInferRequest;
 use crate::runtime::signature::{Signature, Slot, SlotKind};
 use crate::runtime::tensor::{ElementType, NamedTensor};
 use crate::runtime::{Runtime, RuntimeError, UpstreamFault};
@@ -22,6 +24,7 @@ use async_trait::async_trait;
 use breaker::Breaker;
 use budget::Budget;
 use fault::Fault;
+use grpc::GrpcTransport;
 use ondol_model_gateway_api::wire::{RegisteredModel, TensorSpec};
 use ondol_vocabulary::{DataType, ModelDefinition};
 use spec::{Protocol, UpstreamSpec, slots};
@@ -42,10 +45,23 @@ pub struct Upstream {
     spec: UpstreamSpec,
     label: String,
     signature: Signature,
-    transport: Transport,
+    wire: Wire,
     breaker: Arc<Breaker>,
     budget: Budget,
     room: Semaphore,
+}
+
+/// How the server is reached.
+#[derive(Debug)]
+enum Wire {
+    Http(Transport),
+    Grpc(GrpcTransport),
+}
+
+/// A request in the server's words, to be sent once or more.
+enum Encoded {
+    Http(Call),
+    Grpc(ModelInferRequest),
 }
 
 impl Upstream {
@@ -60,12 +76,10 @@ impl Upstream {
         let text = std::str::from_utf8(artifact)
             .map_err(|error| RuntimeError::Artifact(format!("the upstream's description is no text: {error}")))?;
         let spec = UpstreamSpec::parse(text).map_err(RuntimeError::Artifact)?;
-        if spec.protocol == Protocol::V2Grpc {
-            return Err(RuntimeError::Artifact(
-                "protocol `v2-grpc` is not built yet: use `v2-rest`".to_owned(),
-            ));
-        }
-        let transport = Transport::open(&spec)?;
+        let transport = match spec.protocol {
+            Protocol::V2Grpc => Wire::Grpc(GrpcTransport::open(&spec)?),
+            Protocol::V2Rest | Protocol::Mlflow | Protocol::TfServing => Wire::Http(Transport::open(&spec)?),
+        };
         let mut upstream = Self {
             label: spec.label(),
             signature: Signature {
@@ -73,7 +87,7 @@ impl Upstream {
                 outputs: Vec::new(),
                 features: None,
             },
-            transport,
+            wire: transport,
             breaker: Breaker::new(spec.breaker),
             budget: Budget::default(),
             room: Semaphore::new(spec.concurrency),
@@ -128,24 +142,29 @@ impl Upstream {
     }
 
     async fn ask_metadata(&self) -> Result<Option<Signature>, RuntimeError> {
-        let (call, read): (Call, fn(&Answer) -> Result<Signature, String>) = match self.spec.protocol {
-            Protocol::V2Rest | Protocol::V2Grpc => (v2::ask_metadata(&self.spec), v2::metadata),
-            Protocol::TfServing => (tf_serving::ask_metadata(&self.spec), tf_serving::metadata),
-            Protocol::Mlflow => return Ok(None),
+        let told = async {
+            let (http, call, read): (_, Call, fn(&Answer) -> Result<Signature, String>) = match &self.wire {
+                Wire::Grpc(grpc) => return grpc.metadata(&self.spec).await.map(Some),
+                Wire::Http(http) => match self.spec.protocol {
+                    Protocol::Mlflow => return Ok(None),
+                    Protocol::TfServing => (http, tf_serving::ask_metadata(&self.spec), tf_serving::metadata),
+                    Protocol::V2Rest | Protocol::V2Grpc => (http, v2::ask_metadata(&self.spec), v2::metadata),
+                },
+            };
+            let answer = http.send(call).await?;
+            read(&answer).map(Some).map_err(Fault::Wrong)
         };
-        let sent = tokio::time::timeout(DESCRIBE, self.transport.send(call)).await;
-        let answer = sent.unwrap_or(Err(Fault::TimedOut(DESCRIBE)));
-        let answer = answer.map_err(|fault| fault.of(&self.label))?;
-        read(&answer)
-            .map(Some)
-            .map_err(|error| Fault::Wrong(error).of(&self.label))
+        let told = tokio::time::timeout(DESCRIBE, told).await;
+        let told = told.unwrap_or(Err(Fault::TimedOut(DESCRIBE)));
+        told.map_err(|fault| fault.of(&self.label))
     }
 
-    fn encode(&self, rows: usize, inputs: &[NamedTensor]) -> Call {
+    fn encode(&self, rows: usize, inputs: &[NamedTensor]) -> Encoded {
         match self.spec.protocol {
-            Protocol::V2Rest | Protocol::V2Grpc => v2::ask(&self.spec, inputs),
-            Protocol::Mlflow => mlflow::ask(&self.spec, rows, inputs),
-            Protocol::TfServing => tf_serving::ask(&self.spec, rows, inputs),
+            Protocol::V2Grpc => Encoded::Grpc(grpc::ask(&self.spec, inputs)),
+            Protocol::V2Rest => Encoded::Http(v2::ask(&self.spec, inputs)),
+            Protocol::Mlflow => Encoded::Http(mlflow::ask(&self.spec, rows, inputs)),
+            Protocol::TfServing => Encoded::Http(tf_serving::ask(&self.spec, rows, inputs)),
         }
     }
 
@@ -158,7 +177,7 @@ impl Upstream {
     }
 
     /// Makes `call`, again if it may help, until `deadline`.
-    async fn call(&self, call: &Call, deadline: Instant) -> Result<Vec<NamedTensor>, RuntimeError> {
+    async fn call(&self, call: &Encoded, deadline: Instant) -> Result<Vec<NamedTensor>, RuntimeError> {
         self.budget.earn();
         let mut attempt = 0;
         loop {
@@ -198,7 +217,7 @@ impl Upstream {
     }
 
     /// One attempt, and a second one beside it when it takes long: the first answer counts.
-    async fn hedged(&self, call: &Call) -> Result<Vec<NamedTensor>, Fault> {
+    async fn hedged(&self, call: &Encoded) -> Result<Vec<NamedTensor>, Fault> {
         let first = self.once(call);
         let Some(delay) = self.spec.hedge() else {
             return first.await;
@@ -226,9 +245,16 @@ impl Upstream {
         }
     }
 
-    async fn once(&self, call: &Call) -> Result<Vec<NamedTensor>, Fault> {
-        let answer = self.transport.send(call.clone()).await?;
-        self.decode(&answer)
+    async fn once(&self, call: &Encoded) -> Result<Vec<NamedTensor>, Fault> {
+        match (&self.wire, call) {
+            (Wire::Http(http), Encoded::Http(call)) => {
+                let answer = http.send(call.clone()).await?;
+                self.decode(&answer)
+            }
+            (Wire::Grpc(grpc), Encoded::Grpc(message)) => grpc.infer(message.clone()).await,
+            // Both are chosen by the protocol.
+            _ => Err(Fault::Setup("the request is not in the server's words".to_owned())),
+        }
     }
 
     fn refused(&self, wait: Duration) -> RuntimeError {

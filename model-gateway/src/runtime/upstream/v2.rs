@@ -107,6 +107,12 @@ pub(super) fn metadata(answer: &Answer) -> Result<Signature, String> {
     })
 }
 
+/// Slots in an Ondol's words for a model's own tensors.
+pub(super) fn raw_inputs(text: &str) -> Option<Vec<Slot>> {
+    let told: Vec<TensorMetadata> = serde_json::from_str(text).ok()?;
+    Some(told.into_iter().map(Slot::from).collect())
+}
+
 /// The call that runs the model.
 pub(super) fn ask(spec: &UpstreamSpec, inputs: &[NamedTensor]) -> Call {
     let mut head = Vec::with_capacity(256);
