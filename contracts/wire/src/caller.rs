@@ -22,7 +22,9 @@ pub struct Caller {
 
 impl fmt::Debug for Caller {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Caller").field("base", &self.base).finish_non_exhaustive()
+        f.debug_struct("Caller")
+            .field("base", &self.base)
+            .finish_non_exhaustive()
     }
 }
 

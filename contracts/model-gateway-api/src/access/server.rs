@@ -49,10 +49,7 @@ struct Document;
         BadRequest, Unavailable
     )
 )]
-async fn create_key(
-    State(access): State<Service>,
-    JsonBody(request, _): JsonBody<CreateKey, AccessError>,
-) -> Response {
+async fn create_key(State(access): State<Service>, JsonBody(request, _): JsonBody<CreateKey, AccessError>) -> Response {
     match access.create_key(request).await {
         // Nothing on the way may keep it.
         Ok(created) => (
