@@ -5,7 +5,7 @@ use crate::difference::{Column, differences};
 use crate::fault::invalid;
 use ondol_model_gateway_api::ModelGatewayError;
 use ondol_pipelines_api::wire::{Manifest, ManifestFeature};
-use ondol_vocabulary::{ModelVersion, Snapshot};
+use ondol_vocabulary::{DecisionPolicy, ModelDefinition, ModelPolicy, ModelVersion, Snapshot};
 
 /// Parses a manifest.
 pub fn parse(value: serde_json::Value) -> Result<Manifest, ModelGatewayError> {
@@ -22,6 +22,16 @@ pub fn parse(value: serde_json::Value) -> Result<Manifest, ModelGatewayError> {
         )));
     }
     Ok(manifest)
+}
+
+/// Whether two definitions of a model are of the same inputs, vector and derived features, whatever their policies.
+pub fn same_vector(one: &ModelDefinition, other: &ModelDefinition) -> bool {
+    let bare = |model: &ModelDefinition| ModelDefinition {
+        policy: ModelPolicy::default(),
+        decisions: DecisionPolicy::default(),
+        ..model.clone()
+    };
+    bare(one) == bare(other)
 }
 
 /// How the training set differs from what the model would be served, a line each.
@@ -45,7 +55,13 @@ pub fn check(manifest: &Manifest, model: &ModelVersion, snapshot: &Snapshot) -> 
         .map(|ManifestFeature { name, data_type, .. }| Column::new(name, Some(*data_type)))
         .collect();
     let mut lines = differences(&expected, &found);
-    if manifest.model.version != model.version {
+    // Another policy makes another version of the definition, and not of what was trained on.
+    let pinned = manifest
+        .snapshot
+        .as_ref()
+        .and_then(|pinned| pinned.definitions.model(name));
+    let is_same = pinned.is_some_and(|pinned| same_vector(&pinned.definition, &model.definition));
+    if manifest.model.version != model.version && !is_same {
         lines.push(format!("- expected definition {name}@{}", model.version));
         lines.push(format!(
             "+ found definition {}: build the training set again",

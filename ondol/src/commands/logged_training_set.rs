@@ -10,7 +10,9 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use arrow::array::{Array, ArrayRef, AsArray, Float64Array, RecordBatch, StringArray, TimestampMicrosecondArray};
 use arrow::datatypes::{DataType as ArrowType, Field, Schema, SchemaRef, TimeUnit, TimestampMicrosecondType};
 use futures::TryStreamExt as _;
+use ondol_feature_store_api::FeatureStore;
 use ondol_model_gateway::features::column;
+use ondol_model_gateway::manifest::same_vector;
 use ondol_pipelines_api::sql::SqlRequest;
 use ondol_pipelines_api::wire::{AsOf, Manifest, ManifestFeature};
 use ondol_vocabulary::{DataType, EventTime, ModelDefinition, ModelVersion, Value, VersionedName};
@@ -45,7 +47,7 @@ pub(crate) async fn run(args: &TrainingSetArgs, output: Output) -> Result<()> {
         store.flush(source).await?;
     }
     let request = SqlRequest {
-        query: query(args, model)?,
+        query: query(args, model, &same_versions(store.as_ref(), model).await?)?,
         max_rows: None,
     };
     let mut rows = args.connect.sql()?.sql(request).await?;
@@ -84,8 +86,21 @@ pub(crate) async fn run(args: &TrainingSetArgs, output: Output) -> Result<()> {
     })
 }
 
-/// Decisions of the definition in force, each once, with the latest outcome of its request.
-fn query(args: &TrainingSetArgs, model: &ModelVersion) -> Result<String> {
+/// The versions of the definition whose vector is that of the one in force: another policy is another version, too.
+async fn same_versions(store: &dyn FeatureStore, model: &ModelVersion) -> Result<Vec<String>> {
+    let history = store.history(&format!("model.{}", model.definition.name)).await?;
+    let mut versions = Vec::new();
+    for version in history.versions {
+        let definition: ModelDefinition = serde_json::from_value(version.definition)?;
+        if same_vector(&definition, &model.definition) {
+            versions.push(version.version.to_string());
+        }
+    }
+    Ok(versions)
+}
+
+/// Decisions by `versions` of the definition, each once, with the latest outcome of its request.
+fn query(args: &TrainingSetArgs, model: &ModelVersion, versions: &[String]) -> Result<String> {
     let mut when = String::new();
     for (bound, operator) in [(&args.start, ">="), (&args.end, "<")] {
         if let Some(text) = bound {
@@ -99,13 +114,13 @@ fn query(args: &TrainingSetArgs, model: &ModelVersion) -> Result<String> {
         "SELECT d.request_id, d.\"at\", d.vector, d.views, o.outcome, o.value FROM (
             SELECT request_id, \"at\", vector, views, row_number() OVER (
                 PARTITION BY request_id ORDER BY _partition, _offset) AS copy
-            FROM decisions WHERE model = '{name}' AND definition_version = {}{when}
+            FROM decisions WHERE model = '{name}' AND definition_version IN ({}){when}
         ) d JOIN (
             SELECT request_id, outcome, value, row_number() OVER (
                 PARTITION BY request_id ORDER BY \"at\" DESC, _ingested_at DESC, _offset DESC) AS place
             FROM outcomes WHERE model = '{name}'
         ) o ON o.request_id = d.request_id WHERE d.copy = 1 AND o.place = 1 ORDER BY d.\"at\", d.request_id",
-        model.version
+        versions.join(", ")
     ))
 }
 
@@ -152,7 +167,8 @@ impl Made {
             }
             let versions: BTreeMap<String, u32> = serde_json::from_str(views.unwrap_or("{}"))?;
             let versions = versions.into_iter();
-            self.views.extend(versions.map(|(view, version)| VersionedName::new(view, version)));
+            self.views
+                .extend(versions.map(|(view, version)| VersionedName::new(view, version)));
         }
         let moments = batch
             .column_by_name("at")

@@ -1,0 +1,448 @@
+//! Decisions through the real program: recorded before their answers whatever is killed, replayed to the bit, answered by
+//! outcomes, made into a training set; definitions that a live model reads, which do not change under it; and a Redis that
+//! is slow or dead, which costs features and no answer.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stderr,
+    missing_docs,
+    reason = "tests"
+)]
+
+use ondol_feature_store_api::{FeatureStore, FeatureStoreClient};
+use ondol_model_gateway_api::wire::PredictRequest;
+use ondol_model_gateway_api::{ModelGateway, ModelGatewayClient};
+use ondol_testkit::services;
+use ondol_vocabulary::Value as FeatureValue;
+use serde_json::{Value, json};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use url::Url;
+
+/// Five numbers, which is what the fixture takes.
+const DEFINITIONS: &str = r#"
+[source.payments]
+kafka  = "payments"
+time   = "ts"
+schema = { card_id = "string", amount = "f64", ts = "timestamp" }
+
+[view.card]
+from = "payments"
+key  = "card_id"
+features.n_1h      = "count() over 1h"
+features.spend_24h = "sum(amount) over 24h"
+features.last      = "last(amount)"
+
+[model.fraud]
+inputs   = { card_id = "string", amount = "f64" }
+features = ["card.*", "amount", "derived.ratio"]
+derived.ratio = "amount / nullif(card.spend_24h, 0)"
+decisions.audit = "required"
+"#;
+
+/// Every service in one process, which can be killed.
+struct Server {
+    folder: TempDir,
+    url: Url,
+    environment: Vec<(&'static str, String)>,
+    child: Option<Child>,
+}
+
+impl Server {
+    async fn start() -> Self {
+        Self::start_with(Vec::new()).await
+    }
+
+    async fn start_with(environment: Vec<(&'static str, String)>) -> Self {
+        let address = std::net::TcpListener::bind("127.0.0.1:0")
+            .unwrap()
+            .local_addr()
+            .unwrap();
+        let mut server = Self {
+            folder: tempfile::tempdir().unwrap(),
+            url: Url::parse(&format!("http://{address}")).unwrap(),
+            environment,
+            child: None,
+        };
+        server.go().await;
+        server
+    }
+
+    async fn go(&mut self) {
+        let address = format!("127.0.0.1:{}", self.url.port().unwrap());
+        let child = Command::new(env!("CARGO_BIN_EXE_ondol"))
+            .args(["dev", "--listen", &address, "--data"])
+            .arg(self.folder.path().join("data"))
+            .env("ONDOL_LOG_FILTER", "error")
+            .env("ONDOL_MODEL_GATEWAY__PYTHON", services::python())
+            .envs(self.environment.clone())
+            .current_dir(self.folder.path())
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        self.child = Some(child);
+        for _ in 0..2_400 {
+            let ready = reqwest::get(self.url.join("/readyz").unwrap()).await;
+            if ready.is_ok_and(|response| response.status().is_success()) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        panic!("the server is not ready");
+    }
+
+    /// `kill -9`.
+    fn kill(&mut self) {
+        let mut child = self.child.take().unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        std::fs::write(self.folder.path().join(name), text).unwrap();
+    }
+
+    fn run(&self, line: &str) -> Output {
+        Command::new(env!("CARGO_BIN_EXE_ondol"))
+            .args(line.split(' '))
+            .args(["--output", "json", "--server", self.url.as_str()])
+            .current_dir(self.folder.path())
+            .output()
+            .unwrap()
+    }
+
+    /// What a command that succeeds prints as JSON.
+    #[track_caller]
+    fn ondol(&self, line: &str) -> Value {
+        let output = self.run(line);
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(
+            output.status.success(),
+            "ondol {line}: {text}{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        serde_json::from_str(&text).unwrap_or(Value::String(text))
+    }
+
+    /// What a command that fails says.
+    #[track_caller]
+    fn fails(&self, line: &str) -> String {
+        let output = self.run(line);
+        assert!(!output.status.success(), "ondol {line} succeeded");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    fn gateway(&self) -> ModelGatewayClient {
+        ModelGatewayClient::new(self.url.clone()).unwrap()
+    }
+
+    /// Definitions, events of one card, and a registered model.
+    async fn fill(&self) {
+        self.fill_with(DEFINITIONS).await;
+    }
+
+    async fn fill_with(&self, definitions: &str) {
+        self.write("features.toml", definitions);
+        self.ondol("apply features.toml");
+        let now = ondol_vocabulary::EventTime::now();
+        let event = |number: i64| {
+            let ts = now.plus_micros(-1_000_000 * (number + 1)).to_string();
+            json!({"card_id": "c1", "amount": number as f64 + 0.1, "ts": ts}).to_string()
+        };
+        self.write("events.jsonl", &(0..20).map(event).collect::<Vec<_>>().join("\n"));
+        self.ondol("push payments events.jsonl");
+        let fixture = concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/../model-gateway/tests/fixtures/matrix_unnamed.onnx"
+        );
+        std::fs::copy(fixture, self.path("model.onnx")).unwrap();
+        self.ondol("model register fraud model.onnx");
+        // Ingest takes a moment to bring the events online.
+        for _ in 0..1_200 {
+            let answer = self.gateway().predict("fraud", request("c1", 8.0)).await.unwrap();
+            if answer.features["card.n_1h"].value == FeatureValue::I64(20) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        panic!("the events are not online");
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// The ids of recorded decisions, waited for until those of `expected` are among them.
+    async fn recorded(&self, expected: &BTreeSet<String>) -> BTreeSet<String> {
+        let store = FeatureStoreClient::new(self.url.clone()).unwrap();
+        let mut recorded = BTreeSet::new();
+        for _ in 0..600 {
+            if store.flush("decisions").await.is_ok() {
+                // The line is cut at spaces.
+                let rows = self.ondol("sql select\trequest_id\tfrom\tdecisions");
+                let rows = rows.as_array().unwrap();
+                recorded = rows
+                    .iter()
+                    .map(|row| row["request_id"].as_str().unwrap().to_owned())
+                    .collect();
+                if expected.is_subset(&recorded) {
+                    return recorded;
+                }
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        recorded
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if self.child.is_some() {
+            self.kill();
+        }
+    }
+}
+
+fn request(card: &str, amount: f64) -> PredictRequest {
+    PredictRequest {
+        inputs: BTreeMap::from([
+            ("card_id".to_owned(), FeatureValue::String(card.to_owned())),
+            ("amount".to_owned(), FeatureValue::F64(amount)),
+        ]),
+        ..PredictRequest::default()
+    }
+}
+
+/// What stands between the store and Redis.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Line {
+    Open,
+    /// Bytes wait.
+    Slow,
+    /// Connections are cut, and new ones too.
+    Cut,
+}
+
+/// A way to Redis that can be slowed down and cut.
+struct Proxy {
+    port: u16,
+    line: Arc<watch::Sender<Line>>,
+}
+
+impl Proxy {
+    async fn to(target: &str) -> Self {
+        let target = Url::parse(target).unwrap();
+        let target = format!("{}:{}", target.host_str().unwrap(), target.port().unwrap_or(6379));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let line = Arc::new(watch::Sender::new(Line::Open));
+        let states = Arc::clone(&line);
+        tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                let (target, states) = (target.clone(), states.subscribe());
+                tokio::spawn(async move {
+                    let Ok(server) = TcpStream::connect(target).await else {
+                        return;
+                    };
+                    let (from_client, to_client) = client.into_split();
+                    let (from_server, to_server) = server.into_split();
+                    tokio::select! {
+                        () = pump(from_client, to_server, states.clone()) => {}
+                        () = pump(from_server, to_client, states) => {}
+                    }
+                });
+            }
+        });
+        Self { port, line }
+    }
+
+    fn set(&self, line: Line) {
+        self.line.send_replace(line);
+    }
+}
+
+/// Copies until either end closes or the line is cut.
+async fn pump(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut states: watch::Receiver<Line>) {
+    let mut bytes = vec![0; 1 << 16];
+    loop {
+        let read = tokio::select! {
+            cut = states.wait_for(|line| *line == Line::Cut) => {
+                drop(cut);
+                return;
+            }
+            read = from.read(&mut bytes) => read,
+        };
+        let Ok(count @ 1..) = read else { return };
+        let state = states.wait_for(|line| *line != Line::Slow).await.map(|line| *line);
+        if state != Ok(Line::Open) || to.write_all(&bytes[..count]).await.is_err() {
+            return;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redis_that_is_slow_or_dead_costs_features_and_never_an_answer_or_its_truth() {
+    let proxy = Proxy::to(&services::redis()).await;
+    let redis = format!("redis://127.0.0.1:{}", proxy.port);
+    let prefix = ondol_testkit::unique_name("away");
+    let server = Server::start_with(vec![
+        ("ONDOL_FEATURE_STORE__ONLINE", redis),
+        ("ONDOL_FEATURE_STORE__ONLINE_PREFIX", prefix),
+    ])
+    .await;
+    let policy = "policy = { unavailable = \"serve\", lookup = \"300ms\" }\n";
+    server.fill_with(&format!("{DEFINITIONS}{policy}")).await;
+    let patient = || PredictRequest {
+        deadline_ms: Some(30_000),
+        ..request("c1", 8.0)
+    };
+    // A busy machine is a slow store, too.
+    let whole = loop {
+        let answer = server.gateway().predict("fraud", patient()).await.unwrap();
+        if answer.degraded.is_empty() {
+            break answer;
+        }
+    };
+    let without = async || {
+        let answer = server.gateway().predict("fraud", patient()).await.unwrap();
+        if answer.degraded.is_empty() {
+            // Whenever features came, they are the right ones.
+            assert_eq!(answer.prediction, whole.prediction);
+            return false;
+        }
+        assert_eq!(answer.degraded[0].trouble.name(), "unavailable");
+        assert_eq!(answer.features["card.n_1h"].value, FeatureValue::Null);
+        assert_eq!(answer.features["card.n_1h"].status.name(), "unavailable");
+        assert_ne!(answer.prediction, whole.prediction);
+        true
+    };
+    for line in [Line::Slow, Line::Cut] {
+        proxy.set(line);
+        let mut degraded = 0;
+        for _ in 0..8 {
+            degraded += usize::from(without().await);
+        }
+        assert!(
+            degraded >= 4,
+            "{degraded} of 8 answers did without features while the line was {line:?}"
+        );
+        proxy.set(Line::Open);
+        let mut back = false;
+        for _ in 0..600 {
+            back = !without().await;
+            if back {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        assert!(back, "features did not come back after {line:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_audited_decision_outlives_a_kill_of_everything() {
+    let mut server = Server::start().await;
+    server.fill().await;
+    for _ in 0..3 {
+        let answered: Arc<Mutex<BTreeSet<String>>> = Arc::default();
+        let callers: Vec<_> = (0..4)
+            .map(|caller| {
+                let (gateway, answered) = (server.gateway(), Arc::clone(&answered));
+                tokio::spawn(async move {
+                    // Until the kill.
+                    while let Ok(answer) = gateway.predict("fraud", request("c1", f64::from(caller))).await {
+                        answered.lock().unwrap().insert(answer.request_id);
+                    }
+                })
+            })
+            .collect();
+        while answered.lock().unwrap().len() < 40 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        server.kill();
+        for caller in callers {
+            caller.await.unwrap();
+        }
+        server.go().await;
+        let answered = answered.lock().unwrap().clone();
+        let recorded = server.recorded(&answered).await;
+        let lost: Vec<_> = answered.difference(&recorded).collect();
+        assert!(
+            lost.is_empty(),
+            "{} of {} answers have no record",
+            lost.len(),
+            answered.len()
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_decision_is_replayed_answered_and_learned_from() {
+    let server = Server::start().await;
+    server.fill().await;
+    let mut ids = Vec::new();
+    for (card, amount) in [("c1", 8.1), ("stranger", 0.3), ("c1", 2.5)] {
+        let answer = server.gateway().predict("fraud", request(card, amount)).await.unwrap();
+        ids.push(answer.request_id);
+    }
+    server.recorded(&ids.iter().cloned().collect()).await;
+    for id in &ids {
+        let replay = server.ondol(&format!("replay {id}"));
+        assert_eq!(replay["same"], true, "{replay}");
+        assert_eq!(replay["recorded"]["model_digest"], replay["replayed"]["model_digest"]);
+    }
+    let unknown = server.fails("replay 01ARYZ6S41TSV4RRFFQ69G5FAV");
+    assert!(unknown.contains("no decision of"), "{unknown}");
+
+    for (id, outcome) in [(&ids[0], "true"), (&ids[1], "false"), (&ids[0], "false")] {
+        server.ondol(&format!("outcome fraud {id} {outcome}"));
+    }
+    let mut made = Value::Null;
+    for _ in 0..200 {
+        let output = server.run("training-set fraud --from-decisions -o logged.parquet");
+        made = serde_json::from_slice(&output.stdout).unwrap_or_default();
+        if made["manifest"]["rows"] == 2 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert_eq!(made["manifest"]["rows"], 2, "{made}");
+    assert_eq!(made["manifest"]["views"], json!(["card@1"]));
+    // What was learned from it registers against what is served.
+    let registered = server.ondol("model register fraud model.onnx --training-set logged.parquet");
+    assert_eq!(
+        registered["model"], "fraud@1",
+        "the same artifact and definitions: the same version"
+    );
+
+    let narrower = DEFINITIONS.replace("sum(amount) over 24h", "sum(amount) over 12h");
+    server.write("features.toml", &narrower);
+    for command in ["plan", "apply"] {
+        let refused = server.fails(&format!("{command} features.toml"));
+        assert!(
+            refused.contains("sum(amount) over 24h → sum(amount) over 12h"),
+            "{refused}"
+        );
+        assert!(refused.contains("fraud@1"), "{refused}");
+    }
+    server.ondol("apply features.toml --force");
+    for _ in 0..600 {
+        let answer = server.gateway().predict("fraud", request("c1", 1.0)).await.unwrap();
+        if let [degraded] = answer.degraded.as_slice() {
+            assert_eq!(degraded.trouble.name(), "changed");
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    panic!("an answer of changed features does not say so");
+}
