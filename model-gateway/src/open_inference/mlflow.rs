@@ -124,11 +124,10 @@ async fn answer(
             let [spec] = version.record.registered.inputs.as_slice() else {
                 return Err(invalid("the model has several inputs: send their names with the data"));
             };
-            return predictions(shared, model, Source::Tensors(vec![columns::tensor(spec, tensor)?])).await;
+            return predictions(shared, model, Source::Tensors(vec![columns::tensor(spec, &tensor)?])).await;
         }
     };
-    let definition = &version.record.definition;
-    if columns.are_among(definition.inputs.iter().map(|input| input.name.as_str())) {
+    if columns.are_among(&inputs_of(&version)) {
         let batch = Batch {
             instances: columns.instances()?,
             headers,
@@ -145,14 +144,22 @@ async fn answer(
     predictions(shared, model, source).await
 }
 
+fn inputs_of(version: &Version) -> Vec<&str> {
+    let inputs = version.record.definition.inputs.iter();
+    inputs.map(|input| input.name.as_str()).collect()
+}
+
 /// The vector's entries, or the model's own tensors.
 fn source(version: &Version, columns: Columns) -> Result<Source, ModelGatewayError> {
     let definition = &version.record.definition;
     let own = &version.record.registered.inputs;
-    let inputs = definition.inputs.iter().map(|input| input.name.as_str());
-    let features = definition.features.iter().map(|feature| feature.name.as_str());
-    let tensors = own.iter().map(|input| input.name.as_str());
-    if columns.are_among(features.clone()) {
+    let features: Vec<&str> = definition
+        .features
+        .iter()
+        .map(|feature| feature.name.as_str())
+        .collect();
+    let tensors: Vec<&str> = own.iter().map(|input| input.name.as_str()).collect();
+    if columns.are_among(&features) {
         let field = |feature: &ModelFeature| Field {
             name: feature.name.clone(),
             data_type: feature.data_type,
@@ -160,10 +167,10 @@ fn source(version: &Version, columns: Columns) -> Result<Source, ModelGatewayErr
         let fields: Vec<Field> = definition.features.iter().map(field).collect();
         return Ok(Source::Vector(inputs::parse(&fields, columns.instances()?)?.batch));
     }
-    if columns.are_among(tensors.clone()) {
+    if columns.are_among(&tensors) {
         return Ok(Source::Tensors(columns.tensors(own)?));
     }
-    Err(columns.unknown(inputs, features, tensors))
+    Err(columns.unknown(&inputs_of(version), &features, &tensors))
 }
 
 async fn predictions(shared: &OpenInference, model: &str, source: Source) -> Result<Value, ModelGatewayError> {

@@ -174,10 +174,8 @@ impl Columns {
     }
 
     /// Whether each column is one of `names`.
-    pub(super) fn are_among<'a>(&self, names: impl Iterator<Item = &'a str> + Clone) -> bool {
-        self.0
-            .iter()
-            .all(|(column, _)| names.clone().any(|name| name == column))
+    pub(super) fn are_among(&self, names: &[&str]) -> bool {
+        self.0.iter().all(|(column, _)| names.contains(&column.as_str()))
     }
 
     /// One map of values per row.
@@ -201,37 +199,31 @@ impl Columns {
         for (name, values) in self.0 {
             // Who calls has checked the names.
             if let Some(spec) = specs.iter().find(|spec| spec.name == name) {
-                tensors.push(tensor(spec, values)?);
+                tensors.push(tensor(spec, &values)?);
             }
         }
         Ok(tensors)
     }
 
     /// The error for columns that are none of the three.
-    pub(super) fn unknown<'a>(
-        &self,
-        inputs: impl Iterator<Item = &'a str> + Clone,
-        features: impl Iterator<Item = &'a str> + Clone,
-        own: impl Iterator<Item = &'a str> + Clone,
-    ) -> ModelGatewayError {
-        let known = || inputs.clone().chain(features.clone()).chain(own.clone());
+    pub(super) fn unknown(&self, inputs: &[&str], features: &[&str], own: &[&str]) -> ModelGatewayError {
+        let known = || [inputs, features, own].into_iter().flatten().copied();
         let stranger = self.0.iter().find(|(column, _)| !known().any(|name| name == column));
         let what = match stranger {
             Some((column, _)) => format!("unknown column `{column}`{}", did_you_mean(column, known())),
             None => "the columns are of several kinds: send one".to_owned(),
         };
-        let list = |names: Vec<&str>| names.join(", ");
         invalid(format!(
             "{what} (the model takes {}; or its vector {}; or its own tensors {})",
-            list(inputs.collect()),
-            list(features.collect()),
-            list(own.collect())
+            inputs.join(", "),
+            features.join(", "),
+            own.join(", ")
         ))
     }
 }
 
 /// `rows` as the tensor that `spec` wants: what it leaves open is read from the first row.
-pub(super) fn tensor(spec: &TensorSpec, rows: Vec<Value>) -> Result<InputTensor, ModelGatewayError> {
+pub(super) fn tensor(spec: &TensorSpec, rows: &[Value]) -> Result<InputTensor, ModelGatewayError> {
     let count = i64::try_from(rows.len()).unwrap_or(i64::MAX);
     let mut level = rows.first();
     let mut shape = vec![count];
@@ -246,7 +238,7 @@ pub(super) fn tensor(spec: &TensorSpec, rows: Vec<Value>) -> Result<InputTensor,
         };
         shape.push(if *wanted < 0 { found } else { *wanted });
     }
-    let text = serde_json::to_vec(&rows).map_err(crate::fault::internal)?;
+    let text = serde_json::to_vec(rows).map_err(crate::fault::internal)?;
     Ok(InputTensor {
         datatype: Datatype::parse(&spec.name, &spec.datatype)?,
         name: spec.name.clone(),
@@ -306,7 +298,7 @@ mod tests {
                 shape: shape.to_vec(),
             };
             let Value::Array(rows) = rows else { panic!("no rows") };
-            let tensor = tensor(&spec, rows).unwrap();
+            let tensor = tensor(&spec, &rows).unwrap();
             assert_eq!(tensor.shape, expected);
             assert_eq!(
                 tensor.into_tensor().unwrap().data.len() as i64,
