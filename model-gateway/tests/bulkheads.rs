@@ -182,5 +182,9 @@ async fn a_rolling_restart_under_load_drops_no_request() {
     assert!(!failed.load(Ordering::SeqCst));
     let sent = sent.load(Ordering::SeqCst);
     bench.stop().await;
-    assert_eq!(bench.ingest.events.lock().unwrap().len(), sent, "every answer has its decision");
+    assert_eq!(
+        bench.ingest.events.lock().unwrap().len(),
+        sent,
+        "every answer has its decision"
+    );
 }

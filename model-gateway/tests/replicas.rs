@@ -88,7 +88,10 @@ async fn what_one_replica_registers_and_routes_the_other_serves() {
     let store = FakeStore::new(support::snapshot());
     store.apply(|snapshot| snapshot.models[0].definition.name = name.clone());
     let artifacts = tempfile::tempdir().unwrap();
-    let (a, b) = (replica(&store, artifacts.path()).await, replica(&store, artifacts.path()).await);
+    let (a, b) = (
+        replica(&store, artifacts.path()).await,
+        replica(&store, artifacts.path()).await,
+    );
     register(&a, &name, "matrix").await;
     serves(&b, &name, 1).await;
     register(&b, &name, "matrix_double").await;
@@ -102,7 +105,10 @@ async fn what_one_replica_registers_and_routes_the_other_serves() {
         ..RoutingChange::default()
     };
     let error = b.gateway.set_routing(&name, change).await.unwrap_err();
-    assert!(matches!(error, ModelGatewayError::RevisionConflict { current: 1, .. }), "{error}");
+    assert!(
+        matches!(error, ModelGatewayError::RevisionConflict { current: 1, .. }),
+        "{error}"
+    );
     a.stop().await;
     b.stop().await;
 }
@@ -113,7 +119,10 @@ async fn a_promotion_looks_at_the_traffic_of_all_replicas() {
     let store = FakeStore::new(support::snapshot());
     store.apply(|snapshot| snapshot.models[0].definition.name = name.clone());
     let artifacts = tempfile::tempdir().unwrap();
-    let (a, b) = (replica(&store, artifacts.path()).await, replica(&store, artifacts.path()).await);
+    let (a, b) = (
+        replica(&store, artifacts.path()).await,
+        replica(&store, artifacts.path()).await,
+    );
     register(&a, &name, "matrix").await;
     register(&a, &name, "matrix_double").await;
     set(&a, &name, canary()).await;
@@ -138,7 +147,10 @@ async fn a_promotion_looks_at_the_traffic_of_all_replicas() {
     assert_eq!((promoted.revision, promoted.action), (2, RoutingAction::Promote));
     assert_eq!(promoted.effective, BTreeMap::from([(2, 100.0)]));
     let report = b.gateway.routing_report(&name).await.unwrap();
-    assert!(report.live.iter().any(|live| live.version == 2 && live.requests >= 35), "{report:?}");
+    assert!(
+        report.live.iter().any(|live| live.version == 2 && live.requests >= 35),
+        "{report:?}"
+    );
     a.stop().await;
     b.stop().await;
 }
@@ -149,7 +161,10 @@ async fn of_two_changes_of_one_revision_at_the_same_moment_one_is_refused() {
     let store = FakeStore::new(support::snapshot());
     store.apply(|snapshot| snapshot.models[0].definition.name = name.clone());
     let artifacts = tempfile::tempdir().unwrap();
-    let (a, b) = (replica(&store, artifacts.path()).await, replica(&store, artifacts.path()).await);
+    let (a, b) = (
+        replica(&store, artifacts.path()).await,
+        replica(&store, artifacts.path()).await,
+    );
     register(&a, &name, "matrix").await;
     register(&a, &name, "matrix_double").await;
     let change = |bench: &Bench| {

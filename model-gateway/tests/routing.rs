@@ -71,7 +71,9 @@ async fn set(bench: &Bench, routing: Routing) -> Result<RoutingRevision, ModelGa
 }
 
 fn card(number: usize) -> BTreeMap<String, Value> {
-    inputs(&format!(r#"{{"card_id":"card-{number}","merchant_id":"m1","amount":8}}"#))
+    inputs(&format!(
+        r#"{{"card_id":"card-{number}","merchant_id":"m1","amount":8}}"#
+    ))
 }
 
 async fn of_card(bench: &Bench, number: usize) -> Prediction {
@@ -113,10 +115,17 @@ async fn a_caller_may_name_a_version_or_an_alias() {
         ("fraud@champion", 1, "alias champion"),
     ] {
         let answer = bench.gateway.predict(name, request(C1)).await.unwrap();
-        assert_eq!((answer.model.version, answer.route.as_str()), (version, route), "{name}");
+        assert_eq!(
+            (answer.model.version, answer.route.as_str()),
+            (version, route),
+            "{name}"
+        );
     }
     let error = bench.gateway.predict("fraud@canry", request(C1)).await.unwrap_err();
-    assert_eq!(error.to_string(), "unknown model `fraud@canry`: did you mean `fraud@canary`?");
+    assert_eq!(
+        error.to_string(),
+        "unknown model `fraud@canry`: did you mean `fraud@canary`?"
+    );
     // A version that is registered now waits for a routing.
     bench.register("matrix_unnamed").await.unwrap();
     assert_eq!(bench.predict(C1).await.unwrap().model.version, 1);
@@ -133,7 +142,12 @@ async fn the_same_key_gets_the_same_version_and_a_growing_canary_keeps_its_keys(
     let revision = set(&bench, split(50.0)).await.unwrap();
     assert_eq!(revision.effective, BTreeMap::from([(1, 50.0), (2, 50.0)]));
     let fifty = versions_of(&bench, 0..60).await;
-    assert!(twenty.iter().zip(&fifty).all(|(before, after)| *before == 1 || *after == 2));
+    assert!(
+        twenty
+            .iter()
+            .zip(&fifty)
+            .all(|(before, after)| *before == 1 || *after == 2)
+    );
     assert!(fifty.iter().filter(|version| **version == 2).count() > canaries);
     let answer = of_card(&bench, 0).await;
     assert_eq!(answer.route, "split");
@@ -150,7 +164,9 @@ async fn a_batch_is_split_by_route_and_answered_in_order() {
     let instances: Vec<_> = (0..40)
         .map(|number| {
             let amount = if number % 5 == 0 { 2_000 } else { number };
-            inputs(&format!(r#"{{"card_id":"card-{number}","merchant_id":"m1","amount":{amount}}}"#))
+            inputs(&format!(
+                r#"{{"card_id":"card-{number}","merchant_id":"m1","amount":{amount}}}"#
+            ))
         })
         .collect();
     let batch = BatchPredictRequest {
@@ -186,8 +202,16 @@ async fn a_wrong_input_is_named_by_its_place_in_the_whole_batch() {
         instances,
         ..BatchPredictRequest::default()
     };
-    let error = bench.gateway.batch_predict("fraud", batch).await.unwrap_err().to_string();
-    assert!(error.starts_with("instance 7: input `amount` is the text `much`"), "{error}");
+    let error = bench
+        .gateway
+        .batch_predict("fraud", batch)
+        .await
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.starts_with("instance 7: input `amount` is the text `much`"),
+        "{error}"
+    );
 }
 
 #[tokio::test]
@@ -203,7 +227,11 @@ async fn rules_come_before_the_split_and_the_first_that_matches_decides() {
         to,
     };
     let routing = Routing {
-        rules: vec![header("careful", alias("champion")), large(), header("brave", alias("canary"))],
+        rules: vec![
+            header("careful", alias("champion")),
+            large(),
+            header("brave", alias("canary")),
+        ],
         ..split(0.0)
     };
     set(&bench, routing).await.unwrap();
@@ -257,19 +285,58 @@ async fn a_routing_that_can_not_be_is_refused_with_the_field_and_the_remedy() {
         routing
     };
     let cases = [
-        (with(&|routing| _ = routing.aliases.insert("canary".to_owned(), 9)), "`aliases.canary` is 9, which is no registered version of `fraud` (those are 1, 2)"),
-        (with(&|routing| _ = routing.aliases.insert("7".to_owned(), 1)), "is no number"),
-        (with(&|routing| routing.split = vec![share(alias("canry"), 100.0)]), "`split[0].to` is `canry`, which is not among `aliases`: did you mean `canary`?"),
-        (with(&|routing| routing.split = vec![share(Target::Version(1), 60.0), share(Target::Version(2), 30.0)]), "add up to 90 percent"),
-        (with(&|routing| routing.split = vec![share(Target::Version(1), 99.999), share(Target::Version(2), 0.001)]), "at most two decimals"),
-        (with(&|routing| routing.split = vec![share(Target::Version(1), f64::NAN)]), "`split[0].percent` is NaN"),
-        (with(&|routing| routing.rules = vec![rule(None, Target::Version(1))]), "`rules[0]` has no condition"),
-        (with(&|routing| routing.rules = vec![rule(Some("amount + 1"), Target::Version(1))]), "it is not true or false"),
-        (with(&|routing| routing.rules = vec![rule(Some("amuont > 1"), Target::Version(1))]), "the model's inputs are: card_id, merchant_id, amount"),
-        (with(&|routing| routing.rules = vec![rule(Some("amount > 1"), Target::Version(7))]), "`rules[0].to` is `7`"),
-        (with(&|routing| routing.sticky_by = vec!["card".to_owned()]), "did you mean `card_id`?"),
-        (with(&|routing| routing.limits.max_flip_rate = Some(2.0)), "`limits.max_flip_rate` is 2"),
-        (with(&|routing| routing.limits.withdraw_canary = true), "nothing could ever break"),
+        (
+            with(&|routing| _ = routing.aliases.insert("canary".to_owned(), 9)),
+            "`aliases.canary` is 9, which is no registered version of `fraud` (those are 1, 2)",
+        ),
+        (
+            with(&|routing| _ = routing.aliases.insert("7".to_owned(), 1)),
+            "is no number",
+        ),
+        (
+            with(&|routing| routing.split = vec![share(alias("canry"), 100.0)]),
+            "`split[0].to` is `canry`, which is not among `aliases`: did you mean `canary`?",
+        ),
+        (
+            with(&|routing| routing.split = vec![share(Target::Version(1), 60.0), share(Target::Version(2), 30.0)]),
+            "add up to 90 percent",
+        ),
+        (
+            with(&|routing| routing.split = vec![share(Target::Version(1), 99.999), share(Target::Version(2), 0.001)]),
+            "at most two decimals",
+        ),
+        (
+            with(&|routing| routing.split = vec![share(Target::Version(1), f64::NAN)]),
+            "`split[0].percent` is NaN",
+        ),
+        (
+            with(&|routing| routing.rules = vec![rule(None, Target::Version(1))]),
+            "`rules[0]` has no condition",
+        ),
+        (
+            with(&|routing| routing.rules = vec![rule(Some("amount + 1"), Target::Version(1))]),
+            "it is not true or false",
+        ),
+        (
+            with(&|routing| routing.rules = vec![rule(Some("amuont > 1"), Target::Version(1))]),
+            "the model's inputs are: card_id, merchant_id, amount",
+        ),
+        (
+            with(&|routing| routing.rules = vec![rule(Some("amount > 1"), Target::Version(7))]),
+            "`rules[0].to` is `7`",
+        ),
+        (
+            with(&|routing| routing.sticky_by = vec!["card".to_owned()]),
+            "did you mean `card_id`?",
+        ),
+        (
+            with(&|routing| routing.limits.max_flip_rate = Some(2.0)),
+            "`limits.max_flip_rate` is 2",
+        ),
+        (
+            with(&|routing| routing.limits.withdraw_canary = true),
+            "nothing could ever break",
+        ),
         (with(&|routing| routing.max_in_flight = Some(0)), "`max_in_flight` is 0"),
     ];
     for (routing, expected) in cases {
@@ -302,7 +369,10 @@ async fn a_change_made_from_an_older_revision_is_refused() {
     assert_eq!(error, expected);
     bench.gateway.set_routing("fraud", change(None)).await.unwrap();
     let history = bench.gateway.routing_history("fraud").await.unwrap();
-    assert_eq!(history.iter().map(|revision| revision.revision).collect::<Vec<_>>(), [2, 1]);
+    assert_eq!(
+        history.iter().map(|revision| revision.revision).collect::<Vec<_>>(),
+        [2, 1]
+    );
     assert_eq!(history[1].remark.by.as_deref(), Some("ann"));
     assert!(history[1].changed_at.is_some());
 }
@@ -328,11 +398,20 @@ async fn a_rollback_brings_every_key_back_and_another_one_goes_further() {
     assert_eq!((first.revision, first.restores), (5, Some(1)));
     assert_eq!(versions_of(&bench, 0..40).await, before);
     let unset = back(None).await.unwrap();
-    assert_eq!((unset.restores, unset.effective), (Some(0), BTreeMap::from([(2, 100.0)])));
+    assert_eq!(
+        (unset.restores, unset.effective),
+        (Some(0), BTreeMap::from([(2, 100.0)]))
+    );
     let error = back(None).await.unwrap_err().to_string();
     assert!(error.contains("no revision before"), "{error}");
     assert_eq!(back(Some(3)).await.unwrap().routing, aliases());
-    assert!(back(Some(90)).await.unwrap_err().to_string().contains("is at revision 7"));
+    assert!(
+        back(Some(90))
+            .await
+            .unwrap_err()
+            .to_string()
+            .contains("is at revision 7")
+    );
 }
 
 #[tokio::test]
@@ -363,7 +442,12 @@ async fn a_decision_names_its_version_and_route() {
     let decisions = bench.ingest.wait_for(2).await;
     let said: Vec<_> = decisions
         .iter()
-        .map(|decision| (decision["model_version"].as_i64().unwrap(), decision["route"].as_str().unwrap()))
+        .map(|decision| {
+            (
+                decision["model_version"].as_i64().unwrap(),
+                decision["route"].as_str().unwrap(),
+            )
+        })
         .collect();
     assert_eq!(said, [(1, "default"), (2, "rule large")]);
 }

@@ -82,7 +82,10 @@ async fn a_shadow_scores_what_was_served_without_another_read() {
     assert_eq!((report.served, report.shadow, report.compared), (1, 2, 2));
     // The shadow says the sum where the champion says its logistic function: 4.25 for 0.986.
     assert!(report.max_difference > 3.2 && report.max_difference < 4.3, "{report:?}");
-    assert!(report.mean_difference > 1.0 && report.mean_difference < report.max_difference, "{report:?}");
+    assert!(
+        report.mean_difference > 1.0 && report.mean_difference < report.max_difference,
+        "{report:?}"
+    );
     assert_eq!((report.flips, report.flip_rate, report.errors), (0, 0.0, 0));
     assert!(report.latency_ms.p99 > 0.0);
     // The decisions are of what was served.
@@ -192,7 +195,11 @@ async fn a_promotion_is_refused_with_what_is_not_met_and_forced_on_the_record() 
     set(&bench, Routing { limits, ..routing() }).await;
     batch(&bench, 3).await;
     dealt_with(&bench, 3).await;
-    let refused = bench.gateway.promote("fraud", PromoteRequest::default()).await.unwrap_err();
+    let refused = bench
+        .gateway
+        .promote("fraud", PromoteRequest::default())
+        .await
+        .unwrap_err();
     let ModelGatewayError::LimitsNotMet { version, unmet } = &refused else {
         panic!("{refused}");
     };
@@ -208,7 +215,10 @@ async fn a_promotion_is_refused_with_what_is_not_met_and_forced_on_the_record() 
         ..PromoteRequest::default()
     };
     let promoted = bench.gateway.promote("fraud", forced).await.unwrap();
-    assert_eq!((promoted.action, promoted.forced_past.len()), (RoutingAction::Promote, 2));
+    assert_eq!(
+        (promoted.action, promoted.forced_past.len()),
+        (RoutingAction::Promote, 2)
+    );
     assert!(promoted.routing.shadow.is_empty());
     assert_eq!(bench.predict(C1).await.unwrap().model.version, 2);
     let back = bench.gateway.rollback("fraud", <_>::default()).await.unwrap();
@@ -234,7 +244,11 @@ async fn a_version_that_keeps_the_limits_is_promoted() {
     let promoted = bench.gateway.promote("fraud", PromoteRequest::default()).await.unwrap();
     assert!(promoted.forced_past.is_empty());
     assert_eq!(promoted.effective, BTreeMap::from([(2, 100.0)]));
-    let error = bench.gateway.promote("fraud", PromoteRequest::default()).await.unwrap_err();
+    let error = bench
+        .gateway
+        .promote("fraud", PromoteRequest::default())
+        .await
+        .unwrap_err();
     assert!(error.to_string().contains("name one"), "{error}");
 }
 

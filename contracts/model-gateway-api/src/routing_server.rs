@@ -3,12 +3,13 @@
 use crate::error::ModelGatewayError;
 use crate::service::ModelGateway;
 use crate::wire::{
-    AccessMode, CallerIdentity, PromoteRequest, Remark, RollbackRequest, Routing, RoutingChange, RoutingReport, RoutingRevision,
+    AccessMode, CallerIdentity, PromoteRequest, Remark, RollbackRequest, Routing, RoutingChange, RoutingReport,
+    RoutingRevision,
 };
 use axum::extract::State;
-use axum::{Extension, Router};
 use axum::response::Response;
 use axum::routing::get;
+use axum::{Extension, Router};
 use http::{HeaderMap, HeaderValue, header};
 use ondol_wire::responses::{BadRequest, Conflict, Internal, NotFound, Unavailable};
 use ondol_wire::{ContractError as _, JsonBody, Query, Segment, answer, problem};

@@ -59,7 +59,9 @@ impl Models {
         let mut versions: BTreeMap<String, Vec<Arc<Version>>> = BTreeMap::new();
         for record in records {
             let model = &record.registered.model;
-            let held = before.get(&model.name).and_then(|routes| find(&routes.versions, model.version));
+            let held = before
+                .get(&model.name)
+                .and_then(|routes| find(&routes.versions, model.version));
             let fresh = self.take_fresh(&model.to_string());
             let of_model = versions.entry(model.name.clone()).or_default();
             let version = held.cloned().or(fresh);
@@ -163,7 +165,11 @@ impl Models {
     }
 
     fn is_same(&self, held: &ModelRoutes, versions: &[Arc<Version>], stored: &StoredRevision) -> bool {
-        let shadows = if self.runner.get().is_some() { stored.revision.routing.shadow.len() } else { 0 };
+        let shadows = if self.runner.get().is_some() {
+            stored.revision.routing.shadow.len()
+        } else {
+            0
+        };
         held.versions.len() == versions.len() && *held.revision == *stored && held.shadows.len() == shadows
     }
 
@@ -182,5 +188,8 @@ pub(super) fn routed<'v>(versions: &'v [Arc<Version>], routing: &Routing) -> Vec
     numbers.extend(default_version(routing, versions).map(|version| version.record.registered.model.version));
     numbers.sort_unstable();
     numbers.dedup();
-    numbers.into_iter().filter_map(|number| find(versions, number)).collect()
+    numbers
+        .into_iter()
+        .filter_map(|number| find(versions, number))
+        .collect()
 }

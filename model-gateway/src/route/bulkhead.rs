@@ -68,19 +68,19 @@ impl Bulkhead {
         let ahead = self.waiting.fetch_add(1, Ordering::Relaxed);
         let _waiting = Waiting(&self.waiting);
         if ahead >= self.queue {
-            return Err(self.refused("queue_full", format!("{ahead} more wait (`max_queue_per_model`)")));
+            return Err(self.refused("queue_full", &format!("{ahead} more wait (`max_queue_per_model`)")));
         }
         let likely = self.likely_wait(ahead + 1);
         if likely > deadline.saturating_duration_since(Instant::now()) {
             let likely_ms = likely.as_millis();
             return Err(self.refused(
                 "too_late",
-                format!("the wait would be about {likely_ms} ms, longer than the deadline"),
+                &format!("the wait would be about {likely_ms} ms, longer than the deadline"),
             ));
         }
         match tokio::time::timeout_at(deadline, Arc::clone(&self.room).acquire_owned()).await {
             Ok(Ok(room)) => Ok(self.place(room)),
-            Ok(Err(_)) | Err(_) => Err(self.refused("waited", "none became free within the deadline".to_owned())),
+            Ok(Err(_)) | Err(_) => Err(self.refused("waited", "none became free within the deadline")),
         }
     }
 
@@ -97,8 +97,9 @@ impl Bulkhead {
         Duration::from_micros(typical_us.saturating_mul(place as u64) / self.size as u64)
     }
 
-    fn refused(&self, reason: &'static str, detail: String) -> ModelGatewayError {
-        counter!("ondol_gateway_model_overloaded_total", "model" => self.model.clone(), "reason" => reason).increment(1);
+    fn refused(&self, reason: &'static str, detail: &str) -> ModelGatewayError {
+        counter!("ondol_gateway_model_overloaded_total", "model" => self.model.clone(), "reason" => reason)
+            .increment(1);
         gauge!("ondol_gateway_model_waiting", "model" => self.model.clone())
             .set(self.waiting.load(Ordering::Relaxed) as f64);
         ModelGatewayError::Overloaded {
@@ -115,7 +116,11 @@ impl Drop for Place {
         let took = u64::try_from(self.entered.elapsed().as_micros()).unwrap_or(u64::MAX);
         // Requests that end at the same moment may lose one another's share: it is an average.
         let typical = self.bulkhead.typical_us.load(Ordering::Relaxed);
-        let next = if typical == 0 { took } else { typical - typical / 8 + took / 8 };
+        let next = if typical == 0 {
+            took
+        } else {
+            typical - typical / 8 + took / 8
+        };
         self.bulkhead.typical_us.store(next, Ordering::Relaxed);
     }
 }
@@ -161,7 +166,10 @@ mod tests {
     async fn nobody_waits_past_the_deadline() {
         let bulkhead = Bulkhead::new("m", 1, 10);
         let _first = bulkhead.enter(later()).await.unwrap();
-        let error = bulkhead.enter(Instant::now() + Duration::from_millis(5)).await.unwrap_err();
+        let error = bulkhead
+            .enter(Instant::now() + Duration::from_millis(5))
+            .await
+            .unwrap_err();
         assert!(error.to_string().contains("within the deadline"), "{error}");
         assert_eq!(bulkhead.waiting.load(Ordering::Relaxed), 0);
     }

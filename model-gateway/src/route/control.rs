@@ -75,7 +75,10 @@ impl Control {
     pub async fn routing(&self, model: &str) -> Result<RoutingRevision, ModelGatewayError> {
         let routes = self.routes(model).await?;
         let mut revision = routes.revision.revision.clone();
-        revision.effective = effective(&routes.revision, routes.default_version().record.registered.model.version);
+        revision.effective = effective(
+            &routes.revision,
+            routes.default_version().record.registered.model.version,
+        );
         Ok(revision)
     }
 
@@ -93,7 +96,8 @@ impl Control {
             expected_revision,
             remark,
         } = change;
-        self.write(model, expected_revision, &Change::Set(routing, remark)).await
+        self.write(model, expected_revision, &Change::Set(routing, remark))
+            .await
     }
 
     /// Makes a version the champion.
@@ -150,12 +154,22 @@ impl Control {
                 return Err(conflict(model, expected, current));
             }
             let stored = self.stored(&routes, self.draft(&routes, change).await?)?;
-            self.models.load_routed(&routes.versions, &stored.revision.routing).await?;
+            self.models
+                .load_routed(&routes.versions, &stored.revision.routing)
+                .await?;
             let catalog = self.models.catalog();
             if catalog.add_routing(&stored).await.map_err(failed)? {
-                catalog.forget_measurements(model, &stored.epochs).await.map_err(failed)?;
+                catalog
+                    .forget_measurements(model, &stored.epochs)
+                    .await
+                    .map_err(failed)?;
                 self.models.refresh(true).await.map_err(failed)?;
-                let RoutingRevision { revision, action, remark, .. } = &stored.revision;
+                let RoutingRevision {
+                    revision,
+                    action,
+                    remark,
+                    ..
+                } = &stored.revision;
                 let by = remark.by.as_deref().unwrap_or_default();
                 tracing::info!(model, revision, %action, by, "routing changed");
                 metrics::counter!("ondol_gateway_routing_changes_total", "action" => action.to_string()).increment(1);
@@ -217,9 +231,11 @@ impl Control {
         let wanted = match request.to_revision {
             Some(revision) => revision,
             // What a rollback brought back is left for what stood before that.
-            None => now.restores.unwrap_or(now.revision).checked_sub(1).ok_or_else(|| {
-                invalid(format!("the routing of `{model}` has no revision before this one"))
-            })?,
+            None => now
+                .restores
+                .unwrap_or(now.revision)
+                .checked_sub(1)
+                .ok_or_else(|| invalid(format!("the routing of `{model}` has no revision before this one")))?,
         };
         let history = self.models.catalog().routing_history(model).await.map_err(failed)?;
         let found = history.into_iter().find(|stored| stored.revision.revision == wanted);
@@ -227,7 +243,9 @@ impl Control {
             0 => StoredRevision::unset(model),
             _ => found.ok_or_else(|| {
                 let newest = now.revision;
-                invalid(format!("`to_revision` is {wanted}, and `{model}` is at revision {newest}"))
+                invalid(format!(
+                    "`to_revision` is {wanted}, and `{model}` is at revision {newest}"
+                ))
             })?,
         };
         let remark = Remark {
@@ -256,7 +274,11 @@ impl Control {
             snapshot: &self.definitions.current(),
         };
         // What is brought back was complete, and must stand whatever has changed since.
-        let routing = if restores.is_some() { routing } else { ground.complete(routing)? };
+        let routing = if restores.is_some() {
+            routing
+        } else {
+            ground.complete(routing)?
+        };
         let revision = before.revision.revision + 1;
         let layout = match &restores {
             Some(restored) => restored.layout.clone(),
@@ -303,7 +325,10 @@ impl Control {
     async fn look(&self, share: bool, written: &mut Written) {
         if let Err(error) = self.models.refresh(false).await {
             metrics::counter!("ondol_gateway_catalog_errors_total").increment(1);
-            tracing::warn!(error = chain(&error), "the model database can't be read: going on with what is known");
+            tracing::warn!(
+                error = chain(&error),
+                "the model database can't be read: going on with what is known"
+            );
             return;
         }
         if share {
@@ -318,9 +343,17 @@ impl Control {
 
     async fn share(&self, written: &mut Written) {
         for routes in self.models.all_routes() {
-            let shared = self.models.catalog().write_measurements(&self.replica, &routes, written).await;
+            let shared = self
+                .models
+                .catalog()
+                .write_measurements(&self.replica, &routes, written)
+                .await;
             if let Err(error) = shared {
-                tracing::warn!(model = routes.name, error = chain(&error), "measurements can't be shared");
+                tracing::warn!(
+                    model = routes.name,
+                    error = chain(&error),
+                    "measurements can't be shared"
+                );
                 return;
             }
         }
@@ -344,7 +377,9 @@ impl Control {
                 note: Some(reason.clone()),
             };
             let expected = routes.revision.revision.revision;
-            let written = self.write(&routes.name, Some(expected), &Change::Withdraw(version, remark)).await;
+            let written = self
+                .write(&routes.name, Some(expected), &Change::Withdraw(version, remark))
+                .await;
             match written {
                 Ok(_) => tracing::error!(model = routes.name, version, reason, "a canary was withdrawn"),
                 // Another replica was faster.
@@ -362,7 +397,9 @@ fn effective(stored: &StoredRevision, default: u32) -> std::collections::BTreeMa
     match &stored.layout {
         Some(layout) => {
             let shares = layout.shares().into_iter();
-            shares.map(|(version, slots)| (version, f64::from(slots) / 100.0)).collect()
+            shares
+                .map(|(version, slots)| (version, f64::from(slots) / 100.0))
+                .collect()
         }
         None => [(default, 100.0)].into(),
     }

@@ -31,9 +31,12 @@ pub struct Ground<'a> {
 impl Ground<'_> {
     /// `routing`, completed, or what is wrong with it.
     pub fn complete(&self, mut routing: Routing) -> Result<Routing, ModelGatewayError> {
-        let newest = self.versions.last().ok_or_else(|| ModelGatewayError::NothingRegistered {
-            name: self.model.to_owned(),
-        })?;
+        let newest = self
+            .versions
+            .last()
+            .ok_or_else(|| ModelGatewayError::NothingRegistered {
+                name: self.model.to_owned(),
+            })?;
         let needs_champion = !(routing.rules.is_empty() && routing.split.is_empty() && routing.shadow.is_empty());
         if needs_champion && !routing.aliases.contains_key(Routing::CHAMPION) {
             let newest = newest.record.registered.model.version;
@@ -127,7 +130,9 @@ impl Ground<'_> {
         let mut names = BTreeSet::new();
         for (place, rule) in routing.rules.iter().enumerate() {
             if let Some(name) = rule.name.as_ref().filter(|name| !names.insert(name.as_str())) {
-                return Err(invalid(format!("`rules[{place}].name` is `{name}`, which another rule has too")));
+                return Err(invalid(format!(
+                    "`rules[{place}].name` is `{name}`, which another rule has too"
+                )));
             }
             let version = self.reachable(routing, &format!("rules[{place}].to"), &rule.to, champion)?;
             let choice = Choice {
@@ -179,7 +184,10 @@ impl Ground<'_> {
                 )));
             }
             if !known.insert(number) {
-                return Err(invalid(format!("`{field}.version` is `{}`, which is there twice", shadow.version)));
+                return Err(invalid(format!(
+                    "`{field}.version` is `{}`, which is there twice",
+                    shadow.version
+                )));
             }
             if !(shadow.sample_percent > 0.0 && shadow.sample_percent <= 100.0) {
                 return Err(invalid(format!(
@@ -188,7 +196,9 @@ impl Ground<'_> {
                 )));
             }
             if shadow.flip_at.is_some_and(|score| !score.is_finite()) {
-                return Err(invalid(format!("`{field}.flip_at` is no number: give the score at which a decision turns")));
+                return Err(invalid(format!(
+                    "`{field}.flip_at` is no number: give the score at which a decision turns"
+                )));
             }
         }
         Ok(())
@@ -213,10 +223,15 @@ fn check_sticky(sticky_by: &[String], inputs: &[Field]) -> Result<(), ModelGatew
 }
 
 fn check_limits(limits: &Limits) -> Result<(), ModelGatewayError> {
-    let rates = [("max_error_rate", limits.max_error_rate), ("max_flip_rate", limits.max_flip_rate)];
+    let rates = [
+        ("max_error_rate", limits.max_error_rate),
+        ("max_flip_rate", limits.max_flip_rate),
+    ];
     for (name, rate) in rates {
         if let Some(rate) = rate.filter(|rate| !(0.0..=1.0).contains(rate)) {
-            return Err(invalid(format!("`limits.{name}` is {rate}: give a share of 1, such as 0.01")));
+            return Err(invalid(format!(
+                "`limits.{name}` is {rate}: give a share of 1, such as 0.01"
+            )));
         }
     }
     let sizes = [

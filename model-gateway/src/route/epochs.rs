@@ -25,7 +25,10 @@ impl Epochs {
         let targets = targets.chain(routing.split.iter().map(|share| &share.to));
         let live = targets.filter_map(|target| routing.resolve(target));
         let live = live.chain(routing.aliases.values().copied());
-        let shadow = routing.shadow.iter().filter_map(|shadow| routing.resolve(&shadow.version));
+        let shadow = routing
+            .shadow
+            .iter()
+            .filter_map(|shadow| routing.resolve(&shadow.version));
         let kept = |known: &BTreeMap<u32, u64>, version| (version, known.get(&version).copied().unwrap_or(revision));
         Self {
             live: live.map(|version| kept(&self.live, version)).collect(),

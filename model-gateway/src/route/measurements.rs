@@ -142,7 +142,9 @@ impl Catalog {
             model: format!("measurements of {}", routes.name),
             source,
         };
-        let rows = Measurements::here(routes).rows(&routes.revision.epochs).map_err(unreadable)?;
+        let rows = Measurements::here(routes)
+            .rows(&routes.revision.epochs)
+            .map_err(unreadable)?;
         for (subject, rises, body) in rows {
             let key = (routes.name.clone(), subject);
             if written.0.get(&key) == Some(&rises) {
@@ -201,7 +203,13 @@ impl Catalog {
 
     /// Deletes what was measured of `model` in epochs that are over.
     pub async fn forget_measurements(&self, model: &str, epochs: &Epochs) -> Result<(), CatalogError> {
-        let oldest = epochs.live.values().chain(epochs.shadow.values()).min().copied().unwrap_or_default();
+        let oldest = epochs
+            .live
+            .values()
+            .chain(epochs.shadow.values())
+            .min()
+            .copied()
+            .unwrap_or_default();
         sqlx::query("DELETE FROM gateway_measurements WHERE model = $1 AND epoch < $2 AND epoch > 0")
             .bind(model)
             .bind(i64::try_from(oldest).unwrap_or(i64::MAX))

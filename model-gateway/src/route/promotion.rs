@@ -9,27 +9,47 @@ const ENOUGH: u64 = 100;
 /// Which limits `version`, tried beside `champion`, does not keep, a line each.
 pub fn unmet(limits: &Limits, measured: &Measurements, champion: u32, version: u32) -> Vec<String> {
     let live = measured.live(version).map(|part| part.report(version));
-    let shadow = measured.shadow(champion, version).map(|part| part.report(champion, version, None));
+    let shadow = measured
+        .shadow(champion, version)
+        .map(|part| part.report(champion, version, None));
     let requests = live.as_ref().map_or(0, |live| live.requests);
     let requests = requests.max(shadow.as_ref().map_or(0, |shadow| shadow.compared + shadow.errors));
     let mut unmet = Vec::new();
     let wanted = limits.min_requests.unwrap_or(u64::from(has_limits(limits)));
     if requests < wanted {
-        unmet.push(format!("{requests} requests were measured, `min_requests` asks for {wanted}"));
+        unmet.push(format!(
+            "{requests} requests were measured, `min_requests` asks for {wanted}"
+        ));
     }
     let rates = [
-        ("as a canary", live.as_ref().map(|live| (live.error_rate, live.latency_ms))),
-        ("as a shadow", shadow.as_ref().map(|shadow| (shadow.error_rate, shadow.latency_ms))),
+        (
+            "as a canary",
+            live.as_ref().map(|live| (live.error_rate, live.latency_ms)),
+        ),
+        (
+            "as a shadow",
+            shadow.as_ref().map(|shadow| (shadow.error_rate, shadow.latency_ms)),
+        ),
     ];
     for (how, rates) in rates {
-        let Some((error_rate, latency_ms)) = rates else { continue };
+        let Some((error_rate, latency_ms)) = rates else {
+            continue;
+        };
         unmet.extend(over("max_error_rate", error_rate, limits.max_error_rate, how));
         unmet.extend(over("max_p99_ms", latency_ms.p99, limits.max_p99_ms, how));
     }
     let compared = shadow.as_ref().filter(|shadow| shadow.compared > 0);
     let differences = [
-        ("max_flip_rate", limits.max_flip_rate, compared.map(|shadow| shadow.flip_rate)),
-        ("max_mean_difference", limits.max_mean_difference, compared.map(|shadow| shadow.mean_difference)),
+        (
+            "max_flip_rate",
+            limits.max_flip_rate,
+            compared.map(|shadow| shadow.flip_rate),
+        ),
+        (
+            "max_mean_difference",
+            limits.max_mean_difference,
+            compared.map(|shadow| shadow.mean_difference),
+        ),
     ];
     for (name, limit, found) in differences {
         match (limit, found) {
@@ -94,7 +114,8 @@ pub fn promoted(routing: &Routing, version: u32) -> Routing {
     let mut next = routing.clone();
     next.aliases.insert(Routing::CHAMPION.to_owned(), version);
     next.split.clear();
-    next.shadow.retain(|shadow| routing.resolve(&shadow.version) != Some(version));
+    next.shadow
+        .retain(|shadow| routing.resolve(&shadow.version) != Some(version));
     next
 }
 
@@ -102,10 +123,19 @@ pub fn promoted(routing: &Routing, version: u32) -> Routing {
 pub fn withdrawn(routing: &Routing, version: u32) -> Routing {
     let mut next = routing.clone();
     let is_gone = |share: &Share| routing.resolve(&share.to) == Some(version);
-    let freed: f64 = routing.split.iter().filter(|share| is_gone(share)).map(|share| share.percent).sum();
+    let freed: f64 = routing
+        .split
+        .iter()
+        .filter(|share| is_gone(share))
+        .map(|share| share.percent)
+        .sum();
     next.split.retain(|share| !is_gone(share));
     let champion = routing.aliases.get(Routing::CHAMPION).copied();
-    match next.split.iter_mut().find(|share| routing.resolve(&share.to) == champion) {
+    match next
+        .split
+        .iter_mut()
+        .find(|share| routing.resolve(&share.to) == champion)
+    {
         Some(share) => share.percent = ((share.percent + freed) * 100.0).round() / 100.0,
         None => next.split.push(Share {
             to: Target::Alias(Routing::CHAMPION.to_owned()),

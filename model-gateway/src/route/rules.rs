@@ -35,7 +35,12 @@ struct Condition {
 
 impl Rule {
     /// Compiles `rule`, the `place`-th from 0, over `inputs`; what it sends goes to `choice`.
-    pub fn compile(rule: &RoutingRule, place: usize, inputs: &[Field], choice: Choice) -> Result<Self, ModelGatewayError> {
+    pub fn compile(
+        rule: &RoutingRule,
+        place: usize,
+        inputs: &[Field],
+        choice: Choice,
+    ) -> Result<Self, ModelGatewayError> {
         if rule.when.is_none() && rule.header.is_none() {
             return Err(invalid(format!(
                 "`rules[{place}]` has no condition: give it `when` or `header`, or set `split` for all requests"
@@ -60,9 +65,12 @@ impl Rule {
 
     /// Whether the call's headers let it match at all.
     pub fn takes(&self, headers: &HeaderMap) -> bool {
-        self.header
-            .as_ref()
-            .is_none_or(|(name, value)| headers.get_all(name).iter().any(|found| found.as_bytes() == value.as_bytes()))
+        self.header.as_ref().is_none_or(|(name, value)| {
+            headers
+                .get_all(name)
+                .iter()
+                .any(|found| found.as_bytes() == value.as_bytes())
+        })
     }
 
     /// Per request of a batch whether its inputs match; none when every one does.
@@ -76,12 +84,16 @@ impl Condition {
         let known: Vec<&str> = inputs.iter().map(|field| field.name.as_str()).collect();
         let wrong = |why: String| {
             let known = known.join(", ");
-            invalid(format!("`rules[{place}].when` is `{text}`: {why} (the model's inputs are: {known})"))
+            invalid(format!(
+                "`rules[{place}].when` is `{text}`: {why} (the model's inputs are: {known})"
+            ))
         };
         let schema = schema(inputs.iter());
         let expression = Expression::plan(text, &schema).map_err(|error| wrong(error.to_string()))?;
         if *expression.data_type() != ArrowType::Boolean {
-            return Err(wrong("it is not true or false: compare something, as in `amount > 1000`".to_owned()));
+            return Err(wrong(
+                "it is not true or false: compare something, as in `amount > 1000`".to_owned(),
+            ));
         }
         let columns = expression.columns();
         let fields: Vec<Field> = inputs
@@ -99,8 +111,7 @@ impl Condition {
     fn holds(&self, instances: &[BTreeMap<String, Value>]) -> Result<Vec<bool>, ModelGatewayError> {
         let columns = self.fields.iter().map(|field| column(field, instances)).collect();
         let options = RecordBatchOptions::new().with_row_count(Some(instances.len()));
-        let batch =
-            RecordBatch::try_new_with_options(Arc::clone(&self.schema), columns, &options).map_err(internal)?;
+        let batch = RecordBatch::try_new_with_options(Arc::clone(&self.schema), columns, &options).map_err(internal)?;
         let values = self.expression.evaluate(&batch).map_err(internal)?;
         let truths = values
             .as_boolean_opt()

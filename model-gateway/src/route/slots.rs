@@ -133,7 +133,12 @@ mod tests {
         let five = Layout::whole(3).with_shares(&BTreeMap::from([(3, 9_500), (4, 500)]));
         let ten = five.with_shares(&BTreeMap::from([(3, 9_000), (4, 1_000)]));
         let (before, after) = (five.versions(), ten.versions());
-        assert!(before.iter().zip(&after).all(|(before, after)| *before != 4 || *after == 4));
+        assert!(
+            before
+                .iter()
+                .zip(&after)
+                .all(|(before, after)| *before != 4 || *after == 4)
+        );
         assert_eq!(moved(&five, &ten), 500);
     }
 

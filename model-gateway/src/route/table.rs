@@ -73,9 +73,8 @@ impl ModelRoutes {
         shadows: Vec<Arc<Track>>,
     ) -> Result<Self, ModelGatewayError> {
         let routing = &revision.revision.routing;
-        let default = default_version(routing, &versions).ok_or_else(|| ModelGatewayError::NothingRegistered {
-            name: name.to_owned(),
-        })?;
+        let default = default_version(routing, &versions)
+            .ok_or_else(|| ModelGatewayError::NothingRegistered { name: name.to_owned() })?;
         let inputs = &default.record.definition.inputs;
         let choice = |version: u32, route: &str| {
             let version = find(&versions, version)?;
@@ -106,7 +105,9 @@ impl ModelRoutes {
                 // At most 255 places, so each fits.
                 let slots = layout.versions().iter().map(|version| place(version) as u8).collect();
                 let keys = routing.sticky_by.iter();
-                let keys = keys.filter_map(|key| inputs.iter().find(|input| input.name == *key)).cloned();
+                let keys = keys
+                    .filter_map(|key| inputs.iter().find(|input| input.name == *key))
+                    .cloned();
                 Some(Split {
                     model: name.to_owned(),
                     keys: keys.collect(),
@@ -171,7 +172,9 @@ impl ModelRoutes {
         for rule in self.rules.iter().filter(|rule| rule.takes(headers)) {
             let holds = rule.holds(instances)?;
             for (row, place) in chosen.iter_mut().enumerate() {
-                let matches = holds.as_ref().is_none_or(|holds| holds.get(row).copied().unwrap_or(false));
+                let matches = holds
+                    .as_ref()
+                    .is_none_or(|holds| holds.get(row).copied().unwrap_or(false));
                 if place.is_none() && matches {
                     *place = Some(rule.choice.clone());
                 }

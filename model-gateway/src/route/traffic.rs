@@ -72,7 +72,11 @@ impl TrafficPart {
         if other.requests == 0 {
             return;
         }
-        self.since = if self.requests == 0 { other.since } else { self.since.min(other.since) };
+        self.since = if self.requests == 0 {
+            other.since
+        } else {
+            self.since.min(other.since)
+        };
         self.requests += other.requests;
         self.errors += other.errors;
         self.latency_us.merge(&other.latency_us);

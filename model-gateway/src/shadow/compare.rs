@@ -132,7 +132,11 @@ impl Comparison {
 
     /// In the contract's words.
     pub fn report(&self, served: u32, shadow: u32, flip_at: Option<f64>) -> ShadowReport {
-        let mean = if self.measured == 0 { 0.0 } else { self.sum / self.measured as f64 };
+        let mean = if self.measured == 0 {
+            0.0
+        } else {
+            self.sum / self.measured as f64
+        };
         ShadowReport {
             served,
             shadow,
@@ -161,7 +165,11 @@ mod tests {
     use serde_json::json;
 
     fn check(served: &Value, shadow: &Value, difference: Option<f64>, flipped: bool) {
-        assert_eq!(pair(served, shadow, Some(0.5)), Pair { difference, flipped }, "{served} {shadow}");
+        assert_eq!(
+            pair(served, shadow, Some(0.5)),
+            Pair { difference, flipped },
+            "{served} {shadow}"
+        );
     }
 
     #[test]

@@ -35,7 +35,9 @@ pub struct Runner {
 
 impl std::fmt::Debug for Runner {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Runner").field("queue", &self.queue).finish_non_exhaustive()
+        f.debug_struct("Runner")
+            .field("queue", &self.queue)
+            .finish_non_exhaustive()
     }
 }
 
@@ -145,7 +147,8 @@ impl Track {
         });
         if !sent {
             count(&self.version, "dropped", rows);
-            self.measured.change(served, |comparison| comparison.dropped += rows as u64);
+            self.measured
+                .change(served, |comparison| comparison.dropped += rows as u64);
         }
     }
 
@@ -227,7 +230,10 @@ impl Task {
 
     fn vector(&mut self, scored: &Scored, served: u32) -> Result<arrow::array::RecordBatch, String> {
         let snapshot = self.runner.definitions.current();
-        let (planned, _) = self.vectors.get(&served).map_or((0, None), |(version, vector)| (*version, Some(vector)));
+        let (planned, _) = self
+            .vectors
+            .get(&served)
+            .map_or((0, None), |(version, vector)| (*version, Some(vector)));
         if planned != snapshot.version || !self.vectors.contains_key(&served) {
             let definition = &scored.version().record.definition;
             let vector = ShadowVector::plan(definition, &self.version.record.definition, &snapshot);

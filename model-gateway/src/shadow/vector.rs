@@ -35,7 +35,9 @@ impl ShadowVector {
         let mut views: Vec<&ViewDefinition> = Vec::new();
         for need in shadow.view_features() {
             if !read.contains(&need) {
-                return Self::Impossible(format!("it needs `{need}`, which the version that serves does not read"));
+                return Self::Impossible(format!(
+                    "it needs `{need}`, which the version that serves does not read"
+                ));
             }
             if let Some((view, _)) = snapshot.resolve(&need)
                 && !views.iter().any(|known| known.name == view.definition.name)

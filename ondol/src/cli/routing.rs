@@ -2,7 +2,7 @@
 
 use super::ConnectArgs;
 use clap::Args;
-use ondol_model_gateway_api::wire::{Remark, Share, Shadow, Target};
+use ondol_model_gateway_api::wire::{Remark, Shadow, Share, Target};
 use std::path::PathBuf;
 
 #[derive(Debug, Args)]

@@ -109,7 +109,10 @@ pub(crate) async fn shadow(args: &ShadowArgs, output: Output) -> Result<()> {
 }
 
 fn shares(revision: &RoutingRevision) -> String {
-    let shares = revision.effective.iter().map(|(version, percent)| format!("{version}: {percent} %"));
+    let shares = revision
+        .effective
+        .iter()
+        .map(|(version, percent)| format!("{version}: {percent} %"));
     shares.collect::<Vec<_>>().join(", ")
 }
 
@@ -120,7 +123,11 @@ fn describe(revision: &RoutingRevision) -> String {
     for (place, rule) in routing.rules.iter().enumerate() {
         let name = rule.name.clone().unwrap_or_else(|| (place + 1).to_string());
         let mut conditions: Vec<String> = rule.when.iter().cloned().collect();
-        conditions.extend(rule.header.iter().map(|header| format!("{}: {}", header.name, header.equals)));
+        conditions.extend(
+            rule.header
+                .iter()
+                .map(|header| format!("{}: {}", header.name, header.equals)),
+        );
         let _ = writeln!(text, "  rule {name}: {} -> {}", conditions.join(" and "), rule.to);
     }
     let _ = writeln!(text, "  serves {}", shares(revision));
@@ -162,7 +169,15 @@ fn measured(report: &RoutingReport) -> String {
             format!("{} / {}", shadow.dropped, shadow.skipped),
         ]
     });
-    let header = ["SHADOW", "COMPARED", "FLIPS", "DIFFERENCE MEAN / MAX", "ERRORS", "P50 / P99", "DROPPED / SKIPPED"];
+    let header = [
+        "SHADOW",
+        "COMPARED",
+        "FLIPS",
+        "DIFFERENCE MEAN / MAX",
+        "ERRORS",
+        "P50 / P99",
+        "DROPPED / SKIPPED",
+    ];
     let _ = write!(text, "\n\n{}", print::table(header, rows));
     for shadow in &report.shadows {
         if let Some(reason) = &shadow.skipped_because {
