@@ -4,7 +4,7 @@
 //! A request that finds the queue full is refused at once; one that is likely to wait longer than its deadline allows (by
 //! what requests took lately) is refused at once too, rather than after it has waited in vain.
 
-use metrics::{counter, gauge};
+use metrics::counter;
 use ondol_model_gateway_api::ModelGatewayError;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -100,8 +100,6 @@ impl Bulkhead {
     fn refused(&self, reason: &'static str, detail: &str) -> ModelGatewayError {
         counter!("ondol_gateway_model_overloaded_total", "model" => self.model.clone(), "reason" => reason)
             .increment(1);
-        gauge!("ondol_gateway_model_waiting", "model" => self.model.clone())
-            .set(self.waiting.load(Ordering::Relaxed) as f64);
         ModelGatewayError::Overloaded {
             detail: format!(
                 "{} requests of model `{}` are under way (`max_in_flight`) and {detail}: try again, or add replicas",
