@@ -160,7 +160,10 @@ fn message(raw: bool) -> Vec<u8> {
     let request = ModelInferRequest {
         model_name: "fraud".to_owned(),
         inputs: vec![input],
-        raw_input_contents: raw.then(|| b"\0\0\x80\x3f\0\0\xc0\x7f".as_slice().into()).into_iter().collect(),
+        raw_input_contents: raw
+            .then(|| b"\0\0\x80\x3f\0\0\xc0\x7f".as_slice().into())
+            .into_iter()
+            .collect(),
         ..ModelInferRequest::default()
     };
     request.encode_to_vec()

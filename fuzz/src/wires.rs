@@ -1,8 +1,8 @@
 //! What services send each other and clients send: Arrow streams, JSON, and tensors as bytes and messages.
 
+use bytes::Bytes;
 use ondol_feature_store_api::feature_batch::FeatureBatchJson;
 use ondol_feature_store_api::wire::{Delivery, FeatureBatch, ReadRequest};
-use bytes::Bytes;
 use ondol_model_gateway::open_inference::compression::{self, Encoding};
 use ondol_model_gateway::open_inference::datatype::Datatype;
 use ondol_model_gateway::open_inference::grpc::generated::ModelInferRequest;
@@ -107,8 +107,8 @@ fn tensors(inputs: Vec<InputTensor>) {
 /// A tensor's bytes: 1 byte says which datatype, 2 how many elements, then they follow.
 pub fn tensor_bytes(data: &[u8]) {
     const NAMES: [&str; 14] = [
-        "BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64", "FP16", "BF16", "FP32", "FP64",
-        "BYTES",
+        "BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64", "FP16", "BF16", "FP32",
+        "FP64", "BYTES",
     ];
     let Some(([name, low, high], bytes)) = data.split_first_chunk::<3>() else {
         return;

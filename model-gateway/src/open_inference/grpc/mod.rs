@@ -239,7 +239,10 @@ impl GrpcInferenceService for OpenInference {
         &self,
         request: Request<proto::RepositoryModelLoadRequest>,
     ) -> Answer<proto::RepositoryModelLoadResponse> {
-        let name = either(request.get_ref().model_name.clone(), request.get_ref().repository_name.clone());
+        let name = either(
+            request.get_ref().model_name.clone(),
+            request.get_ref().repository_name.clone(),
+        );
         admission::ask(&request, Action::Load, &name)?;
         let request = request.into_inner();
         let parameters = request.parameters.keys().map(String::as_str);
@@ -256,7 +259,10 @@ impl GrpcInferenceService for OpenInference {
         &self,
         request: Request<proto::RepositoryModelUnloadRequest>,
     ) -> Answer<proto::RepositoryModelUnloadResponse> {
-        let name = either(request.get_ref().model_name.clone(), request.get_ref().repository_name.clone());
+        let name = either(
+            request.get_ref().model_name.clone(),
+            request.get_ref().repository_name.clone(),
+        );
         admission::ask(&request, Action::Load, &name)?;
         repository::unload(&self.predictor, &name).await.map_err(refused)?;
         answer(proto::RepositoryModelUnloadResponse {
