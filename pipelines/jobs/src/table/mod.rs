@@ -11,6 +11,7 @@ mod delta;
 pub mod event_files;
 mod file;
 mod folder;
+mod local_file;
 mod location;
 mod pin;
 pub(crate) mod scan;

@@ -7,6 +7,7 @@
 //! decodes them as the iterator is pulled.
 
 use super::file::UNKNOWN_ROWS;
+use super::local_file::LocalFile;
 use super::{Positions, Table, TableFile, cast};
 use crate::error::JobError;
 use arrow::array::{
@@ -19,7 +20,7 @@ use arrow::datatypes::{
 use ondol_feature_store_api::wire::columns;
 use ondol_vocabulary::{DataType, EventTime, Field};
 use parquet::arrow::ProjectionMask;
-use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ParquetRecordBatchReader};
+use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
 use parquet::arrow::async_reader::ParquetRecordBatchStreamBuilder;
 use parquet::errors::ParquetError;
 use parquet::file::metadata::RowGroupMetaData;
@@ -198,28 +199,55 @@ impl Scan {
 
     /// The batches of one unit. Call it on a thread that may block.
     pub(crate) fn read<'a>(&'a self, unit: &'a Unit, io: &tokio::runtime::Handle) -> Result<Batches<'a>, JobError> {
-        let file = self
-            .table
-            .object_file(unit.file)
-            .ok_or_else(|| self.table.error("a file vanished from its list"))?;
         let parquet = unit.footer.parquet_schema();
         let wanted = parquet.root_schema().get_fields().iter().enumerate();
         let wanted = wanted
             .filter(|(_, field)| self.wants(field.name()))
             .map(|(index, _)| index);
-        let builder = ParquetRecordBatchStreamBuilder::new_with_metadata(file, unit.footer.clone())
-            .with_projection(ProjectionMask::roots(parquet, wanted))
-            .with_row_groups(vec![unit.row_group])
-            .with_batch_size(self.batch_rows);
+        let wanted = ProjectionMask::roots(parquet, wanted);
         let unreadable = |cause: ParquetError| self.table.unreadable(unit.file, &cause);
-        let mut stream = builder.build().map_err(unreadable)?;
-        let reader = io.block_on(stream.next_row_group()).map_err(unreadable)?;
+        let reader = match self.table.local_file(unit.file) {
+            Some(file) => self.read_local(file.map_err(unreadable)?, unit, wanted).map(Some),
+            None => self.fetch(unit, wanted, io),
+        };
+        let reader = reader.map_err(unreadable)?;
         Ok(Batches {
             scan: self,
             unit,
             reader,
             next_row: unit.first_row,
         })
+    }
+
+    /// Page by page, as batches are asked for.
+    fn read_local(
+        &self,
+        file: LocalFile,
+        unit: &Unit,
+        wanted: ProjectionMask,
+    ) -> Result<ParquetRecordBatchReader, ParquetError> {
+        ParquetRecordBatchReaderBuilder::new_with_metadata(file, unit.footer.clone())
+            .with_projection(wanted)
+            .with_row_groups(vec![unit.row_group])
+            .with_batch_size(self.batch_rows)
+            .build()
+    }
+
+    /// All at once, before the first batch.
+    fn fetch(
+        &self,
+        unit: &Unit,
+        wanted: ProjectionMask,
+        io: &tokio::runtime::Handle,
+    ) -> Result<Option<ParquetRecordBatchReader>, ParquetError> {
+        let file = self.table.object_file(unit.file);
+        let file = file.ok_or_else(|| ParquetError::General("the file vanished from its table's list".to_owned()))?;
+        let mut stream = ParquetRecordBatchStreamBuilder::new_with_metadata(file, unit.footer.clone())
+            .with_projection(wanted)
+            .with_row_groups(vec![unit.row_group])
+            .with_batch_size(self.batch_rows)
+            .build()?;
+        io.block_on(stream.next_row_group())
     }
 
     fn wants(&self, name: &str) -> bool {

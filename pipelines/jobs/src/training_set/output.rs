@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
 
 /// Rows of one batch of the result.
-const BATCH_ROWS: usize = 65_536;
+const BATCH_ROWS: usize = 16_384;
 /// Batches that may wait to be digested.
 const AHEAD_BATCHES: usize = 2;
 
