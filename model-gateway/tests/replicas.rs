@@ -32,6 +32,7 @@ async fn replica(store: &Arc<FakeStore>, artifacts: &Path) -> Bench {
         config.database = services::postgres();
         config.artifacts = artifacts;
         config.catalog_refresh_ms = 20;
+        config.deadline_ms = 60_000;
     })
     .await
 }

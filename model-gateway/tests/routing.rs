@@ -56,8 +56,16 @@ fn large() -> RoutingRule {
     }
 }
 
+/// A gateway on a machine that may be slow, with `matrix.onnx` as version 1 and known features.
+async fn patient() -> Bench {
+    let bench = Bench::open_with(|config| config.deadline_ms = 60_000).await;
+    bench.register("matrix").await.unwrap();
+    bench.fill();
+    bench
+}
+
 async fn with_two_versions() -> Bench {
-    let bench = Bench::with_model().await;
+    let bench = patient().await;
     bench.register("matrix_double").await.unwrap();
     bench
 }
@@ -421,7 +429,7 @@ async fn a_routing_survives_a_restart_with_every_key_where_it_was() {
     let before = versions_of(&bench, 0..30).await;
     let (folder, store) = (Arc::clone(&bench.folder), Arc::clone(&bench.store));
     bench.stop().await;
-    let bench = Bench::open_in(folder, store, |_| {}).await;
+    let bench = Bench::open_in(folder, store, |config| config.deadline_ms = 60_000).await;
     assert_eq!(versions_of(&bench, 0..30).await, before);
     assert_eq!(bench.gateway.routing("fraud").await.unwrap().revision, 1);
 }

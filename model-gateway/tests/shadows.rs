@@ -40,6 +40,14 @@ fn routing() -> Routing {
     }
 }
 
+/// A gateway on a machine that may be slow, with `matrix.onnx` as version 1 and known features.
+async fn patient() -> Bench {
+    let bench = Bench::open_with(|config| config.deadline_ms = 60_000).await;
+    bench.register("matrix").await.unwrap();
+    bench.fill();
+    bench
+}
+
 async fn set(bench: &Bench, routing: Routing) {
     let change = RoutingChange {
         routing,
@@ -70,7 +78,7 @@ async fn batch(bench: &Bench, rows: usize) {
 
 #[tokio::test]
 async fn a_shadow_scores_what_was_served_without_another_read() {
-    let bench = Bench::with_model().await;
+    let bench = patient().await;
     bench.register("columns").await.unwrap();
     set(&bench, routing()).await;
     bench.store.reads.lock().unwrap().clear();
@@ -94,7 +102,7 @@ async fn a_shadow_scores_what_was_served_without_another_read() {
 
 #[tokio::test]
 async fn a_shadow_of_another_definition_has_its_vector_from_the_same_read_or_says_why_not() {
-    let bench = Bench::with_model().await;
+    let bench = patient().await;
     // The vector of the second version has the same width in another order: its columns are among those read.
     bench.store.apply(|snapshot| {
         let model = &mut snapshot.models[0];
@@ -132,7 +140,11 @@ async fn a_shadow_of_another_definition_has_its_vector_from_the_same_read_or_say
 
 #[tokio::test]
 async fn a_shadow_that_finds_no_room_is_dropped_and_counted_and_requests_go_on() {
-    let bench = Bench::open_with(|config| config.shadow_queue = 2).await;
+    let bench = Bench::open_with(|config| {
+        config.shadow_queue = 2;
+        config.deadline_ms = 60_000;
+    })
+    .await;
     bench.register("matrix").await.unwrap();
     bench.fill();
     bench.register("columns").await.unwrap();
@@ -146,7 +158,7 @@ async fn a_shadow_that_finds_no_room_is_dropped_and_counted_and_requests_go_on()
 
 #[tokio::test]
 async fn a_shadow_may_score_a_sample() {
-    let bench = Bench::with_model().await;
+    let bench = patient().await;
     bench.register("columns").await.unwrap();
     let mut routing = routing();
     routing.shadow[0].sample_percent = 25.0;
@@ -159,7 +171,7 @@ async fn a_shadow_may_score_a_sample() {
 
 #[tokio::test]
 async fn a_shadow_that_was_taken_away_and_comes_back_is_measured_anew() {
-    let bench = Bench::with_model().await;
+    let bench = patient().await;
     bench.register("columns").await.unwrap();
     set(&bench, routing()).await;
     batch(&bench, 4).await;
@@ -183,7 +195,7 @@ async fn a_shadow_that_was_taken_away_and_comes_back_is_measured_anew() {
 
 #[tokio::test]
 async fn a_promotion_is_refused_with_what_is_not_met_and_forced_on_the_record() {
-    let bench = Bench::with_model().await;
+    let bench = patient().await;
     bench.register("columns").await.unwrap();
     let limits = Limits {
         min_requests: Some(5),
@@ -228,7 +240,7 @@ async fn a_promotion_is_refused_with_what_is_not_met_and_forced_on_the_record() 
 
 #[tokio::test]
 async fn a_version_that_keeps_the_limits_is_promoted() {
-    let bench = Bench::with_model().await;
+    let bench = patient().await;
     bench.register("matrix_double").await.unwrap();
     let limits = Limits {
         min_requests: Some(5),
@@ -254,7 +266,11 @@ async fn a_version_that_keeps_the_limits_is_promoted() {
 
 #[tokio::test]
 async fn a_canary_that_breaks_its_limits_is_taken_out_by_itself() {
-    let bench = Bench::open_with(|config| config.catalog_refresh_ms = 10).await;
+    let bench = Bench::open_with(|config| {
+        config.catalog_refresh_ms = 10;
+        config.deadline_ms = 60_000;
+    })
+    .await;
     bench.register("matrix").await.unwrap();
     bench.fill();
     bench.register("matrix_double").await.unwrap();

@@ -21,6 +21,14 @@ use support::Bench;
 
 const C1: &str = r#"{"card_id":"c1","merchant_id":"m1","amount":8}"#;
 
+/// A gateway on a machine that may be slow, with `matrix.onnx` as version 1 and known features.
+async fn patient() -> Bench {
+    let bench = Bench::open_with(|config| config.deadline_ms = 60_000).await;
+    bench.register("matrix").await.unwrap();
+    bench.fill();
+    bench
+}
+
 async fn set(bench: &Bench, routing: Routing) {
     let change = RoutingChange {
         routing,
@@ -32,14 +40,14 @@ async fn set(bench: &Bench, routing: Routing) {
 #[tokio::test]
 async fn an_endpoint_is_fronted_mirrored_moved_by_weight_and_moved_back() {
     // The server that stands today.
-    let old = Bench::with_model().await;
+    let old = patient().await;
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     let router = old.gateway.open_inference();
     tokio::spawn(async move { axum::serve(listener, router).await });
 
     // Fronted: callers ask the gateway, the old server answers.
-    let bench = Bench::open().await;
+    let bench = Bench::open_with(|config| config.deadline_ms = 60_000).await;
     bench.fill();
     let upstream = RegisterRequest {
         artifact: Bytes::from(format!("url = \"{url}\"\nmodel = \"fraud\"\nprotocol = \"v2-rest\"\n")),

@@ -121,6 +121,8 @@ impl Measurements {
             let rises = compared + errors + dropped + skipped;
             rows.push((subject, rises, serde_json::to_string(comparison)?));
         }
+        // What no routing names is of no decision: it is not shared, and an unrouted model costs no writes.
+        rows.retain(|(subject, ..)| subject.epoch > 0);
         Ok(rows)
     }
 }
@@ -210,7 +212,7 @@ impl Catalog {
             .min()
             .copied()
             .unwrap_or_default();
-        sqlx::query("DELETE FROM gateway_measurements WHERE model = $1 AND epoch < $2 AND epoch > 0")
+        sqlx::query("DELETE FROM gateway_measurements WHERE model = $1 AND epoch < $2")
             .bind(model)
             .bind(i64::try_from(oldest).unwrap_or(i64::MAX))
             .execute(self.pool())
