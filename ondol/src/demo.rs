@@ -173,6 +173,7 @@ impl Story {
         let args = RegisterArgs {
             model: "fraud".to_owned(),
             artifact,
+            kind: None,
             training_set: Some(training_set),
             connect: self.connect.clone(),
         };
