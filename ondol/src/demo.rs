@@ -99,7 +99,7 @@ impl Story {
             &ApplyArgs {
                 definitions,
                 no_wait: false,
-            force: false,
+                force: false,
             },
             Output::Text,
         )

@@ -283,8 +283,10 @@ async fn pump(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut states: watch
             read = from.read(&mut bytes) => read,
         };
         let Ok(count @ 1..) = read else { return };
-        let state = states.wait_for(|line| *line != Line::Slow).await.map(|line| *line);
-        if state != Ok(Line::Open) || to.write_all(&bytes[..count]).await.is_err() {
+        let Ok(state) = states.wait_for(|line| *line != Line::Slow).await.map(|line| *line) else {
+            return;
+        };
+        if state == Line::Cut || to.write_all(&bytes[..count]).await.is_err() {
             return;
         }
     }
