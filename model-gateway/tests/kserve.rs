@@ -13,11 +13,10 @@ mod clients;
 mod support;
 
 use ondol_testkit::services;
-use support::Bench;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn kserves_clients_get_the_bits_of_the_run_in_process() {
-    let bench = Bench::with_model().await;
+    let bench = clients::bench().await;
     let folder = clients::expectations(&bench).await;
     let python = services::kserve_python();
     clients::run(&bench, &python, "kserve_scenes.py", &[], folder.path()).await;

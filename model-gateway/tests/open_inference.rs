@@ -56,6 +56,14 @@ impl Port {
     }
 }
 
+/// A gateway with time for a busy machine.
+async fn patient() -> Bench {
+    let bench = Bench::open_with(|config| config.deadline_ms = 120_000).await;
+    bench.register("matrix").await.unwrap();
+    bench.fill();
+    bench
+}
+
 fn keys(cards: &[String]) -> Value {
     let count = cards.len();
     json!({ "inputs": [
@@ -86,7 +94,7 @@ async fn split_evenly(bench: &Bench) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_batch_that_a_canary_takes_a_part_of_is_one_answer_in_order() {
-    let bench = Bench::with_model().await;
+    let bench = patient().await;
     split_evenly(&bench).await;
     let port = Port::of(bench).await;
     let cards: Vec<String> = (0..40).map(|card| format!("card-{card}")).collect();
@@ -111,7 +119,7 @@ async fn a_batch_that_a_canary_takes_a_part_of_is_one_answer_in_order() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn mlflows_four_forms_score_by_entity_key_and_are_logged() {
-    let port = Port::of(Bench::with_model().await).await;
+    let port = Port::of(patient().await).await;
     let expected = port
         .bench
         .predict(r#"{"card_id":"c1","merchant_id":"m1","amount":8}"#)
@@ -134,9 +142,13 @@ async fn mlflows_four_forms_score_by_entity_key_and_are_logged() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn mlflows_forms_take_the_vector_by_name_and_the_tensor_without() {
-    let port = Port::of(Bench::with_model().await).await;
-    let tensor = port.invoke(json!({ "inputs": [[1, 2, 3, 4, 5], [0, 0, 0, 0, -1]] })).await;
-    let named = port.invoke(json!({ "inputs": { "X": [[1, 2, 3, 4, 5], [0, 0, 0, 0, -1]] } })).await;
+    let port = Port::of(patient().await).await;
+    let tensor = port
+        .invoke(json!({ "inputs": [[1, 2, 3, 4, 5], [0, 0, 0, 0, -1]] }))
+        .await;
+    let named = port
+        .invoke(json!({ "inputs": { "X": [[1, 2, 3, 4, 5], [0, 0, 0, 0, -1]] } }))
+        .await;
     let vector = port
         .invoke(json!({ "dataframe_split": {
             "columns": ["derived.ratio", "amount", "merchant.risk", "card.spend_24h", "card.n_1h"],
@@ -150,10 +162,14 @@ async fn mlflows_forms_take_the_vector_by_name_and_the_tensor_without() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn mlflows_errors_have_its_form() {
-    let port = Port::of(Bench::with_model().await).await;
+    let port = Port::of(patient().await).await;
     let refused = async |path: &str, body: Value| {
         let (status, answer) = port.post(path, body).await;
-        (status.as_u16(), answer["error_code"].clone(), answer["message"].to_string())
+        (
+            status.as_u16(),
+            answer["error_code"].clone(),
+            answer["message"].to_string(),
+        )
     };
     let path = "/v1/models/fraud/invocations";
     let (status, code, message) = refused(path, json!({ "inputs": [1], "instances": [1] })).await;
@@ -161,7 +177,10 @@ async fn mlflows_errors_have_its_form() {
     assert!(message.contains("exactly one of"), "{message}");
     let (status, _, message) = refused(path, json!({ "inputs": { "card": ["c1"] } })).await;
     assert_eq!(status, 400);
-    assert!(message.contains("unknown column `card`: did you mean `card_id`?"), "{message}");
+    assert!(
+        message.contains("unknown column `card`: did you mean `card_id`?"),
+        "{message}"
+    );
     let (status, code, _) = refused("/v1/models/frod/invocations", json!({ "inputs": [[1]] })).await;
     assert_eq!((status, code), (404, json!("RESOURCE_DOES_NOT_EXIST")));
     for path in ["/ping", "/version", "/v1/models/fraud/ping", "/v1/models/fraud/version"] {
@@ -172,7 +191,7 @@ async fn mlflows_errors_have_its_form() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn unloading_gives_the_sessions_up_while_requests_under_way_end() {
-    let port = Port::of(Bench::with_model().await).await;
+    let port = Port::of(patient().await).await;
     // A request holds the features back, and with them its model.
     let held = port.bench.store.gate.acquire_many(1_000).await.unwrap();
     let under_way = port.client.post(format!("{}/v1/models/fraud:predict", port.base));
@@ -185,7 +204,12 @@ async fn unloading_gives_the_sessions_up_while_requests_under_way_end() {
     assert_eq!(status, 200);
     let (status, answer) = port.post("/v2/models/fraud/infer", keys(&["c1".to_owned()])).await;
     assert_eq!(status, 503, "{answer}");
-    assert!(answer["error"].as_str().unwrap().contains("/v2/repository/models/fraud@1/load"));
+    assert!(
+        answer["error"]
+            .as_str()
+            .unwrap()
+            .contains("/v2/repository/models/fraud@1/load")
+    );
     drop(held);
     assert_eq!(under_way.await.unwrap().unwrap().status(), 200);
     let (status, _) = port.post("/v2/repository/models/fraud@1/load", json!({})).await;

@@ -45,7 +45,12 @@ async fn no_request_made_from_the_document_is_answered_otherwise_than_it_says() 
         .args(["run", &format!("http://{address}/openapi.json"), "--checks", CHECKS])
         // The same requests every time: a finding is a fact, not luck.
         .args(["--seed", "20", "--generation-deterministic", "--max-examples", "10"])
-        .args(["--phases", "examples,coverage,fuzzing", "--continue-on-failure", "--no-color"])
+        .args([
+            "--phases",
+            "examples,coverage,fuzzing",
+            "--continue-on-failure",
+            "--no-color",
+        ])
         .args(["--warnings", "off", "--suppress-health-check", "all"])
         // An unloaded model answers 503, as it should.
         .args(["--exclude-operation-id", "v2RepositoryUnload"])
@@ -53,5 +58,9 @@ async fn no_request_made_from_the_document_is_answered_otherwise_than_it_says() 
         .await
         .unwrap();
     let said = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success(), "{said}\n{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{said}\n{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
 }

@@ -13,12 +13,9 @@ mod clients;
 mod support;
 
 use ondol_testkit::services;
-use support::Bench;
 
 async fn check(flavour: &str) {
-    let bench = Bench::open_with(|config| config.max_batch_rows = 300_000).await;
-    bench.register("matrix").await.unwrap();
-    bench.fill();
+    let bench = clients::bench().await;
     let folder = clients::expectations(&bench).await;
     let python = services::inference_python();
     clients::run(&bench, &python, "tritonclient_scenes.py", &[flavour], folder.path()).await;

@@ -10,6 +10,18 @@ use std::path::Path;
 use std::time::Duration;
 use tempfile::TempDir;
 
+/// A gateway that takes large batches, and the time that a busy machine needs for them.
+pub async fn bench() -> Bench {
+    let bench = Bench::open_with(|config| {
+        config.max_batch_rows = 300_000;
+        config.deadline_ms = 120_000;
+    })
+    .await;
+    bench.register("matrix").await.unwrap();
+    bench.fill();
+    bench
+}
+
 /// Rows of the model's matrix: ordinary ones, and what only bits can tell apart.
 fn rows() -> Vec<f32> {
     let mut seed = 0x2545_f491_4f6c_dd1d_u64;
@@ -73,10 +85,7 @@ pub async fn run(bench: &Bench, python: &str, script: &str, before: &[&str], aft
     let address = listener.local_addr().unwrap().to_string();
     let server = tokio::spawn(axum::serve(listener, bench.gateway.router()).into_future());
     let output = tokio::process::Command::new(python)
-        .arg(format!(
-            "{}/tests/clients/{script}",
-            env!("CARGO_MANIFEST_DIR")
-        ))
+        .arg(format!("{}/tests/clients/{script}", env!("CARGO_MANIFEST_DIR")))
         .args(before)
         .arg(address)
         .arg(after)
