@@ -33,7 +33,7 @@ pub(super) fn of_tensors(
     schema: &SchemaRef,
     features: &[ModelFeature],
     rows: usize,
-    tensors: Vec<NamedTensor>,
+    tensors: &[NamedTensor],
 ) -> Result<RecordBatch, RuntimeError> {
     let wrong = |error: &dyn std::fmt::Display| RuntimeError::Run(error.to_string());
     let mut columns = Vec::with_capacity(features.len());

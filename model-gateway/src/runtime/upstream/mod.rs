@@ -51,6 +51,9 @@ pub struct Upstream {
     room: Semaphore,
 }
 
+/// Reads a server's description of its model.
+type Described = fn(&Answer) -> Result<Signature, String>;
+
 /// How the server is reached.
 #[derive(Debug)]
 enum Wire {
@@ -143,7 +146,7 @@ impl Upstream {
 
     async fn ask_metadata(&self) -> Result<Option<Signature>, RuntimeError> {
         let told = async {
-            let (http, call, read): (_, Call, fn(&Answer) -> Result<Signature, String>) = match &self.wire {
+            let (http, call, read): (_, Call, Described) = match &self.wire {
                 Wire::Grpc(grpc) => return grpc.metadata(&self.spec).await.map(Some),
                 Wire::Http(http) => match self.spec.protocol {
                     Protocol::Mlflow => return Ok(None),
