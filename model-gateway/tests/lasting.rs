@@ -112,6 +112,7 @@ async fn every_decision_is_logged_with_what_was_served() {
     for timing in ["latency_us", "features_us", "model_us"] {
         assert!(decision.as_object_mut().unwrap().remove(timing).unwrap().is_i64());
     }
+    let answer_digest = bench.gateway.models().await.unwrap()[0].versions[0].sha256.clone();
     let parse = |text: &serde_json::Value| serde_json::from_str::<serde_json::Value>(text.as_str().unwrap()).unwrap();
     let vector = parse(&decision["vector"]);
     assert_eq!(vector["card.spend_24h"].as_f64().unwrap().to_bits(), spend.to_bits());
@@ -133,7 +134,19 @@ async fn every_decision_is_logged_with_what_was_served() {
     );
     assert_eq!(parse(&decision["views"]), json!({"card": 1, "merchant": 1}));
     assert_eq!(parse(&decision["prediction"]), answer.prediction);
-    for text in ["vector", "inputs", "statuses", "ages_ms", "views", "prediction"] {
+    assert_eq!(
+        parse(&decision["event_times"]),
+        json!({"card.n_1h": "2026-11-20T23:59:00Z", "card.spend_24h": "2026-11-20T23:59:00Z"})
+    );
+    for text in [
+        "vector",
+        "inputs",
+        "statuses",
+        "ages_ms",
+        "views",
+        "prediction",
+        "event_times",
+    ] {
         decision.as_object_mut().unwrap().remove(text);
     }
     assert_eq!(
@@ -145,6 +158,9 @@ async fn every_decision_is_logged_with_what_was_served() {
             "definition_version": 3,
             "at": "2026-11-21T00:00:00Z",
             "as_of": "2026-11-21T00:00:00Z",
+            "model_digest": answer_digest,
+            "route": "default",
+            "degraded": null,
         })
     );
 }
