@@ -35,8 +35,8 @@ pub mod routed;
 pub mod runtime;
 pub mod score;
 pub mod service;
-pub mod uses;
 pub mod shadow;
+pub mod uses;
 
 mod difference;
 mod fault;

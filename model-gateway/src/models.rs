@@ -10,12 +10,12 @@ use crate::fault::{internal, nearest, of_runtime, unavailable};
 use crate::features::Plan;
 use crate::layout::Layout;
 use crate::open_inference::statistics::VersionStatistics;
-use crate::runtime::loader::Loader;
-use crate::runtime::{Runtime, WARM_UP_ROWS};
-use crate::score::Score;
 use crate::route::history::Mark;
 use crate::route::table::{Choice, ModelRoutes, Table};
 use crate::route::traffic::Traffic;
+use crate::runtime::loader::Loader;
+use crate::runtime::{Runtime, WARM_UP_ROWS};
+use crate::score::Score;
 use crate::shadow::Runner;
 use arc_swap::{ArcSwap, ArcSwapOption, Guard};
 use bytes::Bytes;
@@ -214,7 +214,10 @@ impl Models {
             .await
             .map_err(internal)?
             .map_err(|error| unavailable(format!("the artifact is gone: {error}")))?;
-        let runtime = self.loader.load(registered.kind, artifact, &version.record.definition, Some(registered)).await;
+        let runtime = self
+            .loader
+            .load(registered.kind, artifact, &version.record.definition, Some(registered))
+            .await;
         let runtime = runtime.map_err(|error| of_runtime(&error))?;
         let scorer = Scorer::new(runtime, &version.record.definition)?;
         scorer.warm_up(&registered.model).await;

@@ -76,8 +76,7 @@ async fn a_batch_is_one_read_of_the_store() {
     let instances = vec![inputs(C1), inputs(STRANGER), inputs(C1)];
     let request = BatchPredictRequest {
         instances,
-        as_of: None,
-        deadline_ms: None,
+        ..BatchPredictRequest::default()
     };
     let answers = bench.gateway.batch_predict("fraud", request).await.unwrap().predictions;
     assert_near(&answers[0].prediction, sigmoid(4.25));
@@ -104,8 +103,8 @@ async fn a_large_batch_is_scored_like_its_rows() {
     let instances = (0..9_000).map(|row| inputs(&amount(row))).collect();
     let request = BatchPredictRequest {
         instances,
-        as_of: None,
         deadline_ms: Some(60_000),
+        ..BatchPredictRequest::default()
     };
     let answers = bench.gateway.batch_predict("fraud", request).await.unwrap().predictions;
     let alone = bench.predict(&amount(3)).await.unwrap();
@@ -325,8 +324,7 @@ async fn a_batch_beyond_the_bound_or_without_rows_is_refused() {
     bench.register("matrix").await.unwrap();
     let batch = |count: usize| BatchPredictRequest {
         instances: vec![inputs(C1); count],
-        as_of: None,
-        deadline_ms: None,
+        ..BatchPredictRequest::default()
     };
     let error = bench
         .gateway

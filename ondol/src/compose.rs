@@ -206,7 +206,11 @@ impl Builder {
     fn contract(&mut self, name: &'static str, router: axum::Router, openapi: utoipa::openapi::OpenApi) {
         let routes = std::mem::replace(&mut self.routes, ServiceRouter::new(&self.health));
         // The gateway has a door of its own.
-        let router = if name == GATEWAY { router } else { self.among_services(router) };
+        let router = if name == GATEWAY {
+            router
+        } else {
+            self.among_services(router)
+        };
         self.routes = routes.contract(name, router, openapi);
     }
 
@@ -236,7 +240,10 @@ impl Builder {
 
     async fn ingest(&mut self) -> Result<()> {
         if !self.runs(ServiceName::Ingest) {
-            self.ingest = Some(Arc::new(IngestClient::with(self.config.ingest_url.clone(), &self.credentials)?));
+            self.ingest = Some(Arc::new(IngestClient::with(
+                self.config.ingest_url.clone(),
+                &self.credentials,
+            )?));
             return Ok(());
         }
         let shutdown = self.service("ingest");

@@ -94,7 +94,9 @@ fn details<T: std::error::Error + Serialize + Send + Sync + 'static>(error: &Err
 fn help(error: &Error) -> Option<&'static str> {
     let text = format!("{error:#}");
     if text.contains("can't be reached") {
-        return Some("is it running? `ondol dev` starts every service; --server or ONDOL_SERVER says where one answers");
+        return Some(
+            "is it running? `ondol dev` starts every service; --server or ONDOL_SERVER says where one answers",
+        );
     }
     text.contains("who calls?").then_some(
         "set ONDOL_TOKEN (or --token) to an API key or a JWT; on the server's machine `ondol key bootstrap` makes a first key",

@@ -22,7 +22,9 @@ pub(crate) async fn dev(args: &DevArgs, output: Output) -> Result<()> {
     let process = start_dev(&args.server).await?;
     let address = process.url();
     let access = process.access();
-    print::result(output, &json!({"address": address, "access": access}), |_| welcome(&address, access))?;
+    print::result(output, &json!({"address": address, "access": access}), |_| {
+        welcome(&address, access)
+    })?;
     until_stopped(process).await
 }
 

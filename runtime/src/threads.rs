@@ -45,7 +45,9 @@ mod tests {
     fn more_calls_than_threads_wait_their_turn() {
         let runtime = runtime().unwrap();
         let done = runtime.block_on(async {
-            let calls: Vec<_> = (0..2_000).map(|number| tokio::task::spawn_blocking(move || number)).collect();
+            let calls: Vec<_> = (0..2_000)
+                .map(|number| tokio::task::spawn_blocking(move || number))
+                .collect();
             let mut sum = 0;
             for call in calls {
                 sum += call.await.unwrap();

@@ -8,8 +8,8 @@ use crate::wire::{
 };
 use async_trait::async_trait;
 use http::Method;
-use ondol_wire::{Caller, Credentials};
 use ondol_wire::path::encode_segment;
+use ondol_wire::{Caller, Credentials};
 use url::Url;
 
 /// Ingest somewhere else. Cheap to clone; connections are pooled.

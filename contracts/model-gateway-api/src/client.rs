@@ -10,8 +10,8 @@ use crate::wire::{
 };
 use async_trait::async_trait;
 use http::Method;
-use ondol_wire::{Caller, Credentials};
 use ondol_wire::path::encode_segment;
+use ondol_wire::{Caller, Credentials};
 use std::time::Duration;
 use url::Url;
 

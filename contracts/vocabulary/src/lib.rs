@@ -19,8 +19,8 @@ pub mod value;
 
 pub use definition::{
     Aggregation, Arrival, ChangeFormat, ColumnOrigin, ColumnReading, FeatureDefault, FeatureDefinition, FeatureKind,
-    FeatureOrigin, Field, Framing, MessageShape, ModelDefinition, ModelFeature, SourceDefinition, SourceOrigin, StreamFormat,
-    TableFormat, TimestampUnit, Tombstones, ViewDefinition, Window,
+    FeatureOrigin, Field, Framing, MessageShape, ModelDefinition, ModelFeature, SourceDefinition, SourceOrigin,
+    StreamFormat, TableFormat, TimestampUnit, Tombstones, ViewDefinition, Window,
 };
 pub use files::{DefinitionFile, DefinitionFiles, Diagnostic};
 pub use key::EntityKey;

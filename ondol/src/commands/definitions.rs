@@ -50,9 +50,7 @@ pub(crate) async fn apply(args: &ApplyArgs, output: Output) -> Result<()> {
     } else {
         store.apply(files.clone())
     };
-    let mut applied = applying
-        .await
-        .map_err(|error| explain(error, &files, output))?;
+    let mut applied = applying.await.map_err(|error| explain(error, &files, output))?;
     if !args.no_wait {
         applied.snapshot =
             wait_until_active(store.as_ref(), applied.snapshot, pipelines.as_ref(), &failed_before).await?;

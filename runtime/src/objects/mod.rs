@@ -234,7 +234,10 @@ impl Location {
         let refused = |detail: String| ObjectsError::new(self.url.as_str(), format!("`{key}`: {detail}"));
         let whole = format!("{}/{key}", self.path);
         Ok(Self {
-            url: self.folder_url().join(key).map_err(|error| refused(error.to_string()))?,
+            url: self
+                .folder_url()
+                .join(key)
+                .map_err(|error| refused(error.to_string()))?,
             root: self.root(),
             path: Path::parse(whole.trim_start_matches('/')).map_err(|error| refused(error.to_string()))?,
         })

@@ -13,9 +13,7 @@ mod decision;
 mod policy;
 mod routing;
 
-pub use access::{
-    AccessMode, AuditEntry, AuditPage, AuditQuery, CallerIdentity, CreateKey, CreatedKey, KeySummary,
-};
+pub use access::{AccessMode, AuditEntry, AuditPage, AuditQuery, CallerIdentity, CreateKey, CreatedKey, KeySummary};
 pub use artifact_kind::ArtifactKind;
 pub use decision::{OutcomeReceipt, OutcomeRequest, ScoreRequest, VectorScores};
 pub use policy::{Degradation, Trouble};

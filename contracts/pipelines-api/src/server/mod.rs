@@ -9,7 +9,9 @@ mod statistics;
 use crate::error::PipelinesError;
 use crate::rows;
 use crate::service::Pipelines;
-use crate::wire::{BackfillOutcome, Job, Manifest, MaterializeOutcome, StatisticsOutcome, TrainingSetOptions, TrainingSetRequest};
+use crate::wire::{
+    BackfillOutcome, Job, Manifest, MaterializeOutcome, StatisticsOutcome, TrainingSetOptions, TrainingSetRequest,
+};
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, State};
 use axum::response::Response;

@@ -101,7 +101,9 @@ impl Queue {
         let snapshot = self.parts.store.snapshot().await?;
         if claimed.job.kind != TRAINING_SET {
             let request: JobRequest = serde_json::from_str(&claimed.request).map_err(unread)?;
-            return Ok(kind::check(&snapshot, &request, &self.parts.config).map_err(refused)?.work);
+            return Ok(kind::check(&snapshot, &request, &self.parts.config)
+                .map_err(refused)?
+                .work);
         }
         let options: TrainingSetOptions = serde_json::from_str(&claimed.request).map_err(unread)?;
         let request = self.parts.spines.request(&claimed.job.id, options).await?;

@@ -19,12 +19,12 @@ mod support;
 mod upgrade;
 
 use arrow::array::RecordBatch;
+use ledger::{Schema, execute};
 use ondol_jobs::{PipelinesConfig, PipelinesService};
 use ondol_pipelines_api::wire::{AsOf, CompactRequest, Job, JobQuery, JobRequest, JobState, VacuumRequest};
 use ondol_pipelines_api::{Pipelines, PipelinesError};
 use ondol_runtime::{Health, ManualClock, Shutdown};
 use ondol_vocabulary::{EventTime, ViewState};
-use ledger::{Schema, execute};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;

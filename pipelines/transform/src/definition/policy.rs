@@ -120,7 +120,9 @@ fn audit(table: &Section<'_>, text: Text<'_>, sample_ppm: u32, reports: &mut Rep
     match text.value {
         "best-effort" => Some(Audit::BestEffort),
         "required" if sample_ppm < DecisionPolicy::EVERY => {
-            let place = table.get("sample").map_or_else(|| text.place(), |(_, node)| node.place());
+            let place = table
+                .get("sample")
+                .map_or_else(|| text.place(), |(_, node)| node.place());
             let help = "remove `sample`: what must be recorded is recorded of every request".to_owned();
             reports.add(&place, "bad-policy", "an audit leaves nothing out", Some(help));
             None
