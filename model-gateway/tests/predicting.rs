@@ -269,7 +269,12 @@ async fn a_promoted_view_is_served_from_the_next_snapshot_on() {
 
 #[tokio::test]
 async fn more_requests_than_the_bound_are_refused_at_once() {
-    let bench = Bench::open_with(|config| config.max_in_flight = 1).await;
+    let bench = Bench::open_with(|config| {
+        config.max_in_flight = 1;
+        // Of a request that waits for this test.
+        config.deadline_ms = 60_000;
+    })
+    .await;
     bench.register("matrix").await.unwrap();
     let held = bench.store.gate.acquire_many(1_000).await.unwrap();
     let gateway = bench.gateway.clone();
