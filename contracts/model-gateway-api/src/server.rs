@@ -83,7 +83,7 @@ async fn model_verb(state: State<Service>, segment: Name, mut request: Request) 
     let caller = request.extensions_mut().remove::<CallerIdentity>();
     let explain = match explain(&request) {
         Ok(explain) => explain,
-        Err(refused) => return refused,
+        Err(refused) => return problem::respond(&refused),
     };
     match verb {
         "predict" => match Body::<PredictRequest>::from_request(request, &()).await {
@@ -136,19 +136,19 @@ async fn model_verb(state: State<Service>, segment: Name, mut request: Request) 
 }
 
 /// `explain` of the query, which stands in for the body's where that has none.
-fn explain(request: &Request) -> Result<Option<bool>, Response> {
-    let Some(query) = request.uri().query() else {
-        return Ok(None);
-    };
-    let mut found = query.split('&').filter_map(|pair| pair.strip_prefix("explain"));
+fn explain(request: &Request) -> Result<Option<bool>, ModelGatewayError> {
+    let pairs = request.uri().query().unwrap_or_default().split('&');
+    let mut found = pairs.filter_map(|pair| match pair.split_once('=').unwrap_or((pair, "true")) {
+        ("explain", value) => Some(value),
+        _ => None,
+    });
     match found.next() {
         None => Ok(None),
-        Some("" | "=true") => Ok(Some(true)),
-        Some("=false") => Ok(Some(false)),
-        Some(other) => {
-            let detail = format!("`explain{other}` in the query: say `explain=true` or `explain=false`");
-            Err(problem::respond(&ModelGatewayError::invalid(detail)))
-        }
+        Some("true") => Ok(Some(true)),
+        Some("false") => Ok(Some(false)),
+        Some(other) => Err(ModelGatewayError::invalid(format!(
+            "`explain={other}` in the query: say `explain=true` or `explain=false`"
+        ))),
     }
 }
 

@@ -186,7 +186,7 @@ mod tests {
     #[test]
     fn claims_that_are_wrong_absent_or_of_another_type_are_refused() {
         let check = |claims: &Value, expected: ClaimError| {
-            assert_eq!(read(claims, &config()).unwrap_err(), expected, "{claims}")
+            assert_eq!(read(claims, &config()).unwrap_err(), expected, "{claims}");
         };
         check(&with("iss", json!("https://issuer/")), ClaimError::Issuer);
         check(&with("aud", json!("other")), ClaimError::Audience);

@@ -279,8 +279,8 @@ fn key_of(jwk: Jwk) -> Option<VerifyKey> {
     };
     let material = match (jwk.kty.as_str(), jwk.crv.as_deref()) {
         ("RSA", _) => Material::Rsa {
-            n: without_leading_zeros(number(&jwk.n)?),
-            e: without_leading_zeros(number(&jwk.e)?),
+            n: without_leading_zeros(&number(&jwk.n)?),
+            e: without_leading_zeros(&number(&jwk.e)?),
         },
         ("EC", Some("P-256")) => Material::P256(point(32)?),
         ("EC", Some("P-384")) => Material::P384(point(48)?),
@@ -295,7 +295,7 @@ fn key_of(jwk: Jwk) -> Option<VerifyKey> {
 }
 
 /// `ring` wants numbers without them.
-fn without_leading_zeros(number: Vec<u8>) -> Vec<u8> {
+fn without_leading_zeros(number: &[u8]) -> Vec<u8> {
     let zeros = number.iter().take_while(|byte| **byte == 0).count();
     number.get(zeros..).unwrap_or_default().to_vec()
 }

@@ -85,7 +85,12 @@ impl Control {
     /// Every revision, newest first.
     pub async fn history(&self, model: &str) -> Result<Vec<RoutingRevision>, ModelGatewayError> {
         self.routes(model).await?;
-        let stored = self.models.catalog().routing_history(model).await.map_err(failed)?;
+        let stored = self
+            .models
+            .catalog()
+            .routing_history(model)
+            .await
+            .map_err(|error| failed(&error))?;
         Ok(stored.into_iter().map(|stored| stored.revision).collect())
     }
 
@@ -119,12 +124,15 @@ impl Control {
 
     async fn measurements(&self, routes: &ModelRoutes) -> Result<Measurements, ModelGatewayError> {
         let catalog = self.models.catalog();
-        catalog.measurements(&self.replica, routes).await.map_err(failed)
+        catalog
+            .measurements(&self.replica, routes)
+            .await
+            .map_err(|error| failed(&error))
     }
 
     /// The model's routes as the database has them now.
     async fn routes(&self, model: &str) -> Result<Arc<ModelRoutes>, ModelGatewayError> {
-        self.models.refresh(false).await.map_err(failed)?;
+        self.models.refresh(false).await.map_err(|error| failed(&error))?;
         if let Some(routes) = self.models.routes(model) {
             return Ok(routes);
         }
@@ -158,12 +166,12 @@ impl Control {
                 .load_routed(&routes.versions, &stored.revision.routing)
                 .await?;
             let catalog = self.models.catalog();
-            if catalog.add_routing(&stored).await.map_err(failed)? {
+            if catalog.add_routing(&stored).await.map_err(|error| failed(&error))? {
                 catalog
                     .forget_measurements(model, &stored.epochs)
                     .await
-                    .map_err(failed)?;
-                self.models.refresh(true).await.map_err(failed)?;
+                    .map_err(|error| failed(&error))?;
+                self.models.refresh(true).await.map_err(|error| failed(&error))?;
                 let RoutingRevision {
                     revision,
                     action,
@@ -237,7 +245,12 @@ impl Control {
                 .checked_sub(1)
                 .ok_or_else(|| invalid(format!("the routing of `{model}` has no revision before this one")))?,
         };
-        let history = self.models.catalog().routing_history(model).await.map_err(failed)?;
+        let history = self
+            .models
+            .catalog()
+            .routing_history(model)
+            .await
+            .map_err(|error| failed(&error))?;
         let found = history.into_iter().find(|stored| stored.revision.revision == wanted);
         let stored = match wanted {
             0 => StoredRevision::unset(model),
@@ -413,6 +426,6 @@ fn conflict(model: &str, expected: u64, current: u64) -> ModelGatewayError {
     }
 }
 
-fn failed(error: CatalogError) -> ModelGatewayError {
-    unavailable(chain(&error))
+fn failed(error: &CatalogError) -> ModelGatewayError {
+    unavailable(chain(error))
 }

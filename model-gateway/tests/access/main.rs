@@ -9,7 +9,6 @@
 )]
 
 #[path = "../support/mod.rs"]
-#[allow(dead_code, reason = "other suites use the rest")]
 mod support;
 
 mod audit;

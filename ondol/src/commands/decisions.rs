@@ -47,7 +47,8 @@ pub(crate) async fn replay(args: &ReplayDecisionArgs, output: Output) -> Result<
         .first()
         .ok_or_else(|| anyhow!("the gateway scored nothing"))?;
     // As text: floats are written so that they come back to the bit.
-    let same = again.to_string() == recorded.to_string();
+    let text = serde_json::Value::to_string;
+    let same = text(again) == text(&recorded);
     let same_artifact = decision.model_digest.as_ref() == Some(&scores.sha256);
     let difference = match (again.as_f64(), recorded.as_f64()) {
         (Some(again), Some(recorded)) => Some(again - recorded),

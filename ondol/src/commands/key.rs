@@ -15,7 +15,7 @@ pub(crate) async fn run(command: &KeyCommand, output: Output) -> Result<()> {
         KeyCommand::Create(args) => create(args, output).await,
         KeyCommand::List(connect) => {
             let keys = connect.gateway_access()?.keys().await?;
-            print::result(output, &keys, table)
+            print::result(output, &keys, |keys: &Vec<KeySummary>| table(keys))
         }
         KeyCommand::Revoke(args) => {
             let key = args.connect.gateway_access()?.revoke_key(&args.id).await?;
@@ -84,7 +84,7 @@ fn describe(created: &CreatedKey) -> String {
     )
 }
 
-fn table(keys: &Vec<KeySummary>) -> String {
+fn table(keys: &[KeySummary]) -> String {
     let moment = |at: Option<EventTime>| at.map(|at| at.to_string()).unwrap_or_default();
     let rows = keys.iter().map(|key| {
         let until = match key.revoked_at {
