@@ -153,7 +153,7 @@ pub(crate) struct ConnectArgs {
     /// An API key or a JWT for the model gateway. Better as a variable: other users of the machine see arguments.
     #[arg(long, env = "ONDOL_TOKEN", hide_env_values = true, value_name = "KEY")]
     pub(crate) token: Option<String>,
-    /// The token that the other services ask for (`services.token`), where they do.
+    /// The token that the other services ask for (`peers.token`), where they do.
     #[arg(long, env = "ONDOL_SERVICE_TOKEN", hide_env_values = true, value_name = "TOKEN")]
     pub(crate) service_token: Option<String>,
     /// Certificates (PEM) of authorities to trust besides the system's.

@@ -144,7 +144,7 @@ struct Builder {
 
 impl Builder {
     fn new(which: ServiceName, config: OndolConfig) -> Result<Self> {
-        let (token, credentials) = (config.services.token()?, config.services.credentials()?);
+        let (token, credentials) = (config.peers.token()?, config.peers.credentials()?);
         let health = Health::new();
         let routes = ServiceRouter::new(&health).title("Ondol");
         let drain = Duration::from_millis(config.drain_ms);
@@ -178,7 +178,7 @@ impl Builder {
         if mode == AccessMode::Required && self.token.is_none() && self.which == ServiceName::All {
             tracing::warn!(
                 "the model gateway asks its callers who they are; the feature store, ingest and the pipelines at the \
-                 same address don't: set `services.token`"
+                 same address don't: set `peers.token`"
             );
         }
         self.access = Some(mode);

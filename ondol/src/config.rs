@@ -38,7 +38,7 @@ pub(crate) struct OndolConfig {
     /// TLS at this process's own address.
     pub(crate) tls: TlsConfig,
     /// How services show each other that they belong together.
-    pub(crate) services: ServicesConfig,
+    pub(crate) peers: PeersConfig,
     /// How to reach S3, for offline tables and batch sources that are there.
     pub(crate) s3: S3Config,
     /// The feature store.
@@ -57,7 +57,7 @@ pub(crate) struct OndolConfig {
 /// a token, what the feature store, ingest and the pipelines in it ask of who calls them.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub(crate) struct ServicesConfig {
+pub(crate) struct PeersConfig {
     /// A token that all of them know: at least 16 characters, `${file:…}` or `${env:…}`. Empty: none is asked for.
     pub(crate) token: Secret,
     /// Certificates (PEM) of authorities to trust besides the system's. Empty: none.
@@ -66,7 +66,7 @@ pub(crate) struct ServicesConfig {
     pub(crate) identity: PathBuf,
 }
 
-impl Default for ServicesConfig {
+impl Default for PeersConfig {
     fn default() -> Self {
         Self {
             token: Secret::from(""),
@@ -76,17 +76,17 @@ impl Default for ServicesConfig {
     }
 }
 
-impl ServicesConfig {
+impl PeersConfig {
     /// The token, if there is one.
     pub(crate) fn token(&self) -> Result<Option<String>> {
         let token = self
             .token
             .reveal()
             .map_err(anyhow::Error::msg)
-            .context("`services.token`")?;
+            .context("`peers.token`")?;
         if !token.is_empty() && token.len() < TOKEN_BYTES {
             bail!(
-                "`services.token` has {} characters: use at least {TOKEN_BYTES} random ones, such as \
+                "`peers.token` has {} characters: use at least {TOKEN_BYTES} random ones, such as \
                  `openssl rand -hex 32` makes",
                 token.len()
             );
@@ -100,7 +100,7 @@ impl ServicesConfig {
             if path.as_os_str().is_empty() {
                 return Ok(None);
             }
-            let pem = std::fs::read(path).with_context(|| format!("`services.{key}`: can't read `{}`", path.display()));
+            let pem = std::fs::read(path).with_context(|| format!("`peers.{key}`: can't read `{}`", path.display()));
             pem.map(Some)
         };
         Ok(Credentials {
@@ -123,7 +123,7 @@ impl Default for OndolConfig {
             feature_store_url: local(8081),
             ingest_url: local(8082),
             tls: TlsConfig::default(),
-            services: ServicesConfig::default(),
+            peers: PeersConfig::default(),
             s3: S3Config::default(),
             feature_store: FeatureStoreConfig::default(),
             ingest: IngestConfig::default(),

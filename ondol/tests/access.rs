@@ -60,12 +60,12 @@ fn a_short_service_token_is_refused_without_being_shown() {
     let output = ondol(
         folder.path(),
         "dev --listen 127.0.0.1:0",
-        &[("ONDOL_SERVICES__TOKEN", "hunter2")],
+        &[("ONDOL_PEERS__TOKEN", "hunter2")],
     );
     assert!(!output.status.success());
     let refused = json(&output)["error"].as_str().unwrap().to_owned();
     assert!(
-        refused.contains("`services.token` has 7 characters") && !refused.contains("hunter2"),
+        refused.contains("`peers.token` has 7 characters") && !refused.contains("hunter2"),
         "{refused}"
     );
 }
@@ -85,7 +85,7 @@ impl Site {
         let port = free_port();
         let config = format!(
             "listen = \"127.0.0.1:{port}\"\ndata_dir = \"data\"\nlog_filter = \"debug,ondol=trace\"\n\
-             [tls]\ncertificate = {:?}\nkey = {:?}\n[services]\ntoken = \"${{env:SITE_TOKEN}}\"\n\
+             [tls]\ncertificate = {:?}\nkey = {:?}\n[peers]\ntoken = \"${{env:SITE_TOKEN}}\"\n\
              [model_gateway.access]\nmode = \"required\"\n",
             issued.certificate, issued.key
         );
