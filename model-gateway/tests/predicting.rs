@@ -271,6 +271,7 @@ async fn a_promoted_view_is_served_from_the_next_snapshot_on() {
 async fn more_requests_than_the_bound_are_refused_at_once() {
     let bench = Bench::open_with(|config| {
         config.max_in_flight = 1;
+        config.max_queue_per_model = 0;
         // Of a request that waits for this test.
         config.deadline_ms = 60_000;
     })
