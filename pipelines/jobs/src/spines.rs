@@ -14,6 +14,7 @@ use ondol_runtime::objects::{Location, ObjectStores};
 use ondol_vocabulary::batch;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 const ENDING: &str = ".arrows";
 
@@ -117,6 +118,14 @@ impl Spines {
             Ok(()) | Err(Error::NotFound { .. }) => Ok(()),
             Err(cause) => Err(self.failed("removing a spine", &cause)),
         }
+    }
+
+    /// Removes what kills have left of spines at least `age` ago.
+    pub(crate) async fn remove_unfinished(&self, age: Duration) -> Result<(), JobError> {
+        let place = self.place.clone();
+        let removed = tokio::task::spawn_blocking(move || place.remove_staged(age)).await;
+        let removed = removed.map_err(JobError::internal)?;
+        removed.map_err(|cause| JobError::storage("can't keep spines", cause))
     }
 
     fn failed(&self, doing: &str, cause: &Error) -> JobError {

@@ -21,6 +21,7 @@ use std::ops::Range;
 use std::path::{Path as FilePath, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 /// A [`LocalFileSystem`] that syncs what it writes, files and folders, before it acknowledges.
 #[derive(Clone, Debug)]
@@ -223,6 +224,9 @@ fn fill(staged: &FilePath, payload: &PutPayload) -> io::Result<()> {
     file.sync_all()
 }
 
+/// Digits of a staging file's name behind the process id: a random part and a count.
+const STAGING_DIGITS: usize = 39 + 20;
+
 /// `name#123…`: the wrapped store hides names that end in `#` and digits.
 fn staging_path(path: &FilePath) -> PathBuf {
     static NEXT: AtomicU64 = AtomicU64::new(0);
@@ -231,6 +235,32 @@ fn staging_path(path: &FilePath) -> PathBuf {
     // The process id and a random part keep apart the leftovers of a process that was killed.
     name.push(format!("#{}{:039}{count:020}", std::process::id(), ulid::Ulid::new().0));
     PathBuf::from(name)
+}
+
+/// Removes the staging files in `folder` that were last written to at least `age` ago: what a kill leaves of a write.
+pub(super) fn remove_staged(folder: &FilePath, age: Duration) -> io::Result<()> {
+    for entry in std::fs::read_dir(folder)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let is_staged = name.to_str().is_some_and(|name| {
+            let digits = name.rsplit_once('#').map_or("", |(_, digits)| digits);
+            digits.len() > STAGING_DIGITS && digits.bytes().all(|byte| byte.is_ascii_digit())
+        });
+        if !is_staged {
+            continue;
+        }
+        let gone = |error: io::Error| match error.kind() {
+            ErrorKind::NotFound => Ok(()),
+            _ => Err(error),
+        };
+        let is_old = |metadata: std::fs::Metadata| Ok(metadata.modified()?.elapsed().unwrap_or_default() >= age);
+        match entry.metadata().and_then(is_old) {
+            Ok(true) => std::fs::remove_file(entry.path()).or_else(gone)?,
+            Ok(false) => {}
+            Err(error) => gone(error)?,
+        }
+    }
+    Ok(())
 }
 
 /// Creates missing folders, syncing each parent so that the new entry lasts.
@@ -306,5 +336,18 @@ mod tests {
         assert!(store.head(&path).await.is_err());
         upload.complete().await.unwrap();
         assert_eq!(store.get(&path).await.unwrap().bytes().await.unwrap(), "one two");
+    }
+
+    #[test]
+    fn what_a_kill_left_of_a_write_is_removed_once_it_is_old_enough_and_nothing_else_is() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("a#1"), "somebody's").unwrap();
+        let staged = staging_path(&folder.path().join("b"));
+        fill(&staged, &"half".into()).unwrap();
+        remove_staged(folder.path(), Duration::from_secs(3_600)).unwrap();
+        assert!(staged.exists(), "its writer may be at work");
+        remove_staged(folder.path(), Duration::ZERO).unwrap();
+        assert!(!staged.exists());
+        assert!(folder.path().join("a#1").exists());
     }
 }

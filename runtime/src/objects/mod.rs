@@ -292,6 +292,19 @@ impl Location {
         }
     }
 
+    /// Removes what kills have left of writes to this folder of this machine at least `age` ago; nothing shows it, and
+    /// nothing else removes it. Blocks. (In a bucket a lifecycle rule does that.)
+    ///
+    /// # Errors
+    /// When the folder can't be listed, or a file not be removed.
+    pub fn remove_staged(&self, age: std::time::Duration) -> Result<(), ObjectsError> {
+        let Some(folder) = self.local_path() else {
+            return Ok(());
+        };
+        let removed = durable_files::remove_staged(&folder, age);
+        removed.map_err(|error| ObjectsError::new(folder.display().to_string(), format!("tidying failed: {error}")))
+    }
+
     async fn create_probe(&self) -> object_store::Result<()> {
         let options = PutOptions {
             mode: PutMode::Create,

@@ -65,7 +65,7 @@ impl Queue {
                 self.parts.spines.remove(&id).await?;
             }
         }
-        Ok(())
+        self.parts.spines.remove_unfinished(SUBMISSION).await
     }
 
     /// Whether a submission may be under way that has written its spine, and not its job yet.
@@ -81,6 +81,8 @@ impl Queue {
         if !self.parts.ledger.is_exclusive() {
             return Ok(());
         }
+        // Nobody else writes here.
+        self.parts.spines.remove_unfinished(Duration::ZERO).await?;
         for id in self.parts.spines.ids().await? {
             if self.parts.ledger.job(&id).await?.is_none() {
                 self.parts.spines.remove(&id).await?;
