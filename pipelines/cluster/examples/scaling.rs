@@ -1,5 +1,5 @@
 //! Time of a training set's join against events and executors: `scaling EVENTS [EXECUTORS]`, without executors in one
-//! process. Events are made on the fly as a batch source in a folder; a cluster's processes are the `ondol-cluster` beside
+//! process. Events are made on the fly as files in a folder; a cluster's processes are the `ondol-cluster` beside
 //! this program. Prints a line for [docs/scaling.md](../../../docs/scaling.md).
 #![allow(
     clippy::unwrap_used,
@@ -9,13 +9,14 @@
     reason = "a measurement: any failure ends it"
 )]
 
-use arrow::array::{ArrayRef, Float64Array, RecordBatch, StringArray, TimestampMicrosecondArray};
+use arrow::array::{ArrayRef, BooleanArray, Float64Array, RecordBatch, StringArray, TimestampMicrosecondArray};
 use ondol_cluster::{EngineConfig, PlanEngine};
 use ondol_feature_store_api::wire::{DefinitionFile, DefinitionFiles};
 use ondol_jobs::engine::{JoinEngine, JoinRequest, ViewJoin};
 use ondol_jobs::event_files::{EventFiles, EventRange};
 use ondol_pipelines_api::wire::AsOf;
 use ondol_runtime::ObjectStores;
+use ondol_vocabulary::{SourceOrigin, TableFormat};
 use parquet::arrow::ArrowWriter;
 use std::fs::File;
 use std::path::Path;
@@ -29,13 +30,12 @@ const EVENTS_PER_FILE: u64 = 1_000_000;
 const SPINE_ROWS: i64 = 100_000;
 const ENTITIES: u64 = 50_000;
 
-fn definitions(folder: &Path) -> String {
-    format!(
-        r#"
+const DEFINITIONS: &str = r#"
 [source.events]
-parquet = "{}"
+kafka = "events"
+arrival = "event-time"
 time = "ts"
-schema = {{ k = "string", amount = "f64", ts = "timestamp" }}
+schema = { k = "string", amount = "f64", ts = "timestamp" }
 
 [view.w]
 from = "events"
@@ -44,10 +44,7 @@ features.n_1h = "count() over 1h"
 features.sum_24h = "sum(amount) over 24h"
 features.mean_7d = "mean(amount) over 7d"
 features.max_7d = "max(amount) over 7d"
-"#,
-        folder.display()
-    )
-}
+"#;
 
 /// A number that looks random and is not.
 fn mixed(number: u64) -> u64 {
@@ -63,10 +60,13 @@ fn write_events(folder: &Path, events: u64) {
         let amounts = Float64Array::from_iter_values(numbers.clone().map(|n| (mixed(n) % 10_000) as f64 / 100.0));
         let time = |n: u64| START + (DAYS_US as u128 * u128::from(n) / u128::from(events)) as i64;
         let times = TimestampMicrosecondArray::from_iter_values(numbers.map(time)).with_timezone("UTC");
-        let columns: [(&str, ArrayRef); 3] = [
+        let unmarked = BooleanArray::from(vec![false; times.len()]);
+        let columns: [(&str, ArrayRef); 5] = [
             ("k", Arc::new(keys)),
             ("amount", Arc::new(amounts)),
             ("ts", Arc::new(times)),
+            ("_late", Arc::new(unmarked.clone())),
+            ("_deleted", Arc::new(unmarked)),
         ];
         let rows =
             RecordBatch::try_from_iter_with_nullable(columns.map(|(name, column)| (name, column, true))).unwrap();
@@ -80,17 +80,23 @@ fn write_events(folder: &Path, events: u64) {
 async fn request(folder: &Path) -> JoinRequest {
     let file = DefinitionFile {
         path: "scaling.toml".to_owned(),
-        text: definitions(folder),
+        text: DEFINITIONS.to_owned(),
     };
     let definitions = ondol_transform::definition::compile(&DefinitionFiles { files: vec![file] }).unwrap();
     let (source, view) = (definitions.sources[0].clone(), definitions.views[0].clone());
+    // The stream's events, without the log that would hold them.
+    let mut files = source.clone();
+    files.origin = SourceOrigin::Table {
+        location: folder.display().to_string(),
+        format: TableFormat::Parquet,
+    };
     let times = (0..SPINE_ROWS).map(|row| START + DAYS_US / 4 + row * (DAYS_US / 2) / SPINE_ROWS);
     let keys = (0..SPINE_ROWS).map(|row| format!("key-{}", mixed(row as u64 + 7) % ENTITIES));
     JoinRequest {
         times: TimestampMicrosecondArray::from_iter_values(times).with_timezone("UTC"),
         keys: vec![("k".to_owned(), Arc::new(StringArray::from_iter_values(keys)))],
         views: vec![ViewJoin {
-            events: EventFiles::open(&source, None).await.unwrap(),
+            events: EventFiles::open(&files, None).await.unwrap(),
             range: EventRange {
                 from: START - DAYS_US,
                 before: START + DAYS_US,
