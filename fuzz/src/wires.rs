@@ -98,7 +98,7 @@ fn tensors(inputs: Vec<InputTensor>) {
         let bytes = blob::encode(&tensor.data);
         assert_eq!(bytes.len(), blob::size(&tensor.data));
         let again = Datatype::Element(tensor.data.element());
-        let again = blob::decode("x", again, tensor.data.len(), &bytes).unwrap();
+        let again = blob::decode(again, tensor.data.len(), &bytes).unwrap();
         // Of bytes, since NaN is not itself.
         assert_eq!(blob::encode(&again), bytes);
     }

@@ -14,20 +14,17 @@ use std::sync::Arc;
 impl Predictor {
     /// Scores vectors as they are. Nothing is looked up, nothing recorded.
     pub async fn score_vectors(&self, model: &str, request: ScoreRequest) -> Result<VectorScores, ModelGatewayError> {
-        let _permit = self.bounds.admit()?;
         let deadline = self.bounds.deadline(request.deadline_ms);
         let rows = request.vectors.len();
         if rows == 0 {
             return Err(invalid("`vectors` is empty: send at least one"));
         }
         self.bounds.check_rows(rows)?;
-        let (version, scorer) = deadline
-            .model(async {
-                let version = self.version(model).await?;
-                let scorer = self.models.scorer(&version).await?;
-                Ok((version, scorer))
-            })
-            .await?;
+        let (routes, named) = deadline.model(self.find(model)).await?;
+        // Replays are many at a time, and not to be in the way of what is served.
+        let _admission = self.admit(&routes, deadline).await?;
+        let version = named.map_or_else(|| Arc::clone(routes.default_version()), |choice| choice.version);
+        let scorer = deadline.model(self.models.scorer(&version)).await?;
         let vector = parse(&version.record.definition, request.vectors)?;
         let tensors = scorer.layout.tensors(&vector)?;
         let outputs = run_model(&scorer, rows, tensors, deadline).await?;

@@ -10,7 +10,7 @@
 
 mod support;
 
-use ondol_model_gateway_api::wire::{PredictRequest, RegisterRequest};
+use ondol_model_gateway_api::wire::{PredictRequest, RegisterRequest, ScoreRequest};
 use ondol_model_gateway_api::{ModelGateway, ModelGatewayError, server};
 use ondol_runtime::{Shutdown, serve};
 use ondol_vocabulary::{DataType, ModelVersion, Value};
@@ -102,6 +102,32 @@ async fn a_model_that_hangs_starves_no_other() {
     for waiting in hanging {
         waiting.await.unwrap().unwrap();
     }
+}
+
+#[tokio::test]
+async fn replays_wait_behind_the_bounds_of_their_model() {
+    let bench = with_plain(|config| {
+        config.max_in_flight_per_model = 1;
+        config.max_queue_per_model = 0;
+        config.deadline_ms = 60_000;
+    })
+    .await;
+    bench.store.gate.forget_permits(1_000);
+    let gateway = Arc::clone(&bench.gateway);
+    let hanging = tokio::spawn(async move { gateway.predict("fraud", request(C1)).await });
+    while bench.store.reads.lock().unwrap().is_empty() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let vector = r#"{"card.n_1h":1,"card.spend_24h":null,"merchant.risk":1,"amount":1,"derived.ratio":1}"#;
+    let replay = || ScoreRequest {
+        vectors: vec![serde_json::from_str(vector).unwrap()],
+        deadline_ms: None,
+    };
+    let refusal = bench.gateway.score("fraud", replay()).await.unwrap_err();
+    assert!(matches!(refusal, ModelGatewayError::Overloaded { .. }), "{refusal}");
+    bench.store.gate.add_permits(1_000);
+    hanging.await.unwrap().unwrap();
+    bench.gateway.score("fraud", replay()).await.unwrap();
 }
 
 #[tokio::test]

@@ -37,8 +37,8 @@ fn refused() -> Response {
     let mut response = problem(
         StatusCode::UNAUTHORIZED,
         "unauthenticated",
-        "this service takes calls with the service token only: send `Authorization: Bearer …` (`service_token` of the \
-         other services, `--service-token` or ONDOL_SERVICE_TOKEN of the command line)",
+        "this service takes calls with the service token only: send `Authorization: Bearer …` (`peers.token` in the \
+         other services' configuration, `--service-token` or ONDOL_SERVICE_TOKEN of the command line)",
     );
     response
         .headers_mut()

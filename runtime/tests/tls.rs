@@ -235,5 +235,5 @@ async fn a_service_token_lets_in_who_shows_it() {
     let refused = client.get(&url).bearer_auth("guess-guess-guess").send().await.unwrap();
     assert_eq!(refused.headers()["www-authenticate"], "Bearer");
     let words = refused.text().await.unwrap();
-    assert!(words.contains("service_token") && !words.contains("guess"), "{words}");
+    assert!(words.contains("peers.token") && !words.contains("guess"), "{words}");
 }

@@ -6,6 +6,8 @@ use std::sync::{Mutex, PoisonError};
 
 /// Buckets at most. Beyond them, those that are full again are forgotten; if none is, models share a tenant's bucket.
 const BUCKETS: usize = 10_000;
+/// How often full buckets are looked for at most: with as many tenants at work, each look is work under the lock.
+const SWEEP_MICROS: i64 = 1_000_000;
 /// The model in whose name a tenant's buckets are shared.
 const SHARED: &str = "*";
 
@@ -21,7 +23,13 @@ struct Bucket {
 pub struct Limits {
     rate: RateConfig,
     tenants: BTreeMap<String, RateConfig>,
-    buckets: Mutex<HashMap<(String, String), Bucket>>,
+    buckets: Mutex<Buckets>,
+}
+
+#[derive(Debug, Default)]
+struct Buckets {
+    by_name: HashMap<(String, String), Bucket>,
+    swept_at: Option<i64>,
 }
 
 impl Limits {
@@ -44,18 +52,21 @@ impl Limits {
             return Ok(());
         }
         let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
+        let Buckets { by_name, swept_at } = &mut *buckets;
         let mut name = (tenant.to_owned(), model.to_owned());
-        if buckets.len() >= BUCKETS && !buckets.contains_key(&name) {
-            let rates = |tenant: &str| self.rate_of(tenant);
-            buckets.retain(|(tenant, _), bucket| {
-                let rate = rates(tenant);
-                bucket.filled(rate, now_micros) < rate.capacity()
-            });
-            if buckets.len() >= BUCKETS {
+        if by_name.len() >= BUCKETS && !by_name.contains_key(&name) {
+            if swept_at.is_none_or(|swept_at| now_micros.abs_diff(swept_at) >= SWEEP_MICROS.unsigned_abs()) {
+                *swept_at = Some(now_micros);
+                by_name.retain(|(tenant, _), bucket| {
+                    let rate = self.rate_of(tenant);
+                    bucket.filled(rate, now_micros) < rate.capacity()
+                });
+            }
+            if by_name.len() >= BUCKETS {
                 name.1 = SHARED.to_owned();
             }
         }
-        let bucket = buckets.entry(name).or_insert(Bucket {
+        let bucket = by_name.entry(name).or_insert(Bucket {
             tokens: rate.capacity(),
             at_micros: now_micros,
         });
@@ -136,13 +147,13 @@ mod tests {
         for number in 0..BUCKETS + 10 {
             let _ = limits.take("bank", &format!("model-{number}"), 0);
         }
-        assert!(limits.buckets.lock().unwrap().len() <= BUCKETS + 1);
+        assert!(limits.buckets.lock().unwrap().by_name.len() <= BUCKETS + 1);
         assert_eq!(limits.take("bank", "another", 0), Err(1), "they share one bucket then");
         assert_eq!(
             limits.take("bank", "another", 2_000_000),
             Ok(()),
             "full buckets are forgotten"
         );
-        assert!(limits.buckets.lock().unwrap().len() < 10);
+        assert!(limits.buckets.lock().unwrap().by_name.len() < 10);
     }
 }

@@ -20,6 +20,8 @@ use tokio::sync::{mpsc, oneshot};
 
 /// How long the queue must be empty at the shutdown before it is looked whether requests are under way.
 const IDLE: Duration = Duration::from_millis(50);
+/// How long a push may take: an ingest that hangs must not hold up those who come after.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The requests' end.
 #[derive(Clone, Debug)]
@@ -130,8 +132,11 @@ impl Task {
             events.append(&mut next.events);
             waiting.push(next.done);
         }
-        let outcome = self.ingest.push(SOURCE, PushRequest::from(events)).await;
-        let outcome = outcome.map(drop).map_err(|error| error.to_string());
+        let push = self.ingest.push(SOURCE, PushRequest::from(events));
+        let outcome = match tokio::time::timeout(PATIENCE, push).await {
+            Ok(pushed) => pushed.map(drop).map_err(|error| error.to_string()),
+            Err(_) => Err(format!("ingest did not answer within {} s", PATIENCE.as_secs())),
+        };
         for done in waiting {
             // Whose deadline has passed does not wait any more.
             let _ = done.send(outcome.clone());

@@ -1,23 +1,22 @@
 //! Tensors as bytes: the binary tensor extension of REST, and gRPC's raw contents. Little-endian, row-major, without
 //! padding; a truth value is a byte; a text is its length as 32 bits and its bytes (UTF-8 here).
 
-use crate::fault::invalid;
 use crate::open_inference::datatype::Datatype;
 use crate::runtime::tensor::{ElementType, TensorData};
 use arrow::datatypes::{ArrowPrimitiveType, Float16Type, ToByteSlice};
 use bytes::Bytes;
-use ondol_model_gateway_api::ModelGatewayError;
 
-/// The `count` elements of input `name` that `blob` holds: one copy, into the vector that a runtime takes over.
-pub fn decode(name: &str, datatype: Datatype, count: usize, blob: &[u8]) -> Result<TensorData, ModelGatewayError> {
+/// The `count` elements that `blob` holds: one copy, into the vector that a runtime takes over. An error says what is wrong
+/// with the bytes; which tensor it is, the caller knows.
+pub fn decode(datatype: Datatype, count: usize, blob: &[u8]) -> Result<TensorData, String> {
     let Some(size) = datatype.size() else {
-        return texts(name, count, blob).map(TensorData::String);
+        return texts(count, blob).map(TensorData::String);
     };
     if count.checked_mul(size) != Some(blob.len()) {
-        return Err(invalid(format!(
-            "input `{name}`: its shape means {count} elements of {size} bytes, {} bytes were sent",
+        return Err(format!(
+            "its shape means {count} elements of {size} bytes, {} bytes were sent",
             blob.len()
-        )));
+        ));
     }
     macro_rules! numbers {
         ($variant:ident, $type:ty) => {{
@@ -44,7 +43,7 @@ pub fn decode(name: &str, datatype: Datatype, count: usize, blob: &[u8]) -> Resu
             ElementType::I64 => numbers!(I64, i64),
             ElementType::F32 => numbers!(F32, f32),
             ElementType::F64 => numbers!(F64, f64),
-            ElementType::String => TensorData::String(texts(name, count, blob)?),
+            ElementType::String => TensorData::String(texts(count, blob)?),
         },
     })
 }
@@ -54,7 +53,7 @@ fn halves(blob: &[u8], widen: impl Fn([u8; 2]) -> f32) -> Vec<f32> {
     cells.iter().map(|cell| widen(*cell)).collect()
 }
 
-fn texts(name: &str, count: usize, mut blob: &[u8]) -> Result<Vec<String>, ModelGatewayError> {
+fn texts(count: usize, mut blob: &[u8]) -> Result<Vec<String>, String> {
     // A text takes at least its length, so that a shape alone can't make memory be taken.
     let mut texts = Vec::with_capacity(count.min(blob.len() / 4));
     while let Some((length, rest)) = blob.split_first_chunk::<4>() {
@@ -63,29 +62,26 @@ fn texts(name: &str, count: usize, mut blob: &[u8]) -> Result<Vec<String>, Model
             .ok()
             .and_then(|length| rest.split_at_checked(length));
         let Some((text, rest)) = text else {
-            return Err(invalid(format!(
-                "input `{name}`: element {} says it has {length} bytes, {} follow",
+            return Err(format!(
+                "element {} says it has {length} bytes, {} follow",
                 texts.len(),
                 rest.len()
-            )));
+            ));
         };
-        let text = std::str::from_utf8(text)
-            .map_err(|error| invalid(format!("input `{name}`: element {} is no UTF-8: {error}", texts.len())))?;
+        let text =
+            std::str::from_utf8(text).map_err(|error| format!("element {} is no UTF-8: {error}", texts.len()))?;
         texts.push(text.to_owned());
         blob = rest;
     }
     if !blob.is_empty() {
-        return Err(invalid(format!(
-            "input `{name}`: {} bytes are left behind element {}: each BYTES element begins with its length in 4 bytes",
+        return Err(format!(
+            "{} bytes are left behind element {}: each BYTES element begins with its length in 4 bytes",
             blob.len(),
             texts.len()
-        )));
+        ));
     }
     if texts.len() != count {
-        return Err(invalid(format!(
-            "input `{name}`: its shape means {count} elements, {} were sent",
-            texts.len()
-        )));
+        return Err(format!("its shape means {count} elements, {} were sent", texts.len()));
     }
     Ok(texts)
 }
@@ -152,7 +148,7 @@ mod tests {
         assert_eq!(encode(data), expected, "{datatype}");
         assert_eq!(size(data), expected.len(), "{datatype}");
         assert_eq!(
-            decode("x", parse(datatype), data.len(), expected).unwrap(),
+            decode(parse(datatype), data.len(), expected).unwrap(),
             *data,
             "{datatype}"
         );
@@ -182,7 +178,7 @@ mod tests {
     #[test]
     fn a_nan_keeps_its_bits() {
         let nan = f32::from_bits(0x7fc0_1234);
-        let TensorData::F32(back) = decode("x", parse("FP32"), 1, &encode(&TensorData::F32(vec![nan]))).unwrap() else {
+        let TensorData::F32(back) = decode(parse("FP32"), 1, &encode(&TensorData::F32(vec![nan]))).unwrap() else {
             panic!("no floats")
         };
         assert_eq!(back[0].to_bits(), nan.to_bits());
@@ -190,18 +186,18 @@ mod tests {
 
     #[test]
     fn half_precision_is_widened_without_loss() {
-        let data = decode("x", parse("FP16"), 3, &[0, 0x3c, 1, 0, 0, 0xfc]).unwrap();
+        let data = decode(parse("FP16"), 3, &[0, 0x3c, 1, 0, 0, 0xfc]).unwrap();
         assert_eq!(data, TensorData::F32(vec![1.0, 2f32.powi(-24), f32::NEG_INFINITY]));
-        let data = decode("x", parse("BF16"), 2, &[0x80, 0x3f, 0, 0xc0]).unwrap();
+        let data = decode(parse("BF16"), 2, &[0x80, 0x3f, 0, 0xc0]).unwrap();
         assert_eq!(data, TensorData::F32(vec![1.0, -2.0]));
     }
 
     #[test]
     fn bytes_that_are_not_what_the_shape_says_are_refused() {
-        let refused = |datatype, count, blob: &[u8]| decode("x", parse(datatype), count, blob).unwrap_err().to_string();
+        let refused = |datatype, count, blob: &[u8]| decode(parse(datatype), count, blob).unwrap_err();
         assert_eq!(
             refused("FP32", 2, &[0; 7]),
-            "input `x`: its shape means 2 elements of 4 bytes, 7 bytes were sent"
+            "its shape means 2 elements of 4 bytes, 7 bytes were sent"
         );
         assert!(refused("FP64", usize::MAX, &[]).contains("0 bytes were sent"));
         assert!(refused("BYTES", 1, &[9, 0, 0, 0, b'a']).contains("says it has 9 bytes, 1 follow"));

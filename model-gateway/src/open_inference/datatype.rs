@@ -16,16 +16,21 @@ pub enum Datatype {
 }
 
 impl Datatype {
+    /// The datatype called `name`.
+    pub fn named(name: &str) -> Option<Self> {
+        match name {
+            "FP16" => Some(Self::Fp16),
+            "BF16" => Some(Self::Bf16),
+            name => ElementType::from_name(name).map(Self::Element),
+        }
+    }
+
     /// The datatype that input `input` names.
     pub fn parse(input: &str, name: &str) -> Result<Self, ModelGatewayError> {
-        match name {
-            "FP16" => Ok(Self::Fp16),
-            "BF16" => Ok(Self::Bf16),
-            name => ElementType::from_name(name).map(Self::Element).ok_or_else(|| {
-                let near = did_you_mean(name, ["BYTES", "BOOL", "FP32", "FP64", "INT32", "INT64", "UINT8"]);
-                invalid(format!("input `{input}`: datatype `{name}` is not supported{near}"))
-            }),
-        }
+        Self::named(name).ok_or_else(|| {
+            let near = did_you_mean(name, ["BYTES", "BOOL", "FP32", "FP64", "INT32", "INT64", "UINT8"]);
+            invalid(format!("input `{input}`: datatype `{name}` is not supported{near}"))
+        })
     }
 
     /// The type its elements have in a tensor.

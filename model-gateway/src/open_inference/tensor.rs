@@ -66,7 +66,9 @@ impl InputTensor {
         } = self;
         let data = match elements {
             Elements::Json(text) => json::decode(&name, datatype.element(), count, &text)?,
-            Elements::Blob(bytes) => blob::decode(&name, datatype, count, &bytes)?,
+            Elements::Blob(bytes) => {
+                blob::decode(datatype, count, &bytes).map_err(|detail| invalid(format!("input `{name}`: {detail}")))?
+            }
             Elements::Data(data) if data.len() == count => data,
             Elements::Data(data) => {
                 return Err(invalid(format!(

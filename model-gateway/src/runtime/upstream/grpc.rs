@@ -1,5 +1,6 @@
 //! The Open Inference Protocol V2 over gRPC, from the client's side, over TCP or a Unix socket: tensors always as raw bytes.
 
+use crate::open_inference::blob;
 use crate::open_inference::grpc::generated::model_infer_request::InferInputTensor;
 use crate::open_inference::grpc::generated::model_infer_response::InferOutputTensor;
 use crate::open_inference::grpc::generated::model_metadata_response::TensorMetadata;
@@ -11,7 +12,7 @@ use crate::runtime::signature::{Signature, Slot};
 use crate::runtime::tensor::{ElementType, NamedTensor, TensorData};
 use crate::runtime::upstream::fault::Fault;
 use crate::runtime::upstream::spec::UpstreamSpec;
-use crate::runtime::upstream::v2::{read_blob, slot, tensor, write_blob};
+use crate::runtime::upstream::v2::{element, read_blob, slot, tensor};
 use bytes::Bytes;
 use http::StatusCode;
 use http::uri::PathAndQuery;
@@ -126,9 +127,7 @@ pub(super) fn ask(spec: &UpstreamSpec, inputs: &[NamedTensor]) -> ModelInferRequ
         ..ModelInferRequest::default()
     };
     for NamedTensor { name, shape, data } in inputs {
-        let mut blob = Vec::new();
-        write_blob(&mut blob, data);
-        message.raw_input_contents.push(Bytes::from(blob));
+        message.raw_input_contents.push(blob::encode(data));
         message.inputs.push(InferInputTensor {
             name: name.clone(),
             datatype: data.element().name().to_owned(),
@@ -155,13 +154,14 @@ fn outputs(answer: ModelInferResponse) -> Result<Vec<NamedTensor>, String> {
     let mut raw = raw.into_iter();
     let read = |output: InferOutputTensor| {
         let (name, datatype) = (output.name, output.datatype);
-        let element = ElementType::from_name(&datatype)
-            .ok_or_else(|| format!("output `{name}` is {datatype}, which can't be read"))?;
         let data = match raw.next() {
-            Some(blob) => read_blob(element, &blob),
-            None => typed(element, output.contents.unwrap_or_default()),
+            Some(blob) => read_blob(&name, &datatype, &output.shape, &blob)?,
+            None => {
+                let element = element(&name, &datatype)?;
+                typed(element, output.contents.unwrap_or_default())
+                    .ok_or_else(|| format!("output `{name}`: its contents are no {element} values"))?
+            }
         };
-        let data = data.ok_or_else(|| format!("output `{name}`: its contents are no {element} values"))?;
         tensor(name, output.shape, data)
     };
     outputs.into_iter().map(read).collect()
