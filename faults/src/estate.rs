@@ -3,16 +3,15 @@
 
 use crate::disk::Disk;
 use crate::event::MAX_EVENT_BYTES;
-use crate::proxy::Proxy;
 use crate::redis::Redis;
 use crate::target::Target;
 use crate::views::SOURCE;
 use crate::{Options, topic};
 use anyhow::{Context as _, Result};
 use ondol_feature_store_api::FeatureStoreClient;
-use ondol_runtime::Shutdown;
 use ondol_testkit::kafka_cluster::KafkaCluster;
 use ondol_testkit::process::{Process, free_port};
+use ondol_testkit::proxy::Proxy;
 use ondol_testkit::{services, unique_name};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -63,24 +62,24 @@ pub(crate) struct Worker {
 
 impl Estate {
     /// Starts everything below `folder`, and waits until it is ready.
-    pub(crate) async fn start(options: &Options, folder: &Path, shutdown: &Shutdown) -> Result<Self> {
+    pub(crate) async fn start(options: &Options, folder: &Path) -> Result<Self> {
         let store_disk = Disk::mount(&folder.join("offline"), STORE_DISK_MIB)?;
         let worker_disk = Disk::mount(&folder.join("workers"), WORKER_DISK_MIB)?;
         let mut kafka_proxies = Vec::new();
         for id in 1..=3 {
-            kafka_proxies.push(Proxy::start(&format!("workers to kafka-{id}"), &[], shutdown).await?);
+            kafka_proxies.push(Proxy::start(&format!("workers to kafka-{id}"), &[]).await?);
         }
         let announced = [0, 1, 2].map(|index: usize| kafka_proxies.get(index).map_or(0, |proxy| proxy.port));
         let home = PathBuf::from(services::kafka_home());
-        let cluster = KafkaCluster::start(&home, folder, announced).context("kafka can't start")?;
+        let cluster = KafkaCluster::start(&home, folder, &announced).context("kafka can't start")?;
         let (kafka, bootstrap, id) = (cluster.direct(), cluster.announced(), cluster.id());
         let mut brokers = Vec::new();
         for (broker, proxy) in cluster.into_brokers().into_iter().zip(&kafka_proxies) {
             proxy.lead_to(broker.client_port);
             brokers.push(Target::new(broker.direct_port, broker.process));
         }
-        let (redis, redis_proxies) = start_redis(options, folder, shutdown).await?;
-        let (registry, registry_proxy) = registry(shutdown).await?;
+        let (redis, redis_proxies) = start_redis(options, folder).await?;
+        let (registry, registry_proxy) = registry().await?;
 
         let name = unique_name("faults");
         let place = Place {
@@ -97,7 +96,7 @@ impl Estate {
         let ports: Vec<u16> = stores.iter().map(|store: &Target| store.port).collect();
         let mut workers = Vec::new();
         for index in 0..options.workers + SPARE_WORKERS {
-            let store_proxy = Proxy::start(&format!("worker {} to the store", index + 1), &ports, shutdown).await?;
+            let store_proxy = Proxy::start(&format!("worker {} to the store", index + 1), &ports).await?;
             workers.push(Worker {
                 target: place.worker(index, store_proxy.port, &bootstrap, worker_disk.folder())?,
                 store_proxy,
@@ -196,11 +195,11 @@ pub(crate) async fn wait_until_ready(target: &Target) -> Result<()> {
     }
 }
 
-async fn start_redis(options: &Options, folder: &Path, shutdown: &Shutdown) -> Result<(Redis, Vec<Proxy>)> {
+async fn start_redis(options: &Options, folder: &Path) -> Result<(Redis, Vec<Proxy>)> {
     let mut proxies = Vec::new();
     if options.redis.is_cluster() {
         for id in 1..=6 {
-            proxies.push(Proxy::start(&format!("all to redis-{id}"), &[], shutdown).await?);
+            proxies.push(Proxy::start(&format!("all to redis-{id}"), &[]).await?);
         }
         let redis = Redis::cluster(folder, proxies.clone()).await?;
         return Ok((redis, proxies));
@@ -208,7 +207,7 @@ async fn start_redis(options: &Options, folder: &Path, shutdown: &Shutdown) -> R
     let redis = Redis::single(folder).await?;
     let port: Vec<u16> = redis.nodes.iter().map(|node| node.target.port).collect();
     for index in 0..options.stores {
-        proxies.push(Proxy::start(&format!("store {} to redis", index + 1), &port, shutdown).await?);
+        proxies.push(Proxy::start(&format!("store {} to redis", index + 1), &port).await?);
     }
     Ok((redis, proxies))
 }
@@ -226,7 +225,7 @@ fn online_url(redis: &Redis, proxies: &[Proxy], store: usize) -> String {
 }
 
 /// A fresh database on the test server, and the proxy before it.
-async fn registry(shutdown: &Shutdown) -> Result<(String, Proxy)> {
+async fn registry() -> Result<(String, Proxy)> {
     use sqlx::Connection as _;
     let server = services::postgres();
     let name = unique_name("faults");
@@ -237,7 +236,7 @@ async fn registry(shutdown: &Shutdown) -> Result<(String, Proxy)> {
         .execute(&mut connection)
         .await?;
     let mut url = Url::parse(&server)?;
-    let proxy = Proxy::start("stores to the registry", &[url.port().unwrap_or(5_432)], shutdown).await?;
+    let proxy = Proxy::start("stores to the registry", &[url.port().unwrap_or(5_432)]).await?;
     url.set_path(&name);
     url.set_port(Some(proxy.port))
         .map_err(|()| anyhow::anyhow!("`{server}` takes no port"))?;

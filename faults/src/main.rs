@@ -3,7 +3,7 @@
 //!
 //! In the order of a run:
 //! 1. [`estate`] starts three Kafka brokers, Redis ([`redis`]), feature store replicas and ingest workers ([`target`]),
-//!    with a [`proxy`] between any two and a [`disk`] below that can be full;
+//!    with a proxy between any two and a [`disk`] below that can be full;
 //! 2. [`producer`] sends what [`event`] makes: most of it good, some bad in a known way;
 //! 3. [`fault`] draws what breaks and when, [`strike`] breaks and heals it, [`watch`] looks on;
 //! 4. once everything is drained, [`topic`] reads the topic again: it is the truth;
@@ -20,7 +20,6 @@ mod exact;
 mod fault;
 mod oracle;
 mod producer;
-mod proxy;
 mod redis;
 mod report;
 mod run;

@@ -1,10 +1,10 @@
 //! Redis: one server, or a cluster of three primaries with a replica each. Every acknowledged write is in the file of
 //! the server that acknowledged it.
 
-use crate::proxy::Proxy;
 use crate::target::Target;
 use anyhow::{Context as _, Result, bail};
 use ondol_testkit::process::{Process, free_port};
+use ondol_testkit::proxy::Proxy;
 use std::path::Path;
 use std::time::{Duration, Instant};
 

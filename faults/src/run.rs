@@ -43,7 +43,7 @@ const MEMORY_MIB: u64 = 1_024;
 pub(crate) async fn run(options: &Options, folder: &Path) -> Result<Report> {
     let shutdown = Shutdown::new();
     let began = Instant::now();
-    let estate = Arc::new(Estate::start(options, folder, &shutdown).await?);
+    let estate = Arc::new(Estate::start(options, folder).await?);
     say(&format!("everything is up after {} s", began.elapsed().as_secs()));
     let watch = Watch::new();
     let (watching, watched, stopping) = (Arc::clone(&watch), Arc::clone(&estate), shutdown.token());

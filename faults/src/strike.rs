@@ -2,13 +2,13 @@
 
 use crate::estate::{Estate, SESSION};
 use crate::fault::{Fault, Kind};
-use crate::proxy::Proxy;
 use crate::redis::{NODE_TIMEOUT, Node};
 use crate::target::{Held, Target};
 use crate::{topic, views};
 use anyhow::{Context as _, Result};
 use ondol_feature_store_api::FeatureStore;
 use ondol_feature_store_api::wire::RebuildRequest;
+use ondol_testkit::proxy::Proxy;
 use std::time::{Duration, Instant};
 
 /// How long a process may take to end as told.

@@ -1,4 +1,5 @@
-//! Three Kafka brokers of a test's own, to be killed: KRaft, each broker a controller too, every topic on all three.
+//! Kafka brokers of a test's own, to be killed: KRaft, each broker a controller too, every topic on all of them. Three
+//! can lose one and go on; one alone starts soonest.
 //!
 //! Each broker listens twice: where its neighbours and the test reach it, and where the clients under test do. The
 //! latter is announced under another port, so that a proxy can stand before it.
@@ -12,7 +13,7 @@ use std::process::{Command, Stdio};
 /// Any 22 characters of URL-safe base64 that decode to 16 bytes.
 const CLUSTER_ID: &str = "b25kb2wtZmF1bHRzLTAwMQ";
 
-/// Three brokers.
+/// The brokers.
 #[derive(Debug)]
 pub struct KafkaCluster {
     brokers: Vec<Broker>,
@@ -38,13 +39,13 @@ pub struct Broker {
 
 impl KafkaCluster {
     /// Brokers that keep their data below `folder`, with the libraries of `home` (`libs/*.jar`). A broker is announced
-    /// to its clients under its port of `announced`.
+    /// to its clients under its port of `announced`; there are as many as that.
     ///
     /// # Errors
     /// When a folder can't be made or the storage can't be formatted.
-    pub fn start(home: &Path, folder: &Path, announced: [u16; 3]) -> io::Result<Self> {
+    pub fn start(home: &Path, folder: &Path, announced: &[u16]) -> io::Result<Self> {
         let mut brokers = Vec::new();
-        for (id, announced_port) in (1..).zip(announced) {
+        for (id, &announced_port) in (1..).zip(announced) {
             let folder = folder.join(format!("kafka-{id}"));
             std::fs::create_dir_all(&folder)?;
             let properties = folder.join("server.properties");
@@ -97,7 +98,7 @@ impl KafkaCluster {
             .collect();
         for broker in &self.brokers {
             let properties = broker.folder.join("server.properties");
-            std::fs::write(&properties, broker.properties(&voters.join(",")))?;
+            std::fs::write(&properties, broker.properties(&voters))?;
         }
         // A Java machine for each would take its time one after the other.
         let formats = self.brokers.iter().map(|broker| {
@@ -123,7 +124,7 @@ impl KafkaCluster {
 }
 
 impl Broker {
-    fn properties(&self, voters: &str) -> String {
+    fn properties(&self, voters: &[String]) -> String {
         let Self {
             id,
             direct_port,
@@ -133,8 +134,14 @@ impl Broker {
             folder,
             ..
         } = self;
+        let copies = voters.len();
+        let in_sync = copies.min(2);
+        let voters = voters.join(",");
         let mut text = format!(
             "process.roles=broker,controller\nnode.id={id}\ncontroller.quorum.voters={voters}\n\
+             default.replication.factor={copies}\noffsets.topic.replication.factor={copies}\n\
+             transaction.state.log.replication.factor={copies}\nmin.insync.replicas={in_sync}\n\
+             transaction.state.log.min.isr={in_sync}\n\
              listeners=DIRECT://127.0.0.1:{direct_port},CLIENT://127.0.0.1:{client_port},\
              CONTROLLER://127.0.0.1:{controller_port}\n\
              advertised.listeners=DIRECT://127.0.0.1:{direct_port},CLIENT://127.0.0.1:{announced_port}\n\
@@ -151,29 +158,24 @@ impl Broker {
 }
 
 /// What all brokers have in common. A dead broker's sessions end soon, for the tests' sake; what was acknowledged is on
-/// two brokers at least, and a broker that lacks it never leads.
-const SETTINGS: [&str; 21] = [
+/// two brokers at least where there are more, and a broker that lacks it never leads.
+const SETTINGS: [&str; 16] = [
     "inter.broker.listener.name=DIRECT",
     "controller.listener.names=CONTROLLER",
     "auto.create.topics.enable=false",
     "broker.heartbeat.interval.ms=1000",
     "broker.session.timeout.ms=6000",
-    "default.replication.factor=3",
     "group.initial.rebalance.delay.ms=0",
     "group.min.session.timeout.ms=1000",
     "log.cleaner.enable=false",
     // Tests write records of years ago: the broker would delete them.
     "log.retention.ms=-1",
     "message.max.bytes=2097152",
-    "min.insync.replicas=2",
     "num.network.threads=2",
     "num.io.threads=3",
     "num.partitions=4",
     "offsets.topic.num.partitions=4",
-    "offsets.topic.replication.factor=3",
     "replica.lag.time.max.ms=8000",
-    "transaction.state.log.min.isr=2",
-    "transaction.state.log.replication.factor=3",
     "unclean.leader.election.enable=false",
 ];
 

@@ -3,6 +3,7 @@
 pub mod authority;
 pub mod kafka_cluster;
 pub mod process;
+pub mod proxy;
 pub mod redis_cluster;
 pub mod s3;
 pub mod secured_kafka;

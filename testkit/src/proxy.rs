@@ -1,9 +1,8 @@
 //! A TCP proxy that cuts and stalls: it stands between two processes under test, and in front of several replicas it
 //! shares out connections as a load balancer would.
 
-use anyhow::{Context as _, Result};
-use ondol_runtime::Shutdown;
-use ondol_testkit::process::free_port;
+use crate::process::free_port;
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -13,14 +12,27 @@ use tokio::sync::watch;
 /// Bytes that a connection holds on their way, each way.
 const BUFFER: usize = 64 << 10;
 
-/// One proxy.
-#[derive(Clone)]
-pub(crate) struct Proxy {
-    pub(crate) name: String,
-    pub(crate) port: u16,
-    /// Held by whoever disturbs it.
-    pub(crate) turn: Arc<tokio::sync::Mutex<()>>,
+/// One proxy. Clones are the same one, which ends with the last of them.
+#[derive(Clone, Debug)]
+pub struct Proxy {
+    /// What it is called in messages.
+    pub name: String,
+    /// Where it listens on loopback.
+    pub port: u16,
+    /// Held by whoever disturbs it, where several do.
+    pub turn: Arc<tokio::sync::Mutex<()>>,
     state: Arc<watch::Sender<State>>,
+    _task: Arc<Task>,
+}
+
+/// The task that serves. Its connections end with it.
+#[derive(Debug)]
+struct Task(tokio::task::JoinHandle<()>);
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 #[derive(Clone, Debug, Default)]
@@ -44,12 +56,13 @@ struct Backend {
 }
 
 impl Proxy {
-    /// Listens on a port of its own and leads to `backends`; its tasks belong to `shutdown`.
-    pub(crate) async fn start(name: &str, backends: &[u16], shutdown: &Shutdown) -> Result<Self> {
+    /// Listens on a port of its own and leads to `backends`, ports of loopback.
+    ///
+    /// # Errors
+    /// When it can't listen.
+    pub async fn start(name: &str, backends: &[u16]) -> io::Result<Self> {
         let port = free_port();
-        let listener = TcpListener::bind(("127.0.0.1", port))
-            .await
-            .with_context(|| format!("the proxy {name} can't listen"))?;
+        let listener = TcpListener::bind(("127.0.0.1", port)).await?;
         let backends = backends.iter().map(|&port| Backend {
             port,
             out: false,
@@ -59,21 +72,19 @@ impl Proxy {
             backends: backends.collect(),
             ..State::default()
         });
-        let proxy = Self {
+        let state = Arc::new(state);
+        let task = tokio::spawn(accept(listener, Arc::clone(&state)));
+        Ok(Self {
             name: name.to_owned(),
             port,
             turn: Arc::default(),
-            state: Arc::new(state),
-        };
-        let (accepting, stopping) = (proxy.clone(), shutdown.token());
-        shutdown.spawn("proxy", async move {
-            stopping.run_until_cancelled(accepting.accept(listener)).await;
-        });
-        Ok(proxy)
+            state,
+            _task: Arc::new(Task(task)),
+        })
     }
 
     /// Sets where it leads, for a proxy whose port had to be known first.
-    pub(crate) fn lead_to(&self, port: u16) {
+    pub fn lead_to(&self, port: u16) {
         self.state.send_modify(|state| {
             state.backends = vec![Backend {
                 port,
@@ -84,7 +95,7 @@ impl Proxy {
     }
 
     /// Closes every connection; new ones are refused until [`Self::mend`].
-    pub(crate) fn cut(&self) {
+    pub fn cut(&self) {
         self.state.send_modify(|state| {
             state.epoch += 1;
             state.refuses = true;
@@ -92,12 +103,12 @@ impl Proxy {
     }
 
     /// Holds every byte until [`Self::mend`]; new connections are taken and held too.
-    pub(crate) fn stall(&self) {
+    pub fn stall(&self) {
         self.state.send_modify(|state| state.stalls = true);
     }
 
     /// Lets everything through again.
-    pub(crate) fn mend(&self) {
+    pub fn mend(&self) {
         self.state.send_modify(|state| {
             state.refuses = false;
             state.stalls = false;
@@ -106,7 +117,7 @@ impl Proxy {
 
     /// Takes a backend out of the share, as a load balancer does with one that does not answer; with `close`, its
     /// connections too.
-    pub(crate) fn take_out(&self, port: u16, close: bool) {
+    pub fn take_out(&self, port: u16, close: bool) {
         self.change(port, |backend| {
             backend.out = true;
             backend.epoch += u64::from(close);
@@ -114,7 +125,7 @@ impl Proxy {
     }
 
     /// Shares out connections to the backend again.
-    pub(crate) fn take_in(&self, port: u16) {
+    pub fn take_in(&self, port: u16) {
         self.change(port, |backend| backend.out = false);
     }
 
@@ -125,20 +136,20 @@ impl Proxy {
             }
         });
     }
+}
 
-    async fn accept(self, listener: TcpListener) {
-        let turn = AtomicUsize::new(0);
-        let mut connections = tokio::task::JoinSet::new();
-        loop {
-            // Ended ones are forgotten as new ones come.
-            while connections.try_join_next().is_some() {}
-            let Ok((client, _)) = listener.accept().await else {
-                tokio::time::sleep(std::time::Duration::from_millis(10)).await;
-                continue;
-            };
-            let first = turn.fetch_add(1, Ordering::Relaxed);
-            connections.spawn(serve(client, self.state.subscribe(), first));
-        }
+async fn accept(listener: TcpListener, state: Arc<watch::Sender<State>>) {
+    let turn = AtomicUsize::new(0);
+    let mut connections = tokio::task::JoinSet::new();
+    loop {
+        // Ended ones are forgotten as new ones come.
+        while connections.try_join_next().is_some() {}
+        let Ok((client, _)) = listener.accept().await else {
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+            continue;
+        };
+        let first = turn.fetch_add(1, Ordering::Relaxed);
+        connections.spawn(serve(client, state.subscribe(), first));
     }
 }
 
