@@ -159,6 +159,7 @@ fn request() -> TrainingSetRequest {
             model: "fraud".to_owned(),
             time_column: None,
             as_of: AsOf::EventTime,
+            exact_status: false,
         },
         spine_schema: spine.schema(),
         spine: vec![spine],

@@ -61,6 +61,7 @@ pub(crate) async fn job(args: &JobArgs) -> Result<()> {
         model: "bench".to_owned(),
         time_column: Some("ts".to_owned()),
         as_of: AsOf::KnownAt,
+        exact_status: false,
     };
     let job = service
         .training_set(TrainingSetRequest {

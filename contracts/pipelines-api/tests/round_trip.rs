@@ -217,6 +217,11 @@ fn job() -> Job {
                 distinct_is_exact: true,
                 ..FeatureStatistics::default()
             }),
+            statuses: Some(FeatureStatuses {
+                fresh: 1,
+                missing: 1,
+                ..FeatureStatuses::default()
+            }),
         }],
         rows: 2,
         built_at: EventTime::from_micros(9),
@@ -295,6 +300,7 @@ fn request(spine: Vec<RecordBatch>) -> TrainingSetRequest {
         model: "a&b 가".to_owned(),
         time_column: Some("ts".to_owned()),
         as_of: AsOf::EventTime,
+        exact_status: true,
     };
     TrainingSetRequest {
         options,

@@ -53,6 +53,10 @@ pub(crate) struct TrainingSetArgs {
     /// What a row may see.
     #[arg(long, value_enum, default_value_t = AsOfArg::KnownAt, conflicts_with_all = ["from_manifest", "job"])]
     pub(crate) as_of: AsOfArg,
+    /// Read old events too, that change no value but tell for every row whether its entity is missing, stale or merely
+    /// without news.
+    #[arg(long, conflicts_with_all = ["from_decisions", "job"])]
+    pub(crate) exact_status: bool,
     #[command(flatten)]
     pub(crate) connect: ConnectArgs,
 }

@@ -215,6 +215,7 @@ impl Made {
             data_type,
             nulls,
             statistics: None,
+            statuses: None,
         };
         let features = model.definition.features.iter().zip(&self.nulls);
         Ok(Manifest {

@@ -9,7 +9,9 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use futures::TryStreamExt as _;
-use ondol_pipelines_api::wire::{AsOf, Manifest, RowsPin, TrainingSetOptions, TrainingSetRequest};
+use ondol_pipelines_api::wire::{
+    AsOf, FeatureStatuses, Manifest, ManifestFeature, RowsPin, TrainingSetOptions, TrainingSetRequest,
+};
 use ondol_pipelines_api::{Pipelines, RowsDigest};
 use ondol_vocabulary::Field;
 use serde_json::json;
@@ -78,6 +80,7 @@ async fn anew(args: &TrainingSetArgs) -> Result<(TrainingSetRequest, PathBuf)> {
             AsOfArg::KnownAt => AsOf::KnownAt,
             AsOfArg::EventTime => AsOf::EventTime,
         },
+        exact_status: args.exact_status,
     };
     let request = TrainingSetRequest {
         options,
@@ -114,7 +117,9 @@ fn again(args: &TrainingSetArgs, path: &Path) -> Result<(TrainingSetRequest, Pat
         }
         None => find_spine(&snapshot.spine, path, &inputs, columns)?,
     };
-    Ok((TrainingSetRequest::from_manifest(&manifest, &schema, spine)?, file))
+    let mut request = TrainingSetRequest::from_manifest(&manifest, &schema, spine)?;
+    request.options.exact_status = args.exact_status;
+    Ok((request, file))
 }
 
 /// The spine that `pin` recognizes: the file it was in, or else the training set beside the manifest, which begins with
@@ -181,15 +186,31 @@ async fn write(pipelines: &dyn Pipelines, id: &str, target: &Target, manifest: &
 
 fn summarize(manifest: &Manifest, out: &str, manifest_path: &str) -> String {
     let rows = manifest.features.iter().map(|feature| {
+        let counted = |count: fn(&FeatureStatuses) -> u64| {
+            let statuses = feature.statuses.as_ref();
+            statuses.map_or_else(String::new, |statuses| count(statuses).to_string())
+        };
+        let unread = feature.statuses.as_ref().is_some_and(|statuses| statuses.unread > 0);
+        let missing = counted(|statuses| statuses.missing + statuses.unread);
         [
             feature.name.clone(),
             feature.data_type.name().to_owned(),
             feature.nulls.to_string(),
+            if unread { format!("≤ {missing}") } else { missing },
+            counted(|statuses| statuses.stale),
+            counted(|statuses| statuses.null),
+            counted(|statuses| statuses.defaults),
         ]
     });
+    let is_unread = |feature: &ManifestFeature| feature.statuses.as_ref().is_some_and(|statuses| statuses.unread > 0);
+    let note = match manifest.features.iter().any(is_unread) {
+        true => "\n≤: of some rows only old events could tell, which were not read (--exact-status reads them)",
+        false => "",
+    };
+    let header = ["feature", "type", "nulls", "missing", "stale", "null", "default"];
     format!(
-        "{}\n\n{} rows × {} features of {} → {out}\nmanifest: {manifest_path}",
-        print::table(["feature", "type", "nulls"], rows),
+        "{}{note}\n\n{} rows × {} features of {} → {out}\nmanifest: {manifest_path}",
+        print::table(header, rows),
         manifest.rows,
         manifest.features.len(),
         manifest.model,

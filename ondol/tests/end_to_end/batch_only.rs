@@ -185,6 +185,7 @@ async fn training_set(platform: &Platform, time: EventTime) -> (serde_json::Valu
         model: "fraud".to_owned(),
         time_column: Some("time".to_owned()),
         as_of: AsOf::KnownAt,
+        exact_status: false,
     };
     let request = TrainingSetRequest {
         options,

@@ -205,6 +205,7 @@ pub(crate) async fn are_right_in_training(platform: &Platform) {
             model: "messages".to_owned(),
             time_column: Some("time".to_owned()),
             as_of: AsOf::KnownAt,
+            exact_status: false,
         },
         spine: vec![RecordBatch::try_new(Arc::clone(&schema), columns).unwrap()],
         spine_schema: schema,

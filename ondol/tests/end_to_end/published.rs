@@ -100,6 +100,7 @@ pub(crate) async fn is_right_in_training(platform: &Platform) {
             model: "published".to_owned(),
             time_column: Some("time".to_owned()),
             as_of: AsOf::KnownAt,
+            exact_status: false,
         },
         spine: vec![RecordBatch::try_new(Arc::clone(&schema), columns).unwrap()],
         spine_schema: schema,

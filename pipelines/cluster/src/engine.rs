@@ -6,7 +6,7 @@ use crate::point_in_time::{Join, JoinSpec, PlannerWithJoins, PointInTimeNode};
 use crate::spine;
 use crate::stores::Stores;
 use arrow::array::{ArrayRef, AsArray, RecordBatch};
-use arrow::datatypes::UInt32Type;
+use arrow::datatypes::{UInt8Type, UInt32Type};
 use async_trait::async_trait;
 use datafusion::datasource::provider_as_source;
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
@@ -15,7 +15,7 @@ use datafusion::logical_expr::{LogicalPlan, LogicalPlanBuilder};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::prelude::{SessionConfig, SessionContext};
 use futures::TryStreamExt;
-use ondol_jobs::engine::{JoinEngine, JoinRequest, JoinedRows};
+use ondol_jobs::engine::{JoinEngine, JoinRequest, JoinedRows, JoinedView};
 use ondol_jobs::point_in_time::JobError;
 use ondol_runtime::objects::ObjectStores;
 use std::sync::Arc;
@@ -141,20 +141,21 @@ async fn plan(
     Ok(context.state().create_physical_plan(&plan).await?)
 }
 
-/// A batch of the plan's rows: the row's number first, each view's features last.
+/// A batch of the plan's rows: the row's number first, last each view's features and what rows are worth to it.
 fn joined(batch: &RecordBatch, widths: &[usize]) -> Result<JoinedRows, EngineError> {
     let odd = || EngineError::Internal(format!("a plan answered {}", batch.schema()));
     let rows = batch.column_by_name(spine::ROW).ok_or_else(odd)?;
     let rows = rows.as_primitive_opt::<UInt32Type>().ok_or_else(odd)?.clone();
-    let features: usize = widths.iter().sum();
-    let mut next = batch.num_columns().checked_sub(features).ok_or_else(odd)?;
+    let columns: usize = widths.iter().map(|width| width + 1).sum();
+    let mut next = batch.num_columns().checked_sub(columns).ok_or_else(odd)?;
     let views = widths.iter().map(|width| {
-        let columns: Vec<ArrayRef> = batch.columns().iter().skip(next).take(*width).cloned().collect();
+        let values: Vec<ArrayRef> = batch.columns().iter().skip(next).take(*width).cloned().collect();
         next += width;
-        columns
+        let worth = batch.columns().get(next).and_then(|column| column.as_primitive_opt::<UInt8Type>());
+        next += 1;
+        let worth = worth.ok_or_else(odd)?.clone();
+        Ok(JoinedView { values, worth })
     });
-    Ok(JoinedRows {
-        rows,
-        views: views.collect(),
-    })
+    let views = views.collect::<Result<_, EngineError>>()?;
+    Ok(JoinedRows { rows, views })
 }

@@ -5,7 +5,7 @@
 
 use crate::error::JobError;
 use crate::table::event_files::{EventFiles, EventRange};
-use arrow::array::{ArrayRef, TimestampMicrosecondArray, UInt32Array};
+use arrow::array::{ArrayRef, TimestampMicrosecondArray, UInt8Array, UInt32Array};
 use async_trait::async_trait;
 use ondol_pipelines_api::OfflineSql;
 use ondol_vocabulary::{SourceDefinition, ViewDefinition};
@@ -56,6 +56,15 @@ pub struct ViewJoin {
 pub struct JoinedRows {
     /// Which rows, counted from 0.
     pub rows: UInt32Array,
-    /// For each view a column per feature.
-    pub views: Vec<Vec<ArrayRef>>,
+    /// By view.
+    pub views: Vec<JoinedView>,
+}
+
+/// What a view answered, as [`crate::point_in_time::Answers`] tell it.
+#[derive(Clone, Debug)]
+pub struct JoinedView {
+    /// A column per feature, defaults not filled in yet.
+    pub values: Vec<ArrayRef>,
+    /// For each row the code of its [`crate::point_in_time::Worth`].
+    pub worth: UInt8Array,
 }

@@ -14,12 +14,12 @@ use arrow::array::{ArrayRef, RecordBatch, StringArray};
 use arrow::datatypes::DataType as ArrowType;
 use ondol_jobs::PipelinesConfig;
 use ondol_pipelines_api::Pipelines;
-use ondol_pipelines_api::wire::{AsOf, JobQuery, JobState};
+use ondol_pipelines_api::wire::{AsOf, FeatureStatuses, JobQuery, JobState, Manifest, ManifestFeature};
 use ondol_vocabulary::{Value, VersionedName, ViewState};
 use proptest::prelude::*;
 use std::sync::Arc;
 use std::time::Duration;
-use support::oracle::{DEFINITIONS, Event, HOUR, MINUTE, SECOND, expected};
+use support::oracle::{DEFINITIONS, Event, HOUR, MINUTE, SECOND, Status, expected, statuses};
 use support::{Bench, FakeStore, batch, cells, config, floats, integers, moments, request, strings, write_log};
 
 /// 2013-01-01T22:00:00Z, so that tests cross a date.
@@ -70,6 +70,43 @@ fn assert_expected(rows: &RecordBatch, events: &[Event], spine: &[(Option<&str>,
                 equal,
                 "{name} of row {row} ({key:?} at {t}, {as_of:?}): {found} instead of {value}"
             );
+        }
+    }
+}
+
+/// That the manifest counts the statuses of online reads. Rows of which only unread events could tell may be any but fresh
+/// with a value.
+fn assert_statuses(manifest: &Manifest, events: &[Event], spine: &[(Option<&str>, i64, Option<f64>)], as_of: AsOf) {
+    let rows: Vec<_> = spine
+        .iter()
+        .map(|(key, t, amount)| statuses(events, *key, *t, *amount, as_of))
+        .collect();
+    for feature in &manifest.features {
+        let Some(found) = &feature.statuses else {
+            assert!(!feature.name.contains('.') || feature.name.starts_with("derived."));
+            continue;
+        };
+        let count = |status: Status| {
+            let is = |row: &&Vec<(&str, Status, bool)>| row.iter().any(|(name, is, _)| *name == feature.name && *is == status);
+            rows.iter().filter(is).count() as u64
+        };
+        let is_default = |row: &&Vec<(&str, Status, bool)>| row.iter().any(|(name, _, is)| *name == feature.name && *is);
+        let expected = FeatureStatuses {
+            fresh: count(Status::Fresh),
+            null: count(Status::Null),
+            stale: count(Status::Stale),
+            missing: count(Status::Missing),
+            unread: 0,
+            defaults: rows.iter().filter(is_default).count() as u64,
+        };
+        let all = found.fresh + found.null + found.stale + found.missing + found.unread;
+        assert_eq!(all, spine.len() as u64, "{}", feature.name);
+        assert_eq!(found.defaults, expected.defaults, "{}", feature.name);
+        if found.unread == 0 {
+            assert_eq!(*found, expected, "{} {as_of:?}", feature.name);
+        } else {
+            assert!(found.missing <= expected.missing && expected.missing <= found.missing + found.unread);
+            assert!(found.stale <= expected.stale && found.null <= expected.null && found.fresh <= expected.fresh);
         }
     }
 }
@@ -140,9 +177,15 @@ proptest! {
             // No memory at all: an entity a pass.
             config.event_memory_mib = if passes { 0 } else { 1 };
             let bench = bench(folder.path(), &commits, config).await;
-            for as_of in [AsOf::KnownAt, AsOf::EventTime] {
-                let (_, found) = bench.build(request("m", as_of, spine(&rows))).await;
+            for (as_of, exact_status) in [(AsOf::KnownAt, true), (AsOf::KnownAt, false), (AsOf::EventTime, true)] {
+                let mut request = request("m", as_of, spine(&rows));
+                request.options.exact_status = exact_status;
+                let (job, found) = bench.build(request).await;
                 assert_expected(&found, &events, &rows, as_of);
+                let manifest = job.manifest.unwrap();
+                assert_statuses(&manifest, &events, &rows, as_of);
+                let unread = |feature: &ManifestFeature| feature.statuses.as_ref().is_some_and(|counts| counts.unread > 0);
+                assert!(!exact_status || !manifest.features.iter().any(unread));
             }
             bench.close().await;
         });
@@ -502,6 +545,65 @@ async fn files_that_no_row_can_see_are_not_opened() {
         }
         bench.close().await;
     }
+}
+
+#[tokio::test]
+async fn rows_that_only_old_events_could_tell_of_are_counted_apart_unless_those_are_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let day = 24 * HOUR;
+    let mut events = vec![event("a", 1.0, START), event("b", 1.0, START + day)];
+    events[1].flag = None;
+    let bench = bench(folder.path(), std::slice::from_ref(&events), config(folder.path())).await;
+    let t = START + day + MINUTE;
+    let rows = [
+        (Some("a"), t, None),
+        (Some("b"), t, None),
+        (Some("c"), t, None),
+        (None, t, None),
+    ];
+    let counts = |fresh, null, stale, missing, unread, defaults| FeatureStatuses {
+        fresh,
+        null,
+        stale,
+        missing,
+        unread,
+        defaults,
+    };
+    for (exact_status, expected) in [
+        (
+            false,
+            [
+                ("w.count_12m", counts(1, 0, 0, 1, 2, 0)),
+                ("w.sum_2h", counts(1, 0, 0, 1, 2, 0)),
+                ("ever.total", counts(2, 0, 0, 2, 0, 0)),
+                ("otherwise.n", counts(1, 0, 1, 2, 0, 3)),
+                ("kept.n", counts(1, 0, 0, 1, 2, 3)),
+                ("kept.flag", counts(0, 1, 0, 1, 2, 4)),
+            ],
+        ),
+        (
+            true,
+            [
+                ("w.count_12m", counts(2, 0, 0, 2, 0, 0)),
+                ("w.sum_2h", counts(1, 1, 0, 2, 0, 0)),
+                ("ever.total", counts(2, 0, 0, 2, 0, 0)),
+                ("otherwise.n", counts(1, 0, 1, 2, 0, 3)),
+                ("kept.n", counts(1, 0, 1, 2, 0, 3)),
+                ("kept.flag", counts(0, 1, 1, 2, 0, 4)),
+            ],
+        ),
+    ] {
+        let mut request = request("m", AsOf::KnownAt, spine(&rows));
+        request.options.exact_status = exact_status;
+        let (job, _) = bench.build(request).await;
+        let manifest = job.manifest.unwrap();
+        assert_statuses(&manifest, &events, &rows, AsOf::KnownAt);
+        for (name, expected) in expected {
+            let feature = manifest.features.iter().find(|feature| feature.name == name).unwrap();
+            assert_eq!(feature.statuses, Some(expected), "{name}, exact: {exact_status}");
+        }
+    }
+    bench.close().await;
 }
 
 #[tokio::test]

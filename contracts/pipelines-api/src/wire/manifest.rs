@@ -144,6 +144,29 @@ pub struct ManifestFeature {
     /// What its values come to. Absent in manifests of earlier versions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub statistics: Option<FeatureStatistics>,
+    /// What an online read would have said of its values. Of features of views; absent in manifests of earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub statuses: Option<FeatureStatuses>,
+}
+
+/// How many rows of a training set have which status: those of online reads, and together all rows.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct FeatureStatuses {
+    /// There is a value, within its time to live.
+    pub fresh: u64,
+    /// The entity has a row, and the value is null.
+    pub null: u64,
+    /// The entity's row is older than the view's time to live: the value is withheld.
+    pub stale: u64,
+    /// The entity has no row.
+    pub missing: u64,
+    /// Nothing happened to the entity as far back as values reach, and what happened before was not read: missing, or
+    /// else stale (of a view with a time to live), fresh (a count) or null (anything else). With `exact_status` none.
+    #[serde(default)]
+    pub unread: u64,
+    /// Rows of any of these where the feature's default stands for the value that there is not.
+    #[serde(default)]
+    pub defaults: u64,
 }
 
 /// What the values of a feature come to in a training set: the same of the same rows, to the bit. No text of a row is

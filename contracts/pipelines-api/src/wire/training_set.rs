@@ -43,6 +43,7 @@ impl TrainingSetRequest {
                 model: manifest.model.name.clone(),
                 time_column: Some(manifest.time_column.clone()),
                 as_of: manifest.as_of,
+                exact_status: false,
             },
             spine_schema: Arc::clone(spine_schema),
             spine,
@@ -92,6 +93,10 @@ pub struct TrainingSetOptions {
     /// What a row may see.
     #[serde(default)]
     pub as_of: AsOf,
+    /// Reads events that are too old to change a value as well, so that the manifest's counts of statuses tell missing from
+    /// stale, null or fresh for every row.
+    #[serde(default)]
+    pub exact_status: bool,
 }
 
 /// A training set whose spine the job reads by itself, and whose rows it keeps: one that a schedule can submit.

@@ -3,7 +3,7 @@
 use super::OF_DATA;
 use super::node::columns;
 use super::spec::Join;
-use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, RecordBatchOptions};
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, RecordBatchOptions, UInt8Array};
 use arrow::compute::concat_batches;
 use arrow::datatypes::{SchemaRef, TimestampMicrosecondType};
 use datafusion::common::tree_node::TreeNodeRecursion;
@@ -20,6 +20,7 @@ use datafusion::physical_plan::{
     PlanProperties, SendableRecordBatchStream,
 };
 use futures::{StreamExt, TryStreamExt};
+use ondol_jobs::point_in_time::Answers;
 use std::fmt;
 use std::sync::Arc;
 
@@ -194,9 +195,11 @@ impl Work {
             .as_primitive_opt::<TimestampMicrosecondType>()
             .ok_or_else(|| DataFusionError::Internal(format!("the spine's moments are {}", times.data_type())))?;
         let as_of = self.join.spec.range.as_of;
-        let features = ondol_jobs::point_in_time::join(&self.join.view, &keys, times, events, as_of)
+        let Answers { values, worth } = ondol_jobs::point_in_time::join(&self.join.view, &keys, times, events, as_of)
             .map_err(|cause| DataFusionError::Execution(format!("{OF_DATA}{cause}")))?;
-        let columns = spine.columns().iter().cloned().chain(features).collect();
+        let worth: UInt8Array = worth.into_iter().map(|worth| worth as u8).collect::<Vec<u8>>().into();
+        let columns = spine.columns().iter().cloned().chain(values);
+        let columns = columns.chain([Arc::new(worth) as ArrayRef]).collect();
         let options = RecordBatchOptions::new().with_row_count(Some(spine.num_rows()));
         let joined = RecordBatch::try_new_with_options(Arc::clone(&self.schema), columns, &options)?;
         self.metrics.record_output(joined.num_rows());

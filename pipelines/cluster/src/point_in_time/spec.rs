@@ -1,7 +1,7 @@
 //! What a join is, as data: definitions, which events, and which columns of the spine it reads.
 
 use crate::fault::EngineError;
-use arrow::datatypes::{Field, Schema, SchemaRef};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use ondol_jobs::event_files::EventRange;
 use ondol_jobs::point_in_time::JoinView;
 use ondol_vocabulary::{SourceDefinition, ViewDefinition};
@@ -60,14 +60,16 @@ impl Join {
         format!("{}.{feature}", self.spec.view.name)
     }
 
-    /// The join's columns: those of `spine`, then a nullable one for each feature.
+    /// The join's columns: those of `spine`, then a nullable one for each feature, then what rows are worth to the view.
     pub(crate) fn schema(&self, spine: &Schema) -> SchemaRef {
         let features = self.view.features();
         let features = features.map(|feature| {
             let name = self.column(&feature.name);
             Arc::new(Field::new(name, feature.data_type.arrow(), true))
         });
-        let fields = spine.fields().iter().cloned().chain(features);
+        // No feature has an empty name.
+        let worth = Arc::new(Field::new(self.column(""), DataType::UInt8, false));
+        let fields = spine.fields().iter().cloned().chain(features).chain([worth]);
         Arc::new(Schema::new(fields.collect::<Vec<_>>()))
     }
 

@@ -10,6 +10,7 @@ use arrow::compute::interleave;
 use arrow::datatypes::{
     ArrowNativeType, ArrowPrimitiveType, Float32Type, Float64Type, Int32Type, Int64Type, TimestampMicrosecondType,
 };
+use ondol_transform::{Answers, Worth};
 use ondol_vocabulary::DataType;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -18,6 +19,8 @@ use std::sync::{Arc, Mutex};
 pub(crate) struct Assembly {
     rows: usize,
     columns: Vec<Target>,
+    /// By row, what its entity is worth: missing until placed.
+    worth: Vec<AtomicU8>,
 }
 
 struct Target {
@@ -62,13 +65,19 @@ impl Assembly {
         Self {
             rows,
             columns: types.into_iter().map(target).collect(),
+            worth: zeroed(rows),
         }
     }
 
-    /// Puts the values of `columns`, one of each column, into `rows`.
-    pub(crate) fn place(&self, rows: &[u32], columns: &[ArrayRef]) -> Result<(), JobError> {
-        if columns.len() != self.columns.len() || columns.iter().any(|column| column.len() != rows.len()) {
+    /// Puts `answers`, one for each of `rows`, into their places.
+    pub(crate) fn place(&self, rows: &[u32], answers: &Answers) -> Result<(), JobError> {
+        let Answers { values: columns, worth } = answers;
+        let fits = columns.len() == self.columns.len() && worth.len() == rows.len();
+        if !fits || columns.iter().any(|column| column.len() != rows.len()) {
             return Err(JobError::internal("finished values do not fit their rows"));
+        }
+        for (row, worth) in rows.iter().zip(worth) {
+            self.worth[*row as usize].store(*worth as u8, Ordering::Relaxed);
         }
         let mut shared: Option<Arc<[u32]>> = None;
         for (target, values) in self.columns.iter().zip(columns) {
@@ -96,10 +105,15 @@ impl Assembly {
         Ok(())
     }
 
-    /// The columns, in the spine's order.
-    pub(crate) fn finish(self) -> Result<Vec<ArrayRef>, JobError> {
+    /// The columns and what entities are worth, in the spine's order.
+    pub(crate) fn finish(self) -> Result<Answers, JobError> {
         let rows = self.rows;
-        self.columns.into_iter().map(|target| target.finish(rows)).collect()
+        let values: Result<_, _> = self.columns.into_iter().map(|target| target.finish(rows)).collect();
+        let worth = self.worth.into_iter().map(AtomicU8::into_inner);
+        Ok(Answers {
+            values: values?,
+            worth: worth.map(|code| Worth::from_code(code).unwrap_or_default()).collect(),
+        })
     }
 }
 

@@ -171,6 +171,11 @@ impl Entities {
         self.ends.len()
     }
 
+    /// The entity that rows without a key make, which may have none.
+    pub(crate) fn nobody(&self) -> usize {
+        self.ends.len().saturating_sub(1)
+    }
+
     /// Number of rows.
     pub(crate) fn row_count(&self) -> usize {
         self.rows.len()

@@ -9,10 +9,11 @@
 //! by their values: where such a tie wins, all of its events are gathered and folded as the stream would.
 
 use super::assembly::Assembly;
+use super::beyond::Beyond;
 use super::entities::Entities;
 use super::view::JoinView;
 use crate::error::JobError;
-use arrow::array::{ArrayRef, AsArray, RecordBatch, UInt32Array};
+use arrow::array::{AsArray, RecordBatch, UInt32Array};
 use arrow::compute::{concat_batches, take_record_batch};
 use arrow::datatypes::{Int32Type, Int64Type, TimestampMicrosecondType};
 use hashbrown::HashMap;
@@ -49,6 +50,7 @@ const NOBODY: Candidate = Candidate {
 pub(crate) struct Latest<'a> {
     view: &'a JoinView,
     entities: &'a Entities,
+    beyond: &'a Beyond,
     shards: Vec<Mutex<Shard>>,
     /// Places of a shard.
     width: usize,
@@ -80,8 +82,8 @@ struct Ties {
 }
 
 impl<'a> Latest<'a> {
-    /// For the spine of `entities`.
-    pub(crate) fn new(view: &'a JoinView, entities: &'a Entities) -> Self {
+    /// For the spine of `entities`; what is too old for it is marked in `beyond`.
+    pub(crate) fn new(view: &'a JoinView, entities: &'a Entities, beyond: &'a Beyond) -> Self {
         let places = entities.row_count();
         let width = places.div_ceil(SHARDS).max(1);
         let shard = |number: usize| {
@@ -94,6 +96,7 @@ impl<'a> Latest<'a> {
         Self {
             view,
             entities,
+            beyond,
             shards: (0..places.div_ceil(width)).map(shard).collect(),
             width,
         }
@@ -101,7 +104,7 @@ impl<'a> Latest<'a> {
 
     /// Takes the candidates of `batch`, whose first row is `first_row` of those that `unit` gives.
     pub(crate) fn push(&self, batch: &RecordBatch, unit: u32, first_row: u32) -> Result<(), JobError> {
-        let seen = self.view.seen(self.entities, batch)?;
+        let seen = self.view.seen(self.entities, self.beyond, batch)?;
         let times = batch.column_by_name(&self.view.source().time);
         let times = times.and_then(|column| column.as_primitive_opt::<TimestampMicrosecondType>());
         let times = times
@@ -207,7 +210,11 @@ impl<'a> Latest<'a> {
                 (latest, tie) = (candidate, None);
             }
             let age = i128::from(self.entities.times()[place]) - i128::from(latest.order.0);
-            if !latest.is_somebody() || ttl_us.is_some_and(|ttl_us| age > i128::from(ttl_us)) {
+            if !latest.is_somebody() {
+                continue;
+            }
+            if ttl_us.is_some_and(|ttl_us| age > i128::from(ttl_us)) {
+                self.beyond.mark(place);
                 continue;
             }
             match tied.get(&(entity, latest.order)) {
@@ -333,7 +340,6 @@ impl Winners {
             times: &times,
             ends: &ends,
         };
-        let values: Vec<ArrayRef> = view.history().values(&events, &lanes, &moments)?;
-        assembly.place(&rows, &values)
+        assembly.place(&rows, &view.history().answers(&events, &lanes, &moments)?)
     }
 }

@@ -7,10 +7,12 @@
 //! 3. `latest` joins views of latest rows, a candidate a row; `shuffle` brings the events of all others together by
 //!    entity, in memory or, beyond its limit, in a `spill` file;
 //! 4. [`ondol_transform::History`] computes a partition's features;
-//! 5. `assembly` puts values into the spine's order.
+//! 5. `assembly` puts values into the spine's order, `beyond` tells rows of which only the past is known from those of
+//!    strangers.
 
 mod account;
 mod assembly;
+mod beyond;
 mod entities;
 mod latest;
 mod shuffle;
@@ -19,6 +21,7 @@ mod view;
 
 pub(crate) use account::Account;
 pub(crate) use assembly::Assembly;
+pub(crate) use beyond::Beyond;
 pub(crate) use entities::Entities;
 pub(crate) use latest::Latest;
 pub(crate) use shuffle::{Layout, Shuffle};
@@ -27,8 +30,10 @@ pub use view::JoinView;
 pub use crate::error::JobError;
 use arrow::array::{Array, ArrayRef, RecordBatch, TimestampMicrosecondArray};
 use ondol_pipelines_api::wire::AsOf;
+pub use ondol_transform::{Answers, Worth};
 
-/// The features of `view` for each spine row: a column per feature, in the view's order, a value per row.
+/// The features of `view` for each spine row: a column per feature, in the view's order, a value per row, defaults not
+/// filled in yet ([`JoinView::filled`]); and what each row's entity is worth.
 ///
 /// `keys` are the rows' key columns in the view's declared order, `times` their moments. `events` hold at least all events
 /// of the rows' entities, each once, in any order, in batches that have the columns of [`JoinView::columns`]; events of
@@ -41,22 +46,25 @@ pub fn join(
     times: &TimestampMicrosecondArray,
     events: &[RecordBatch],
     as_of: AsOf,
-) -> Result<Vec<ArrayRef>, JobError> {
+) -> Result<Answers, JobError> {
     if times.null_count() > 0 {
         return Err(JobError::internal("a spine row without a moment"));
     }
     let entities = Entities::group(&[keys.iter().collect()], times.values())?;
     let account = Account::default();
-    let shuffle = Shuffle::in_memory(view, &entities, &account);
+    let beyond = Beyond::new(view, &entities);
+    let shuffle = Shuffle::in_memory(view, &entities, &beyond, &account);
     for batch in events {
         shuffle.push(&view.as_known(batch, as_of)?)?;
     }
     let assembly = Assembly::new(view.features().map(|feature| feature.data_type), times.len());
     for partition in 0..shuffle.partitions() {
         let slots = entities.slots(&shuffle.entities_of(partition));
-        assembly.place(&entities.rows()[slots], &shuffle.values(partition)?)?;
+        assembly.place(&entities.rows()[slots], &shuffle.answers(partition)?)?;
     }
-    Ok(view.history().filled(assembly.finish()?)?)
+    let mut joined = assembly.finish()?;
+    beyond.settle(view, &entities, false, &mut joined.worth);
+    Ok(joined)
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@
 //! comes. So the tables are read once and what does not fit is written and read once more.
 
 use super::account::{Account, Loan};
+use super::beyond::Beyond;
 use super::entities::{Entities, NO_ENTITY};
 use super::spill::{Segment, Spill};
 use super::view::JoinView;
@@ -15,7 +16,7 @@ use arrow::compute::{concat_batches, take};
 use arrow::datatypes::{
     DataType as ArrowType, Field as ArrowField, Schema, SchemaRef, TimestampMicrosecondType, UInt32Type,
 };
-use ondol_transform::Moments;
+use ondol_transform::{Answers, Moments};
 use ondol_vocabulary::columns;
 use std::ops::Range;
 use std::path::Path;
@@ -34,6 +35,7 @@ const MOST_PARTITIONS: u64 = 4_096;
 pub(crate) struct Shuffle<'a> {
     view: &'a JoinView,
     entities: &'a Entities,
+    beyond: &'a Beyond,
     /// Entities of partition p: those whose number is p after this shift.
     shift: u32,
     /// Bytes held while reading.
@@ -85,10 +87,10 @@ impl Run {
 }
 
 impl<'a> Shuffle<'a> {
-    /// To the entities of a spine, of events of `view`.
+    /// To the entities of a spine, of events of `view`; what is too old for it is marked in `beyond`.
     pub(crate) fn new(
         view: &'a JoinView,
-        entities: &'a Entities,
+        (entities, beyond): (&'a Entities, &'a Beyond),
         layout: Layout,
         folder: &Path,
         account: &'a Account,
@@ -108,6 +110,7 @@ impl<'a> Shuffle<'a> {
         Self {
             view,
             entities,
+            beyond,
             shift,
             limit,
             held: Mutex::default(),
@@ -117,13 +120,18 @@ impl<'a> Shuffle<'a> {
     }
 
     /// As [`Self::new`], with memory for everything, to be worked on by one thread.
-    pub(crate) fn in_memory(view: &'a JoinView, entities: &'a Entities, account: &'a Account) -> Self {
+    pub(crate) fn in_memory(
+        view: &'a JoinView,
+        entities: &'a Entities,
+        beyond: &'a Beyond,
+        account: &'a Account,
+    ) -> Self {
         let layout = Layout {
             events: u64::from(u32::MAX).min(entities.row_count() as u64 * 16),
             limit: u64::MAX,
             threads: 1,
         };
-        Self::new(view, entities, layout, Path::new(""), account)
+        Self::new(view, (entities, beyond), layout, Path::new(""), account)
     }
 
     /// Number of partitions.
@@ -158,7 +166,7 @@ impl<'a> Shuffle<'a> {
     }
 
     /// The features of the entities of `partition`, a value for each of their places.
-    pub(crate) fn values(&self, partition: usize) -> Result<Vec<ArrayRef>, JobError> {
+    pub(crate) fn answers(&self, partition: usize) -> Result<Answers, JobError> {
         let entities = self.entities_of(partition);
         let slots = self.entities.slots(&entities);
         let (events, _loan) = self.load(partition)?;
@@ -175,7 +183,7 @@ impl<'a> Shuffle<'a> {
             times: &self.entities.times()[slots],
             ends: &ends,
         };
-        Ok(self.view.history().values(&events, &lanes, &moments)?)
+        Ok(self.view.history().answers(&events, &lanes, &moments)?)
     }
 
     /// The events of `partition`, held together with what is made of them.
@@ -213,7 +221,7 @@ impl<'a> Shuffle<'a> {
 
     /// What matters of `batch`, by partition; none if nothing does.
     fn run(&self, batch: &RecordBatch) -> Result<Option<Run>, JobError> {
-        let seen = self.view.seen(self.entities, batch)?;
+        let seen = self.view.seen(self.entities, self.beyond, batch)?;
         if seen.rows.is_empty() {
             return Ok(None);
         }
@@ -313,8 +321,8 @@ pub(crate) struct Seen {
 }
 
 impl JoinView {
-    /// What the rows of `entities` may see of `batch`.
-    pub(crate) fn seen(&self, entities: &Entities, batch: &RecordBatch) -> Result<Seen, JobError> {
+    /// What the rows of `entities` may see of `batch`. What is too old for them is marked in `beyond`.
+    pub(crate) fn seen(&self, entities: &Entities, beyond: &Beyond, batch: &RecordBatch) -> Result<Seen, JobError> {
         let column = |name: &str| {
             batch
                 .column_by_name(name)
@@ -354,6 +362,8 @@ impl JoinView {
                 seen.entities.push(entity);
                 seen.slots.push(slot as u32);
                 seen.arrives_later |= visible > next;
+            } else {
+                beyond.mark(slot);
             }
         }
         Ok(seen)

@@ -2,11 +2,11 @@
 
 use super::*;
 use crate::point_in_time::latest::Latest;
-use arrow::array::{Array, ArrayRef, Float64Array, Int32Array, Int64Array, RecordBatch, StringArray};
+use arrow::array::{ArrayRef, Float64Array, Int32Array, Int64Array, RecordBatch, StringArray};
 use arrow::compute::concat_batches;
 use ondol_transform::{Row, ViewEngine};
 use ondol_vocabulary::key::EntityKeyColumns;
-use ondol_vocabulary::{DefinitionFile, DefinitionFiles, EventTime, SourceDefinition, ViewDefinition};
+use ondol_vocabulary::{DefinitionFile, DefinitionFiles, EventTime, FeatureStatus, SourceDefinition, ViewDefinition};
 use proptest::prelude::*;
 use std::sync::Arc;
 
@@ -114,8 +114,15 @@ fn batch(events: &[Event]) -> RecordBatch {
     RecordBatch::try_from_iter_with_nullable(columns.map(|(name, array)| (name, array, true))).unwrap()
 }
 
+/// Values, defaults filled in, and what the entities are worth.
+type Joined = (Vec<ArrayRef>, Vec<Worth>);
+
+fn filled(view: &JoinView, answers: Answers) -> Joined {
+    (view.filled(answers.values).unwrap(), answers.worth)
+}
+
 /// Feature by feature what the stream's row says, an event after another.
-fn by_rows(view: &str, events: &[Event], spine: &[(Option<u8>, i64)]) -> Vec<ArrayRef> {
+fn by_rows(view: &str, events: &[Event], spine: &[(Option<u8>, i64)]) -> Joined {
     let (view, source) = definitions(view);
     let engine = ViewEngine::compile(&view, &source).unwrap();
     let features: Vec<usize> = (0..view.features.len()).collect();
@@ -141,25 +148,26 @@ fn by_rows(view: &str, events: &[Event], spine: &[(Option<u8>, i64)]) -> Vec<Arr
         }
         finisher.push(state.as_ref(), t);
     }
-    finisher.finish().into_iter().map(|feature| feature.values).collect()
+    let finished = finisher.finish();
+    let worth = finished[0].status.iter().map(|status| match status {
+        FeatureStatus::Missing => Worth::Missing,
+        FeatureStatus::Stale => Worth::Stale,
+        _ => Worth::Live,
+    });
+    let worth = worth.collect();
+    (finished.into_iter().map(|feature| feature.values).collect(), worth)
 }
 
-fn joined(view: &str, batches: &[RecordBatch], spine: &[(Option<u8>, i64)]) -> Vec<ArrayRef> {
+fn joined(view: &str, batches: &[RecordBatch], spine: &[(Option<u8>, i64)]) -> Joined {
     let (view, source) = definitions(view);
     let view = JoinView::compile(&view, &source).unwrap();
     let times = TimestampMicrosecondArray::from_iter_values(spine.iter().map(|(_, t)| *t));
-    join(
-        &view,
-        &[texts(spine.iter().map(|(key, _)| *key))],
-        &times,
-        batches,
-        AsOf::KnownAt,
-    )
-    .unwrap()
+    let keys = [texts(spine.iter().map(|(key, _)| *key))];
+    filled(&view, join(&view, &keys, &times, batches, AsOf::KnownAt).unwrap())
 }
 
 /// As [`joined`], by a candidate for each row of the spine.
-fn by_candidates(view: &str, batches: &[RecordBatch], spine: &[(Option<u8>, i64)]) -> Vec<ArrayRef> {
+fn by_candidates(view: &str, batches: &[RecordBatch], spine: &[(Option<u8>, i64)]) -> Joined {
     let (view, source) = definitions(view);
     let view = JoinView::compile(&view, &source).unwrap();
     assert!(view.history().is_latest_only());
@@ -180,7 +188,8 @@ fn by_candidates(view: &str, batches: &[RecordBatch], spine: &[(Option<u8>, i64)
             .map(|name| batch.schema().index_of(name).unwrap());
         batch.project(&places.collect::<Vec<_>>()).unwrap()
     };
-    let latest = Latest::new(&view, &entities);
+    let beyond = Beyond::new(&view, &entities);
+    let latest = Latest::new(&view, &entities, &beyond);
     for (unit, batch) in batches.iter().enumerate() {
         // Two batches of a unit.
         let half = batch.num_rows() / 2;
@@ -198,7 +207,9 @@ fn by_candidates(view: &str, batches: &[RecordBatch], spine: &[(Option<u8>, i64)
             .unwrap();
     }
     winners.settle(&view, &entities, &assembly).unwrap();
-    view.history().filled(assembly.finish().unwrap()).unwrap()
+    let mut answers = assembly.finish().unwrap();
+    beyond.settle(&view, &entities, false, &mut answers.worth);
+    filled(&view, answers)
 }
 
 prop_compose! {
@@ -264,7 +275,8 @@ fn a_join_of_ten_times_its_memory_spills_and_gives_the_same() {
         threads: 1,
     };
     let (folder, account) = (tempfile::tempdir().unwrap(), Account::default());
-    let shuffle = Shuffle::new(&view, &entities, layout, folder.path(), &account);
+    let beyond = Beyond::new(&view, &entities);
+    let shuffle = Shuffle::new(&view, (&entities, &beyond), layout, folder.path(), &account);
     for batch in &batches {
         shuffle.push(batch).unwrap();
     }
@@ -277,10 +289,12 @@ fn a_join_of_ten_times_its_memory_spills_and_gives_the_same() {
     for partition in 0..shuffle.partitions() {
         let slots = entities.slots(&shuffle.entities_of(partition));
         assembly
-            .place(&entities.rows()[slots], &shuffle.values(partition).unwrap())
+            .place(&entities.rows()[slots], &shuffle.answers(partition).unwrap())
             .unwrap();
     }
-    assert_eq!(view.history().filled(assembly.finish().unwrap()).unwrap(), expected);
+    let mut answers = assembly.finish().unwrap();
+    beyond.settle(&view, &entities, false, &mut answers.worth);
+    assert_eq!(filled(&view, answers), expected);
     assert!(
         account.peak() <= layout.limit,
         "{} of {} bytes",
@@ -300,5 +314,5 @@ fn keys_that_do_not_fit_their_moments_are_refused() {
     let null = TimestampMicrosecondArray::from(vec![None]);
     assert!(join(&view, &[texts([Some(1)].into_iter())], &null, &[], AsOf::KnownAt).is_err());
     let none = concat_batches(&batch(&[]).schema(), &[]).unwrap();
-    assert_eq!(joined("windows", &[none], &[(None, 5)])[0].len(), 1);
+    assert_eq!(joined("windows", &[none], &[(None, 5)]).1, [Worth::Missing]);
 }

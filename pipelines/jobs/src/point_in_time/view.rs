@@ -1,7 +1,7 @@
 //! A view as a join sees it, made from its definitions alone, so that it can be made again on another machine.
 
 use crate::error::JobError;
-use arrow::array::RecordBatch;
+use arrow::array::{ArrayRef, RecordBatch};
 use ondol_pipelines_api::wire::AsOf;
 use ondol_transform::{History, ViewEngine};
 use ondol_vocabulary::{DataType, FeatureKind, Field, SourceDefinition, ViewDefinition, columns};
@@ -66,6 +66,11 @@ impl JoinView {
     pub fn features(&self) -> impl Iterator<Item = Field> {
         let features = self.definition().features.iter();
         features.map(|feature| field(&feature.name, feature.data_type))
+    }
+
+    /// `values`, a column per feature, with the features' defaults where they are null.
+    pub fn filled(&self, values: Vec<ArrayRef>) -> Result<Vec<ArrayRef>, JobError> {
+        Ok(self.history.filled(values)?)
     }
 
     /// The view over history.

@@ -106,6 +106,7 @@ impl Work for RecurringTrainingSet {
             model: request.model,
             time_column: request.time_column,
             as_of: request.as_of,
+            exact_status: false,
         };
         let request = TrainingSetRequest {
             options,

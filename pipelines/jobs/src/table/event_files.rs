@@ -106,6 +106,15 @@ impl EventFiles {
             .retain(|file| range.overlaps(file.table_file().time_bounds(time)));
     }
 
+    /// Whether there may be events before `from` that a reading of what comes after does not meet.
+    pub(crate) fn has_older(&self, time: &str, from: i64) -> bool {
+        let is_older = |file: &EventFile| {
+            let bounds = file.table_file().time_bounds(time);
+            file.rows > 0 && bounds.is_none_or(|(least, _)| least < from)
+        };
+        from > i64::MIN && self.files.iter().any(is_older)
+    }
+
     /// In `parts` parts of about the same size, fewer where there are fewer files.
     pub fn split(self, parts: usize) -> Vec<Self> {
         let Self { mut files, .. } = self.clone();

@@ -26,7 +26,7 @@ use parquet::errors::ParquetError;
 use parquet::file::metadata::RowGroupMetaData;
 use parquet::file::statistics::Statistics;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 const DAY_US: i64 = 86_400_000_000;
 
@@ -40,6 +40,7 @@ pub(crate) struct Scan {
     batch_rows: usize,
     schema: SchemaRef,
     without_time: AtomicU64,
+    has_older: AtomicBool,
 }
 
 /// Which of the marks of events are wanted behind the columns.
@@ -102,6 +103,7 @@ impl Scan {
             marks: Marks::ALL,
             batch_rows,
             without_time: AtomicU64::new(0),
+            has_older: AtomicBool::new(false),
         }
     }
 
@@ -122,10 +124,23 @@ impl Scan {
         self.without_time.load(Ordering::Relaxed)
     }
 
+    /// Whether [`Self::units`] left out events from before its range.
+    pub(crate) fn has_older(&self) -> bool {
+        self.has_older.load(Ordering::Relaxed)
+    }
+
+    /// Whether events of these bounds are wanted; remembers when they are too old.
+    fn is_wanted(&self, range: TimeRange, bounds: Option<(i64, i64)>) -> bool {
+        if bounds.is_some_and(|(_, greatest)| greatest < range.from) {
+            self.has_older.store(true, Ordering::Relaxed);
+        }
+        range.overlaps(bounds)
+    }
+
     /// The row groups that may hold events of `range`, in the table's order.
     pub(crate) async fn units(&self, range: TimeRange) -> Result<Vec<Unit>, JobError> {
         let indexes: Vec<usize> = (self.table.files.iter().enumerate())
-            .filter(|(_, file)| file.rows > 0 && range.overlaps(file.time_bounds(&self.time)))
+            .filter(|(_, file)| file.rows > 0 && self.is_wanted(range, file.time_bounds(&self.time)))
             .map(|(index, _)| index)
             .collect();
         let footers = self.table.footers(&indexes).await?;
@@ -137,7 +152,7 @@ impl Scan {
             let mut first_row = self.table.files.get(file).map_or(0, |file| file.first_row);
             for (row_group, metadata) in footer.metadata().row_groups().iter().enumerate() {
                 let rows = u64::try_from(metadata.num_rows()).unwrap_or(0);
-                if rows > 0 && range.overlaps(row_group_bounds(&footer, metadata, &self.time)) {
+                if rows > 0 && self.is_wanted(range, row_group_bounds(&footer, metadata, &self.time)) {
                     units.push(Unit {
                         file,
                         row_group,

@@ -4,8 +4,9 @@
 use super::Limits;
 use super::plan::ViewPlan;
 use super::spine::Spine;
+use super::statuses::Joined;
 use crate::error::JobError;
-use crate::point_in_time::{Account, Assembly, Entities, JoinView, Latest, Layout, Shuffle};
+use crate::point_in_time::{Account, Assembly, Beyond, Entities, JoinView, Latest, Layout, Shuffle};
 use crate::pool::Pool;
 use crate::progress::Progress;
 use crate::table::{Marks, Positions, Scan, Table, TimeRange, Unit};
@@ -13,12 +14,21 @@ use arrow::array::{ArrayRef, RecordBatch};
 use ondol_pipelines_api::wire::AsOf;
 use ondol_vocabulary::Field;
 
+/// Which events are read.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Reading {
+    /// What rows may see.
+    pub as_of: AsOf,
+    /// Whether events are read that change no value, but tell what is stale or empty from what is missing.
+    pub is_exact: bool,
+}
+
 /// One join, and what it may take.
 struct Join<'a> {
     view: &'a JoinView,
     name: String,
     table: &'a Table,
-    as_of: AsOf,
+    reading: Reading,
     limits: &'a Limits,
     pool: &'a Pool,
     progress: &'a Progress,
@@ -28,12 +38,12 @@ struct Join<'a> {
 pub(super) fn view(
     spine: &Spine,
     view: &ViewPlan,
-    as_of: AsOf,
+    reading: Reading,
     table: &Table,
     limits: &Limits,
     pool: &Pool,
     progress: &Progress,
-) -> Result<Vec<ArrayRef>, JobError> {
+) -> Result<Joined, JobError> {
     let definition = view.engine.definition();
     let input = |inputs: &'_ RecordBatch, name: &str| {
         let column = inputs.column_by_name(name).cloned();
@@ -50,28 +60,31 @@ pub(super) fn view(
         view: &JoinView::compile(definition, &view.source)?,
         name: view.name.name.clone(),
         table,
-        as_of,
+        reading,
         limits,
         pool,
         progress,
     };
     let assembly = Assembly::new(join.view.features().map(|feature| feature.data_type), spine.rows());
-    if join.view.history().is_latest_only() {
-        join.latest(&entities, &assembly)?;
-    } else {
-        join.shuffle(&entities, &assembly)?;
-    }
-    Ok(join.view.history().filled(assembly.finish()?)?)
+    let beyond = Beyond::new(join.view, &entities);
+    let has_older = match join.view.history().is_latest_only() {
+        true => join.latest(&entities, &beyond, &assembly)?,
+        false => join.shuffle(&entities, &beyond, &assembly)?,
+    };
+    let mut answers = assembly.finish()?;
+    beyond.settle(join.view, &entities, has_older, &mut answers.worth);
+    Joined::of(join.view, answers)
 }
 
 impl Join<'_> {
-    /// A view of latest rows: who won, then the values of those.
-    fn latest(&self, entities: &Entities, assembly: &Assembly) -> Result<(), JobError> {
+    /// A view of latest rows: who won, then the values of those. Whether older events were left unread.
+    fn latest(&self, entities: &Entities, beyond: &Beyond, assembly: &Assembly) -> Result<bool, JobError> {
         let marks = self.marks();
         let scan = self.scan(self.view.admitting_columns(), marks);
         let units = self.units(&scan, entities)?;
         self.reading(&units);
-        let latest = Latest::new(self.view, entities);
+        let has_older = scan.has_older();
+        let latest = Latest::new(self.view, entities, beyond);
         self.pool.for_each(&units, |number, unit| {
             self.each_batch(&scan, unit, |batch, first_row| {
                 latest.push(&batch, number as u32, first_row)
@@ -95,11 +108,13 @@ impl Join<'_> {
                 winners.place(self.view, entities, &batch, (number, first_row), assembly)
             })
         })?;
-        winners.settle(self.view, entities, assembly)
+        winners.settle(self.view, entities, assembly)?;
+        Ok(has_older)
     }
 
-    /// Any other view: its events brought together by entity, then a partition of entities after another.
-    fn shuffle(&self, entities: &Entities, assembly: &Assembly) -> Result<(), JobError> {
+    /// Any other view: its events brought together by entity, then a partition of entities after another. Whether older
+    /// events were left unread.
+    fn shuffle(&self, entities: &Entities, beyond: &Beyond, assembly: &Assembly) -> Result<bool, JobError> {
         let scan = self.scan(self.view.source_columns(), self.marks());
         let units = self.units(&scan, entities)?;
         self.reading(&units);
@@ -109,7 +124,7 @@ impl Join<'_> {
             limit: self.limits.memory_bytes,
             threads: self.limits.threads,
         };
-        let shuffle = Shuffle::new(self.view, entities, layout, &self.limits.spill, &account);
+        let shuffle = Shuffle::new(self.view, (entities, beyond), layout, &self.limits.spill, &account);
         self.pool.for_each(&units, |_, unit| {
             self.each_batch(&scan, unit, |batch, _| shuffle.push(&batch))
         })?;
@@ -121,7 +136,7 @@ impl Join<'_> {
             self.progress.checkpoint()?;
             let slots = entities.slots(&shuffle.entities_of(*partition));
             let rows = &entities.rows()[slots];
-            assembly.place(rows, &shuffle.values(*partition)?)?;
+            assembly.place(rows, &shuffle.answers(*partition)?)?;
             self.progress.add(rows.len() as u64);
             Ok(())
         })?;
@@ -131,7 +146,7 @@ impl Join<'_> {
             spilled_bytes = shuffle.spilled_bytes(),
             "events joined"
         );
-        Ok(())
+        Ok(scan.has_older())
     }
 
     /// The marks that matter: of positions, whether they decide between events of one time, and of arrivals, whether they
@@ -140,7 +155,7 @@ impl Join<'_> {
         let is_prompt = matches!(self.table.positions, Positions::RowNumber { delay_us: ..=1 });
         Marks {
             positions: self.view.has_positions(),
-            arrival: self.as_of == AsOf::KnownAt && !is_prompt,
+            arrival: self.reading.as_of == AsOf::KnownAt && !is_prompt,
         }
     }
 
@@ -150,7 +165,7 @@ impl Join<'_> {
             table,
             columns,
             time,
-            self.as_of == AsOf::EventTime,
+            self.reading.as_of == AsOf::EventTime,
             self.limits.batch_rows,
         )
         .with_marks(marks)
@@ -159,12 +174,10 @@ impl Join<'_> {
     /// The row groups that may hold what a row can see.
     fn units(&self, scan: &Scan, entities: &Entities) -> Result<Vec<Unit>, JobError> {
         let (first, last) = (entities.times().iter().min(), entities.times().iter().max());
+        let lookback = self.view.lookback_us().filter(|_| !self.reading.is_exact);
         let range = match (first, last) {
             (Some(first), Some(last)) => TimeRange {
-                from: self
-                    .view
-                    .lookback_us()
-                    .map_or(i64::MIN, |lookback| first.saturating_sub(lookback)),
+                from: lookback.map_or(i64::MIN, |lookback| first.saturating_sub(lookback)),
                 before: *last,
             },
             _ => TimeRange { from: 0, before: 0 },

@@ -17,6 +17,7 @@ mod output;
 mod plan;
 mod remote;
 mod spine;
+mod statuses;
 
 use crate::engine::JoinEngine;
 use crate::error::JobError;
@@ -27,12 +28,14 @@ use crate::table::Table;
 use again::Again;
 use arrow::array::{ArrayRef, RecordBatch};
 use ondol_feature_store_api::FeatureStore;
-use ondol_pipelines_api::wire::{AsOf, Manifest, TrainingSetRequest};
+use join::Reading;
+use ondol_pipelines_api::wire::{AsOf, FeatureStatuses, Manifest, ManifestFeature, TrainingSetRequest};
 use ondol_pipelines_api::{PipelinesError, RowsDigest};
-use ondol_vocabulary::{EventTime, Snapshot, SourceDefinition};
+use ondol_vocabulary::{EventTime, FeatureOrigin, Snapshot, SourceDefinition};
 use output::Assembled;
 use plan::Plan;
 use spine::Spine;
+use statuses::Joined;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -43,6 +46,16 @@ pub(crate) struct TrainingSet {
     spine: Spine,
     /// What it must come out as, when it is made again.
     again: Option<Again>,
+    /// Whether statuses are told exactly, whatever has to be read for it.
+    exact_status: bool,
+}
+
+/// Every feature that the vector needs, in the order of its needs.
+struct Features {
+    /// A value per row of the spine.
+    values: Vec<Option<ArrayRef>>,
+    /// How many rows have which status.
+    statuses: Vec<Option<FeatureStatuses>>,
 }
 
 /// Whether training sets of `model` can be built: it is known, and all its views serve.
@@ -70,8 +83,14 @@ impl TrainingSet {
         let again = Again::take(&mut request)?;
         let snapshot = again.as_ref().map_or(snapshot, Again::definitions);
         let plan = Plan::compile(snapshot, &request.options.model, request.options.as_of)?;
+        let exact_status = request.options.exact_status;
         let spine = Spine::check(&plan.model.definition, request)?;
-        Ok(Self { plan, spine, again })
+        Ok(Self {
+            plan,
+            spine,
+            again,
+            exact_status,
+        })
     }
 
     /// Builds it from the tables as they are now, or were when its manifest was written, as the result that
@@ -90,13 +109,19 @@ impl TrainingSet {
             tables = self.open_tables(store) => tables?,
             reason = progress.stopped() => return Err(reason),
         };
+        let reading = Reading {
+            as_of: self.plan.as_of,
+            is_exact: self.exact_status,
+        };
         let joined = match engine {
-            Some(engine) => Some(remote::views(engine, &self.plan, &self.spine, &tables, &progress).await?),
+            Some(engine) => {
+                Some(remote::views(engine, &self.plan, &self.spine, reading, &tables, &progress).await?)
+            }
             None => None,
         };
         let pool = Pool::new(limits.threads, tokio::runtime::Handle::current());
         let work = move || {
-            let features = self.features(joined, &tables, &limits, &pool, &progress)?;
+            let features = self.features(joined, reading, &tables, &limits, &pool, &progress)?;
             let (results, name) = &result;
             self.write(features, &tables, built_at, &progress, results, name)
         };
@@ -107,25 +132,32 @@ impl TrainingSet {
     /// joined here.
     fn features(
         &self,
-        joined: Option<Vec<Vec<ArrayRef>>>,
+        joined: Option<Vec<Joined>>,
+        reading: Reading,
         tables: &BTreeMap<String, Table>,
         limits: &Limits,
         pool: &Pool,
         progress: &Progress,
-    ) -> Result<Vec<Option<ArrayRef>>, JobError> {
-        let mut features: Vec<Option<ArrayRef>> = vec![None; self.plan.vector.needs().len()];
+    ) -> Result<Features, JobError> {
+        let needs = self.plan.vector.needs().len();
+        let mut features = Features {
+            values: vec![None; needs],
+            statuses: vec![None; needs],
+        };
         let mut joined = joined.map(Vec::into_iter);
         for view in &self.plan.views {
             let table = tables.get(&view.source.name);
             let table =
                 table.ok_or_else(|| JobError::internal(format!("source `{}` was not opened", view.source.name)))?;
-            let values = match joined.as_mut().map(Iterator::next) {
-                Some(values) => values.ok_or_else(|| JobError::internal("a view was not joined"))?,
-                None => join::view(&self.spine, view, self.plan.as_of, table, limits, pool, progress)?,
+            let joined = match joined.as_mut().map(Iterator::next) {
+                Some(joined) => joined.ok_or_else(|| JobError::internal("a view was not joined"))?,
+                None => join::view(&self.spine, view, reading, table, limits, pool, progress)?,
             };
-            for (values, places) in values.into_iter().zip(&view.needs) {
+            let of_view = joined.values.into_iter().zip(joined.statuses).zip(&view.needs);
+            for ((values, statuses), places) in of_view {
                 for place in places {
-                    features[*place] = Some(Arc::clone(&values));
+                    features.values[*place] = Some(Arc::clone(&values));
+                    features.statuses[*place] = Some(statuses.clone());
                 }
             }
         }
@@ -135,7 +167,7 @@ impl TrainingSet {
     /// Writes the rows as the result of job `id`. It becomes visible once it is whole, and what it should be.
     fn write(
         &self,
-        features: Vec<Option<ArrayRef>>,
+        features: Features,
         tables: &BTreeMap<String, Table>,
         built_at: EventTime,
         progress: &Progress,
@@ -146,12 +178,14 @@ impl TrainingSet {
         let schema = output::schema(&self.plan, &self.spine);
         let mut writer = results.write(id, &schema)?;
         let write = |batch: &RecordBatch| writer.push(batch);
+        let Features { values, statuses } = features;
         let (assembled, spine) = std::thread::scope(|scope| {
             let spine = scope.spawn(|| RowsDigest::of(&self.spine.schema, &self.spine.batches));
-            let assembled = output::assemble(&self.plan, &self.spine, features, &schema, progress, write);
+            let assembled = output::assemble(&self.plan, &self.spine, values, &schema, progress, write);
             (assembled, spine.join())
         });
-        let Assembled { features, digest } = assembled?;
+        let Assembled { mut features, digest } = assembled?;
+        self.tell(&statuses, &mut features);
         let spine = spine.map_err(|_| JobError::internal("digesting the spine panicked"))??;
         let pins = tables.iter().map(|(source, table)| (source.clone(), table.pin()));
         let pins = pins.collect();
@@ -168,6 +202,18 @@ impl TrainingSet {
             snapshot,
             built_at,
         ))
+    }
+
+    /// Puts the statuses of what views serve beside the features that show it.
+    fn tell(&self, statuses: &[Option<FeatureStatuses>], features: &mut [ManifestFeature]) {
+        let needs = self.plan.vector.needs();
+        for (told, defined) in features.iter_mut().zip(&self.plan.model.definition.features) {
+            let FeatureOrigin::View { feature } = &defined.origin else {
+                continue;
+            };
+            let place = needs.iter().position(|need| need == feature);
+            told.statuses = place.and_then(|place| statuses.get(place).cloned().flatten());
+        }
     }
 
     /// Opens every source of the plan, each once, so that all views of a source read the same version: the present one,

@@ -98,6 +98,7 @@ fn profile_of(plan: &Plan, vectors: Receiver<RecordBatch>) -> Result<Vec<Manifes
             data_type: feature.data_type,
             nulls: profile.nulls(),
             statistics: Some(statistics_of(profile)),
+            statuses: None,
         });
     Ok(profiled.collect())
 }

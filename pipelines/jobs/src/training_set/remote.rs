@@ -1,10 +1,12 @@
 //! The joins of a training set on an engine elsewhere: what it is asked, and its answer in the spine's order.
 
-use super::plan::Plan;
+use super::join::Reading;
+use super::plan::{Plan, ViewPlan};
 use super::spine::Spine;
-use crate::engine::{JoinEngine, JoinRequest, JoinedRows, ViewJoin};
+use super::statuses::Joined;
+use crate::engine::{JoinEngine, JoinRequest, JoinedRows, JoinedView, ViewJoin};
 use crate::error::JobError;
-use crate::point_in_time::JoinView;
+use crate::point_in_time::{Answers, JoinView, Worth};
 use crate::progress::Progress;
 use crate::table::Table;
 use crate::table::event_files::{EventFiles, EventRange};
@@ -17,33 +19,77 @@ pub(super) async fn views(
     engine: &dyn JoinEngine,
     plan: &Plan,
     spine: &Spine,
+    reading: Reading,
     tables: &BTreeMap<String, Table>,
     progress: &Progress,
-) -> Result<Vec<Vec<ArrayRef>>, JobError> {
+) -> Result<Vec<Joined>, JobError> {
     progress.stage("joining on the cluster", None);
-    let request = request(plan, spine, tables)?;
+    let request = request(plan, spine, reading, tables)?;
+    let has_older = |join: &ViewJoin| join.events.has_older(&join.source.time, join.range.from);
+    let unread: Vec<bool> = request.views.iter().map(has_older).collect();
     let joined = tokio::select! {
         joined = engine.join(request) => joined?,
         reason = progress.stopped() => return Err(reason),
     };
     let places = places(spine.rows(), &joined)?;
-    let views = plan.views.iter().enumerate();
+    let views = plan.views.iter().zip(unread).enumerate();
     views
-        .map(|(view, of)| {
-            let features = of.engine.definition().features.iter().enumerate();
-            features
-                .map(|(feature, definition)| {
-                    let column = |piece: &JoinedRows| piece.views.get(view)?.get(feature).cloned();
-                    let pieces: Option<Vec<ArrayRef>> = joined.iter().map(column).collect();
-                    let lacks = || JobError::internal(format!("the engine left out `{}.{}`", of.name, definition.name));
-                    in_order(&pieces.ok_or_else(lacks)?, &places, &definition.data_type.arrow())
-                })
-                .collect()
+        .map(|(number, (view, unread))| {
+            let pieces: Option<Vec<&JoinedView>> = joined.iter().map(|piece| piece.views.get(number)).collect();
+            let lacks = || JobError::internal(format!("the engine left out `{}`", view.name));
+            let mut answers = answers(view, &pieces.ok_or_else(lacks)?, &places)?;
+            if unread {
+                doubt(spine, view, &mut answers.worth);
+            }
+            Joined::of(&JoinView::compile(view.engine.definition(), &view.source)?, answers)
         })
         .collect()
 }
 
-fn request(plan: &Plan, spine: &Spine, tables: &BTreeMap<String, Table>) -> Result<JoinRequest, JobError> {
+/// What `view` answered, in the spine's order.
+fn answers(view: &ViewPlan, pieces: &[&JoinedView], places: &[(usize, usize)]) -> Result<Answers, JobError> {
+    let features = view.engine.definition().features.iter().enumerate();
+    let values = features.map(|(feature, definition)| {
+        let column = |piece: &&JoinedView| piece.values.get(feature).cloned();
+        let pieces: Option<Vec<ArrayRef>> = pieces.iter().map(column).collect();
+        let lacks = || JobError::internal(format!("the engine left out `{}.{}`", view.name, definition.name));
+        in_order(&pieces.ok_or_else(lacks)?, places, &definition.data_type.arrow())
+    });
+    let odd = || JobError::internal(format!("the engine does not say what rows of `{}` are worth", view.name));
+    let worth = places.iter().map(|(piece, row)| {
+        let codes = pieces.get(*piece).map(|piece| piece.worth.values());
+        let code = codes.and_then(|codes| codes.get(*row).copied());
+        code.and_then(Worth::from_code).ok_or_else(odd)
+    });
+    Ok(Answers {
+        values: values.collect::<Result<_, _>>()?,
+        worth: worth.collect::<Result<_, _>>()?,
+    })
+}
+
+/// Of entities to which nothing happened in reach nobody knows what happened before. Rows that name none are missing.
+fn doubt(spine: &Spine, view: &ViewPlan, worth: &mut [Worth]) {
+    let mut row = 0;
+    for inputs in &spine.inputs {
+        let keys = view.engine.definition().key.iter();
+        let keys: Vec<&ArrayRef> = keys.filter_map(|field| inputs.column_by_name(&field.name)).collect();
+        for at in 0..inputs.num_rows() {
+            if let Some(worth @ Worth::Missing) = worth.get_mut(row)
+                && keys.iter().all(|key| key.is_valid(at))
+            {
+                *worth = Worth::Unread;
+            }
+            row += 1;
+        }
+    }
+}
+
+fn request(
+    plan: &Plan,
+    spine: &Spine,
+    reading: Reading,
+    tables: &BTreeMap<String, Table>,
+) -> Result<JoinRequest, JobError> {
     let (first, last) = (spine.times.iter().min(), spine.times.iter().max());
     let mut keys: Vec<(String, ArrayRef)> = Vec::new();
     let mut views = Vec::with_capacity(plan.views.len());
@@ -64,9 +110,10 @@ fn request(plan: &Plan, spine: &Spine, tables: &BTreeMap<String, Table>) -> Resu
             range: EventRange {
                 from: JoinView::compile(definition, &view.source)?
                     .lookback_us()
+                    .filter(|_| !reading.is_exact)
                     .map_or(i64::MIN, reach),
                 before: last.copied().unwrap_or(0),
-                as_of: plan.as_of,
+                as_of: reading.as_of,
             },
         });
     }

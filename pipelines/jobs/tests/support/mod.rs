@@ -266,6 +266,7 @@ pub fn request(model: &str, as_of: AsOf, spine: RecordBatch) -> TrainingSetReque
             model: model.to_owned(),
             time_column: None,
             as_of,
+            exact_status: false,
         },
         spine_schema: spine.schema(),
         spine: vec![spine],

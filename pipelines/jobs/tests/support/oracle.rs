@@ -157,6 +157,62 @@ pub fn expected(
     ]
 }
 
+/// What an online read says of a value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Status {
+    Fresh,
+    Null,
+    Stale,
+    Missing,
+}
+
+/// The features of views, and for each the row's status and whether its default stands for a value.
+pub fn statuses(
+    events: &[Event],
+    key: Option<&str>,
+    t: i64,
+    amount: Option<f64>,
+    as_of: AsOf,
+) -> Vec<(&'static str, Status, bool)> {
+    let seen = events
+        .iter()
+        .filter(|event| key.is_some() && event.key.as_deref() == key && event.time < t)
+        .filter(|event| as_of == AsOf::EventTime || event.known <= t);
+    let newest = seen.max_by_key(|event| event.position());
+    let is_old = newest.is_some_and(|event| t - event.time > 30 * MINUTE);
+    let values = expected(events, key, t, amount, as_of);
+    let is_null = |name: &str| {
+        let found = values.iter().find(|(known, _)| *known == name);
+        found.is_some_and(|(_, value)| value == "null")
+    };
+    let served = values.iter().map(|(name, _)| *name);
+    let served = served.filter(|name| !name.starts_with("derived."));
+    served
+        .map(|name| {
+            let has_ttl = ["fresh.", "otherwise.", "kept."]
+                .iter()
+                .any(|view| name.starts_with(view));
+            let has_default = name.starts_with("otherwise.") || name.starts_with("kept.");
+            let has_nothing = match name {
+                "otherwise.n" | "kept.n" => newest.is_none_or(|event| event.n.is_none()),
+                "kept.flag" => newest.is_none_or(|event| event.flag.is_none()),
+                "otherwise.count" => false,
+                "otherwise.sum" => is_null("w.sum_2h"),
+                "otherwise.last" => is_null("w.last_2h"),
+                name => is_null(name),
+            };
+            let status = match newest {
+                None => Status::Missing,
+                Some(_) if has_ttl && is_old => Status::Stale,
+                Some(_) if has_nothing => Status::Null,
+                Some(_) => Status::Fresh,
+            };
+            let is_default = has_default && (status == Status::Stale || has_nothing);
+            (name, status, is_default)
+        })
+        .collect()
+}
+
 /// Of small multiples of a quarter, whose squares are exact.
 fn stddev(values: &[f64]) -> Option<f64> {
     let n = values.len() as f64;

@@ -21,7 +21,7 @@ mod history;
 mod projection;
 
 pub use finish::Finisher;
-pub use history::{History, Moments};
+pub use history::{Answers, History, Moments, Worth};
 pub use projection::{Projection, columns};
 
 use crate::expression::{Expression, ExpressionError};

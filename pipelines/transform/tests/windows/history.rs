@@ -7,8 +7,8 @@ use crate::properties::{trained, value};
 use crate::views::{View, any_view};
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
 use arrow::compute::filter_record_batch;
-use ondol_transform::{History, Moments, ViewEngine};
-use ondol_vocabulary::{SourceDefinition, SourceOrigin, TableFormat};
+use ondol_transform::{History, Moments, ViewEngine, Worth};
+use ondol_vocabulary::{FeatureStatus, SourceDefinition, SourceOrigin, TableFormat};
 use proptest::prelude::*;
 
 const ENTITIES: [&str; 3] = ["a", "b", "c"];
@@ -48,8 +48,8 @@ fn admitted(history: &History, events: &[Event]) -> (RecordBatch, Vec<u32>) {
     (events, lanes.into_iter().flatten().collect())
 }
 
-/// Every feature at the moments of each entity in turn.
-fn read(history: &History, events: &[Event], moments: &[i64]) -> Vec<Vec<Value>> {
+/// Every feature at the moments of each entity in turn, and what the entity is worth.
+fn read(history: &History, events: &[Event], moments: &[i64]) -> Vec<(Vec<Value>, Worth)> {
     let (events, lanes) = admitted(history, events);
     let mut sorted = moments.to_vec();
     sorted.sort_unstable();
@@ -59,13 +59,14 @@ fn read(history: &History, events: &[Event], moments: &[i64]) -> Vec<Vec<Value>>
         times: &times,
         ends: &ends,
     };
-    let columns: Vec<ArrayRef> = history.values(&events, &lanes, &moments).unwrap();
+    let answers = history.answers(&events, &lanes, &moments).unwrap();
+    let columns: Vec<ArrayRef> = history.filled(answers.values).unwrap();
     for (column, feature) in columns.iter().zip(&history.definition().features) {
         assert_eq!(*column.data_type(), feature.data_type.arrow());
         assert_eq!(column.len(), times.len());
     }
     (0..times.len())
-        .map(|slot| columns.iter().map(|column| value(column, slot)).collect())
+        .map(|slot| (columns.iter().map(|column| value(column, slot)).collect(), answers.worth[slot]))
         .collect()
 }
 
@@ -76,8 +77,15 @@ fn check(view: &View, source: &SourceDefinition, events: &[Event], moments: &[i6
     let expected = ENTITIES
         .iter()
         .flat_map(|entity| trained(&engine, events, entity, moments));
-    let values = |answers: Vec<Answer>| answers.into_iter().map(|answer| answer.value).collect::<Vec<_>>();
-    let expected: Vec<Vec<Value>> = expected.map(values).collect();
+    let values = |answers: Vec<Answer>| {
+        let worth = match answers[0].status {
+            FeatureStatus::Missing => Worth::Missing,
+            FeatureStatus::Stale => Worth::Stale,
+            _ => Worth::Live,
+        };
+        (answers.into_iter().map(|answer| answer.value).collect(), worth)
+    };
+    let expected: Vec<(Vec<Value>, Worth)> = expected.map(values).collect();
     for (slot, (found, expected)) in read(&history, events, moments).iter().zip(&expected).enumerate() {
         prop_assert_eq!(found, expected, "moment {} of {:?}", slot, moments);
     }
@@ -156,5 +164,5 @@ fn history_of_nothing_is_missing() {
         None,
     )]);
     let history = History::compile(&view.definition(), &source()).unwrap();
-    assert_eq!(read(&history, &[], &[5]), vec![vec![Value::integer(Some(0))]; 3]);
+    assert_eq!(read(&history, &[], &[5]), vec![(vec![Value::integer(Some(0))], Worth::Missing); 3]);
 }

@@ -2,20 +2,19 @@
 
 use super::super::ViewEngine;
 use super::super::projection::Projection;
-use super::Moments;
 use super::lanes::Lanes;
+use super::{Answers, Moments, Worth};
 use crate::row::Row;
-use arrow::array::ArrayRef;
-use ondol_vocabulary::EventTime;
+use ondol_vocabulary::{EventTime, FeatureStatus};
 
 /// Every feature of `engine` at the moments of `which` lanes, one lane after another.
-pub(super) fn values(
+pub(super) fn answers(
     engine: &ViewEngine,
     projection: &Projection,
     lanes: &Lanes,
     which: &[usize],
     moments: &Moments<'_>,
-) -> Vec<ArrayRef> {
+) -> Answers {
     let features: Vec<usize> = (0..engine.definition.features.len()).collect();
     let rows = which.iter().map(|lane| moments.range(*lane).len()).sum();
     let mut finisher = engine.finisher(&features, rows);
@@ -30,5 +29,18 @@ pub(super) fn values(
             finisher.push(row.as_ref(), EventTime::from_micros(*moment));
         }
     }
-    finisher.finish().into_iter().map(|feature| feature.values).collect()
+    let finished = finisher.finish();
+    // The features of one row differ in nothing but whether there is a value.
+    let worth = finished.first().map_or_else(Vec::new, |feature| {
+        let worth = |status: &FeatureStatus| match status {
+            FeatureStatus::Missing => Worth::Missing,
+            FeatureStatus::Stale => Worth::Stale,
+            _ => Worth::Live,
+        };
+        feature.status.iter().map(worth).collect()
+    });
+    Answers {
+        values: finished.into_iter().map(|feature| feature.values).collect(),
+        worth,
+    }
 }

@@ -55,6 +55,42 @@ struct Part {
     features: Vec<usize>,
 }
 
+/// What an entity is worth to a view at a moment: its row's part of a feature's status.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Worth {
+    /// Nothing has happened to it.
+    #[default]
+    Missing,
+    /// It was deleted: as if nothing had happened.
+    Deleted,
+    /// Its newest event is older than the view's time to live.
+    Stale,
+    /// Its features have values, or are null.
+    Live,
+    /// Nothing has happened to it within reach, and what happened before was not read: missing, stale or null. History
+    /// never says so; who reads less than everything does.
+    Unread,
+}
+
+impl Worth {
+    /// That of the number `code`, as it is cast to one.
+    pub fn from_code(code: u8) -> Option<Self> {
+        [Self::Missing, Self::Deleted, Self::Stale, Self::Live, Self::Unread]
+            .into_iter()
+            .find(|worth| *worth as u8 == code)
+    }
+}
+
+/// What a view answers at some moments.
+#[derive(Clone, Debug)]
+pub struct Answers {
+    /// A column per feature, null where there is no value: defaults are not filled in yet ([`History::filled`]).
+    pub values: Vec<ArrayRef>,
+    /// What the entity is worth, by moment.
+    pub worth: Vec<Worth>,
+}
+
 /// The moments of lanes: each lane's one after another, ascending.
 #[derive(Clone, Copy, Debug)]
 pub struct Moments<'a> {
@@ -83,6 +119,8 @@ impl History {
             }
             let mut definition = view.clone();
             definition.features = features.iter().map(|feature| view.features[*feature].clone()).collect();
+            // What has no value is null until all is put together: so it can be counted.
+            definition.features.iter_mut().for_each(|feature| feature.default = None);
             let engine = ViewEngine::compile(&definition, source)?;
             Ok(Some(Part { engine, features }))
         };
@@ -145,11 +183,13 @@ impl History {
         Ok(mask.filter(|mask| mask.true_count() < mask.len()))
     }
 
-    /// The values of latest rows, `events`, of which each row is one: a column per feature. For
-    /// [`Self::is_latest_only`]; the rows of deletions have none.
-    pub fn latest(&self, events: &RecordBatch) -> Result<Vec<ArrayRef>, ExpressionError> {
+    /// The answers of latest rows, `events`, of which each row is one that is live, or a deletion. For
+    /// [`Self::is_latest_only`].
+    pub fn latest(&self, events: &RecordBatch) -> Result<Answers, ExpressionError> {
+        let mut worth = vec![Worth::Live; events.num_rows()];
         let Some(part) = &self.direct else {
-            return Ok(Vec::new());
+            let values = Vec::new();
+            return Ok(Answers { values, worth });
         };
         let deleted = match part.engine.deleted.and_then(|slot| part.engine.layout.latest.get(slot)) {
             Some(input) => part
@@ -171,7 +211,20 @@ impl History {
                 None => array,
             });
         }
-        self.filled(values)
+        let rows = deleted.iter().flatten().zip(&mut worth);
+        rows.filter(|(is_deleted, _)| *is_deleted == Some(true))
+            .for_each(|(_, worth)| *worth = Worth::Deleted);
+        Ok(Answers { values, worth })
+    }
+
+    /// Whether the view declares a default for any of its features, by feature.
+    pub fn has_defaults(&self) -> impl Iterator<Item = bool> {
+        self.fallbacks.iter().map(Option::is_some)
+    }
+
+    /// Whether rows of the source can be deleted.
+    pub fn has_deletions(&self) -> bool {
+        self.any().is_some_and(|engine| engine.deleted.is_some())
     }
 
     /// `values`, a column per feature, with the features' defaults where they are null.
@@ -180,57 +233,69 @@ impl History {
     }
 
     /// The value of each feature at each moment: a column per feature, in the view's order, a value per moment, in the
-    /// moments' order. `events` are of any order, event i of the lane `lanes[i]`; all of them are taken.
-    pub fn values(
+    /// moments' order; and what the entities are worth. `events` are of any order, event i of the lane `lanes[i]`; all of
+    /// them are taken.
+    pub fn answers(
         &self,
         events: &RecordBatch,
         lanes: &[u32],
         moments: &Moments<'_>,
-    ) -> Result<Vec<ArrayRef>, ExpressionError> {
+    ) -> Result<Answers, ExpressionError> {
         let lanes = Lanes::arrange(self, events, lanes, moments)?;
         let mut values: Vec<Option<ArrayRef>> = vec![None; self.definition.features.len()];
+        let mut worth = None;
         if let Some(part) = &self.direct {
             let projection = lanes.projection(&part.engine)?;
-            let read = self.direct_values(part, &projection, &lanes, moments)?;
-            for (feature, array) in part.features.iter().zip(read) {
+            let read = self.direct_answers(part, &projection, &lanes, moments)?;
+            worth = Some(read.worth);
+            for (feature, array) in part.features.iter().zip(read.values) {
                 values[*feature] = Some(array);
             }
         }
         if let Some(part) = &self.folded {
             let projection = lanes.projection(&part.engine)?;
             let everyone: Vec<usize> = (0..moments.ends.len()).collect();
-            let read = fold::values(&part.engine, &projection, &lanes, &everyone, moments);
-            for (feature, array) in part.features.iter().zip(read) {
+            let read = fold::answers(&part.engine, &projection, &lanes, &everyone, moments);
+            worth = worth.or(Some(read.worth));
+            for (feature, array) in part.features.iter().zip(read.values) {
                 values[*feature] = Some(array);
             }
         }
         let complete: Option<Vec<ArrayRef>> = values.into_iter().collect();
-        self.filled(complete.ok_or_else(|| failure("a feature", &"nothing reads it"))?)
+        let unread = || failure("a feature", &"nothing reads it");
+        Ok(Answers {
+            values: complete.ok_or_else(unread)?,
+            worth: worth.ok_or_else(unread)?,
+        })
     }
 
-    fn direct_values(
+    fn direct_answers(
         &self,
         part: &Part,
         projection: &Projection,
         lanes: &Lanes,
         moments: &Moments<'_>,
-    ) -> Result<Vec<ArrayRef>, ExpressionError> {
+    ) -> Result<Answers, ExpressionError> {
         let reach = Reach::find(&self.readings, part, projection, lanes, moments);
         let read = self.readings.values(&part.engine, projection, lanes, &reach)?;
+        let mut worth = reach.worths();
         if lanes.disordered.is_empty() {
-            return Ok(read);
+            let values = read;
+            return Ok(Answers { values, worth });
         }
-        let folded = fold::values(&part.engine, projection, lanes, &lanes.disordered, moments);
+        let folded = fold::answers(&part.engine, projection, lanes, &lanes.disordered, moments);
         let mut places: Vec<(usize, usize)> = (0..moments.times.len()).map(|slot| (0, slot)).collect();
         let slots = lanes.disordered.iter().flat_map(|lane| moments.range(*lane));
-        for (place, slot) in slots.enumerate() {
+        for ((place, slot), folded) in slots.enumerate().zip(&folded.worth) {
             places[slot] = (1, place);
+            worth[slot] = *folded;
         }
         let failed = |error| failure("a feature", &error);
-        let pairs = read.iter().zip(&folded);
-        pairs
+        let pairs = read.iter().zip(&folded.values);
+        let values: Result<_, _> = pairs
             .map(|(read, folded)| interleave(&[read, folded], &places).map_err(failed))
-            .collect()
+            .collect();
+        Ok(Answers { values: values?, worth })
     }
 
     fn any(&self) -> Option<&ViewEngine> {

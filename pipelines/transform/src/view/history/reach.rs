@@ -3,7 +3,7 @@
 use super::super::projection::Projection;
 use super::lanes::Lanes;
 use super::reading::{Readings, Window};
-use super::{Moments, Part};
+use super::{Moments, Part, Worth};
 use crate::row::scalar::ScalarRef;
 use std::ops::Range;
 
@@ -19,16 +19,6 @@ pub(super) struct Reach {
     ends: Vec<u32>,
     /// What the entity is worth at each moment; none if every entity to which something has happened is live.
     pub(super) worth: Option<Vec<Worth>>,
-}
-
-/// What an entity is worth at a moment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Worth {
-    /// Nothing has happened to it, or it was deleted.
-    Missing,
-    /// Its newest event is older than the view's time to live.
-    Stale,
-    Live,
 }
 
 impl Reach {
@@ -82,6 +72,18 @@ impl Reach {
                 for tails in &mut self.tails {
                     tails[slot] = start;
                 }
+            }
+        }
+    }
+
+    /// What the entity is worth at each moment: of a disordered lane, missing.
+    pub(super) fn worths(&self) -> Vec<Worth> {
+        match &self.worth {
+            Some(worth) => worth.clone(),
+            None => {
+                let ends = self.heads.iter().zip(&self.starts);
+                ends.map(|(head, start)| if head == start { Worth::Missing } else { Worth::Live })
+                    .collect()
             }
         }
     }
@@ -162,7 +164,7 @@ fn worth(
         }
         let newest = *head as usize - 1;
         if deleted.is_some_and(|input| is_true(projection, input, newest)) {
-            return Worth::Missing;
+            return Worth::Deleted;
         }
         let age = i128::from(*moment) - i128::from(lanes.times[newest]);
         match ttl_us {

@@ -2,11 +2,11 @@
 
 use super::super::compile::{Answer, Reading};
 use super::super::projection::{Projection, failure};
-use super::ViewEngine;
 use super::lanes::Lanes;
 use super::picks;
-use super::reach::{Reach, Worth};
+use super::reach::Reach;
 use super::totals::{Total, Totals};
+use super::{ViewEngine, Worth};
 use crate::expression::ExpressionError;
 use crate::row::layout::{Measure, Span};
 use crate::row::state::Kind;
