@@ -20,12 +20,15 @@ impl ArtifactFolder {
         Ok(Self { folder })
     }
 
-    /// Keeps `artifact`; when it returns, the file survives a crash. Keeping the same bytes again changes nothing.
+    /// Keeps `artifact`; when it returns, the file survives a crash. Keeping the same bytes again changes nothing, unless
+    /// the file was damaged since: then it is whole again.
     pub fn keep(&self, artifact: &[u8]) -> io::Result<String> {
         let name = sha256(artifact);
         let path = self.path(&name);
-        if !path.is_file() {
-            write_durably(&path, artifact)?;
+        match std::fs::read(&path) {
+            Ok(kept) if kept == artifact => {}
+            // Read or not: what stands there is not the artifact.
+            Ok(_) | Err(_) => write_durably(&path, artifact)?,
         }
         Ok(name)
     }
@@ -43,6 +46,14 @@ impl ArtifactFolder {
             return Err(io::Error::new(io::ErrorKind::InvalidData, detail));
         }
         Ok(Bytes::from(bytes))
+    }
+
+    /// How many bytes the artifact has whose hash is `name`.
+    pub fn size_bytes(&self, name: &str) -> io::Result<usize> {
+        let path = self.path(name);
+        let explain = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
+        let size = std::fs::metadata(&path).map_err(explain)?.len();
+        Ok(usize::try_from(size).unwrap_or(usize::MAX))
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -106,5 +117,17 @@ mod tests {
                 .to_string()
                 .contains("register again")
         );
+    }
+
+    #[test]
+    fn keeping_it_again_mends_a_damaged_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let artifacts = ArtifactFolder::open(folder.path().to_owned()).unwrap();
+        let name = artifacts.keep(b"model").unwrap();
+        for damage in [b"other".as_slice(), b"mod", b""] {
+            std::fs::write(folder.path().join(format!("{name}.onnx")), damage).unwrap();
+            assert_eq!(artifacts.keep(b"model").unwrap(), name);
+            assert_eq!(artifacts.read(&name).unwrap(), Bytes::from_static(b"model"));
+        }
     }
 }

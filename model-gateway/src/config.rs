@@ -1,6 +1,7 @@
 //! The gateway's configuration. Every key is documented here; the reference page is generated from these words.
 
 use crate::access::AccessConfig;
+use crate::features::StoreBreakerConfig;
 use crate::models::Room;
 use crate::runtime::library::{LibrarySearch, VARIABLE, beside_the_program};
 use crate::runtime::loader::BatchingConfig;
@@ -26,6 +27,11 @@ pub struct ModelGatewayConfig {
     pub python: String,
     /// Sessions a model: how many requests it scores at the same time. Each holds the weights once. 0: one per core.
     pub sessions: usize,
+    /// What all loaded models may take together, in MiB: of an ONNX file its size for each of its `sessions` and once more.
+    /// At the bound, versions that no request reaches without naming them are unloaded, those first that were not used for
+    /// longest, and loaded again by the next request that names them; where those that must stay leave no room, a model is
+    /// refused. 0: no bound.
+    pub max_model_memory_mib: usize,
     /// Threads that share one run of a model. 1 is best for many small requests.
     pub intra_op_threads: usize,
     /// How long a request may take unless it says otherwise, in milliseconds.
@@ -50,6 +56,8 @@ pub struct ModelGatewayConfig {
     pub max_request_bytes: usize,
     /// How requests of a model that arrive together are merged into one run.
     pub batching: BatchingConfig,
+    /// When the feature store is not asked for a while.
+    pub store_breaker: StoreBreakerConfig,
     /// Who may use the gateway.
     pub access: AccessConfig,
     /// The name under which the feature store is told what live models read: one for all replicas of a gateway, another for
@@ -73,6 +81,9 @@ pub struct DecisionLogConfig {
     pub linger_ms: u64,
     /// How long the shutdown waits for the queue to empty, in milliseconds.
     pub drain_ms: u64,
+    /// Bytes of a row at most that a caller sent as the model's own tensors and that is kept; of a larger one the decision
+    /// says that its vector was left out.
+    pub max_raw_bytes: usize,
 }
 
 impl Default for ModelGatewayConfig {
@@ -84,6 +95,7 @@ impl Default for ModelGatewayConfig {
             onnxruntime: String::new(),
             python: "python3".to_owned(),
             sessions: 0,
+            max_model_memory_mib: 0,
             intra_op_threads: 1,
             deadline_ms: 2_000,
             max_in_flight: 1_024,
@@ -95,6 +107,7 @@ impl Default for ModelGatewayConfig {
             max_artifact_bytes: 256 << 20,
             max_request_bytes: 16 << 20,
             batching: BatchingConfig::default(),
+            store_breaker: StoreBreakerConfig::default(),
             access: AccessConfig::default(),
             consumer: "model-gateway".to_owned(),
             decision_log: DecisionLogConfig::default(),
@@ -110,6 +123,7 @@ impl Default for DecisionLogConfig {
             batch: 500,
             linger_ms: 50,
             drain_ms: 5_000,
+            max_raw_bytes: 16 << 10,
         }
     }
 }
@@ -133,7 +147,7 @@ impl ModelGatewayConfig {
         }
     }
 
-    /// What a model may have under way unless its routing says otherwise.
+    /// What a model may have under way unless its routing says otherwise, and what all of them may take.
     pub fn room(&self) -> Room {
         let in_flight = match self.max_in_flight_per_model {
             0 => self.max_in_flight.div_ceil(4),
@@ -142,6 +156,10 @@ impl ModelGatewayConfig {
         Room {
             in_flight,
             queue: self.max_queue_per_model,
+            memory_bytes: match self.max_model_memory_mib {
+                0 => None,
+                most => Some(most.saturating_mul(1 << 20)),
+            },
         }
     }
 

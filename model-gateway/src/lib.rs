@@ -38,6 +38,7 @@ pub mod service;
 pub mod shadow;
 pub mod uses;
 
+mod breaker;
 mod difference;
 mod fault;
 mod stand_in;

@@ -1,6 +1,8 @@
 //! What is registered, ready to run: the catalog's rows in memory, each with its loaded model and its compiled plan.
 
+mod loading;
 mod members;
+mod memory;
 mod refresh;
 mod residence;
 
@@ -19,7 +21,11 @@ use crate::score::Score;
 use crate::shadow::Runner;
 use arc_swap::{ArcSwap, ArcSwapOption, Guard};
 use bytes::Bytes;
+use loading::Shelf;
+use memory::{Charge, Memory};
 use ondol_model_gateway_api::ModelGatewayError;
+use ondol_model_gateway_api::wire::ArtifactKind;
+use ondol_runtime::Shutdown;
 use ondol_vocabulary::{EventTime, ModelDefinition, Snapshot, VersionedName};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -27,6 +33,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 pub use refresh::Room;
+pub use residence::Hold;
 use residence::Residence;
 
 /// How long a trial run may take.
@@ -36,16 +43,15 @@ const TRIAL: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub struct Models {
     catalog: Catalog,
-    artifacts: ArtifactFolder,
-    loader: Loader,
+    shelf: Shelf,
     room: Room,
     /// What requests execute; replaced whole, so that none of them waits for a change.
-    table: ArcSwap<Table>,
+    table: Arc<ArcSwap<Table>>,
     /// Where the database stood when the table was made; held while it is made anew.
     known: tokio::sync::Mutex<Option<Mark>>,
     /// Versions registered here a moment ago, already loaded, by `name@version`.
     fresh: Mutex<BTreeMap<String, Arc<Version>>>,
-    runner: OnceLock<Runner>,
+    runner: Arc<OnceLock<Runner>>,
 }
 
 /// One registered version.
@@ -55,7 +61,7 @@ pub struct Version {
     pub record: VersionRecord,
     /// What it has done since the gateway started.
     pub statistics: VersionStatistics,
-    residence: Residence,
+    residence: Arc<Residence>,
     plan: ArcSwapOption<Plan>,
     traffic: ArcSwap<Traffic>,
 }
@@ -70,25 +76,36 @@ pub struct Scorer {
     /// Where its prediction is.
     pub score: Score,
     width: usize,
+    /// What it takes of the memory of models, until the last request has let go of it.
+    charge: Option<Charge>,
 }
 
 impl Models {
-    /// Reads the catalog. Loads no artifact: see [`Self::warm_up`].
+    /// Reads the catalog. Loads no artifact: see [`Self::warm_up`]. Loads are tasks of `shutdown`.
     pub async fn open(
         catalog: Catalog,
         artifacts: ArtifactFolder,
         loader: Loader,
         room: Room,
+        shutdown: &Shutdown,
     ) -> Result<Self, CatalogError> {
+        let table: Arc<ArcSwap<Table>> = Arc::default();
+        let runner: Arc<OnceLock<Runner>> = Arc::default();
         let models = Self {
             catalog,
-            artifacts,
-            loader,
+            shelf: Shelf {
+                artifacts,
+                loader,
+                memory: Memory::new(room.memory_bytes),
+                table: Arc::clone(&table),
+                runner: Arc::clone(&runner),
+                tasks: shutdown.clone(),
+            },
             room,
-            table: ArcSwap::default(),
+            table,
             known: tokio::sync::Mutex::new(None),
             fresh: Mutex::default(),
-            runner: OnceLock::new(),
+            runner,
         };
         models.refresh(true).await?;
         Ok(models)
@@ -101,7 +118,7 @@ impl Models {
 
     /// Loads artifacts.
     pub fn loader(&self) -> &Loader {
-        &self.loader
+        &self.shelf.loader
     }
 
     /// The versions of `name`, oldest first.
@@ -156,6 +173,12 @@ impl Models {
         record: VersionRecord,
         scorer: Arc<Scorer>,
     ) -> Result<VersionRecord, ModelGatewayError> {
+        // Also of a version that is there already: registering it again is how a damaged file is mended.
+        let artifacts = self.shelf.artifacts.clone();
+        tokio::task::spawn_blocking(move || artifacts.keep(&artifact))
+            .await
+            .map_err(internal)?
+            .map_err(|error| unavailable(format!("the artifact can't be kept: {error}")))?;
         let name = record.registered.model.name.clone();
         if let Some(newest) = self.versions(&name).last()
             && newest.record.registered.sha256 == record.registered.sha256
@@ -164,18 +187,13 @@ impl Models {
         {
             return Ok(newest.record.clone());
         }
-        let artifacts = self.artifacts.clone();
-        tokio::task::spawn_blocking(move || artifacts.keep(&artifact))
-            .await
-            .map_err(internal)?
-            .map_err(|error| unavailable(format!("the artifact can't be kept: {error}")))?;
         let record = self
             .catalog
             .add(record)
             .await
             .map_err(|error| unavailable(chain(&error)))?;
         let version = Version {
-            residence: Residence::of(scorer),
+            residence: Arc::new(Residence::of(scorer)),
             ..Version::new(record.clone())
         };
         let added = record.registered.model.to_string();
@@ -203,25 +221,22 @@ impl Models {
                 "`{model}` was unloaded: load it with POST /v2/repository/models/{model}/load"
             )));
         }
-        version.residence.get_or_load(|| self.read(version)).await
+        self.shelf.scorer(version).await
     }
 
-    async fn read(&self, version: &Version) -> Result<Arc<Scorer>, ModelGatewayError> {
-        let artifacts = self.artifacts.clone();
-        let registered = &version.record.registered;
-        let sha256 = registered.sha256.clone();
-        let artifact = tokio::task::spawn_blocking(move || artifacts.read(&sha256))
-            .await
-            .map_err(internal)?
-            .map_err(|error| unavailable(format!("the artifact is gone: {error}")))?;
-        let runtime = self
-            .loader
-            .load(registered.kind, artifact, &version.record.definition, Some(registered))
-            .await;
-        let runtime = runtime.map_err(|error| of_runtime(&error))?;
-        let scorer = Scorer::new(runtime, &version.record.definition)?;
-        scorer.warm_up(&registered.model).await;
-        Ok(Arc::new(scorer))
+    /// Room in memory for a model of that name whose artifact has `size_bytes`, or why there is none.
+    pub(crate) async fn make_room(
+        &self,
+        name: &str,
+        kind: ArtifactKind,
+        size_bytes: usize,
+    ) -> Result<Charge, ModelGatewayError> {
+        self.shelf.make_room(name, kind, size_bytes).await
+    }
+
+    /// Keeps `version` from being evicted while it is held.
+    pub(crate) fn hold(&self, version: &Version) -> Hold {
+        version.residence.hold(&self.shelf.memory)
     }
 
     /// Loads `version`, also one that was unloaded.
@@ -263,7 +278,7 @@ impl Version {
         Self {
             record,
             statistics: VersionStatistics::default(),
-            residence: Residence::default(),
+            residence: Arc::default(),
             plan: ArcSwapOption::empty(),
             traffic: ArcSwap::from_pointee(Traffic::new(0, EventTime::now())),
         }
@@ -315,7 +330,20 @@ impl Scorer {
             layout,
             score,
             width: definition.features.len(),
+            charge: None,
         })
+    }
+
+    /// With what it takes of the memory of models.
+    pub(crate) fn charged(mut self, mut charge: Charge) -> Self {
+        charge.settle(self.runtime.memory_bytes());
+        self.charge = Some(charge);
+        self
+    }
+
+    /// What it takes of the memory of models, in bytes.
+    pub(crate) fn charged_bytes(&self) -> usize {
+        self.charge.as_ref().map_or(0, Charge::bytes)
     }
 
     /// Scores `rows` vectors that say nothing, as for entities that nobody has seen.

@@ -7,18 +7,18 @@
 use crate::decision_log::DecisionLog;
 use crate::definitions::Definitions;
 use crate::fault::{invalid, of_runtime, unavailable};
-use crate::features::{Plan, Served};
+use crate::features::{Entry, Lookups, Plan, Served, Share};
 use crate::inputs::Inputs;
 use crate::models::{Models, Scorer, Version};
 use crate::open_inference::statistics::Stages;
 use crate::route::table::ModelRoutes;
+use crate::routed::Part;
 use crate::runtime::tensor::NamedTensor;
 use crate::stand_in::Prepared;
 use arrow::array::RecordBatch;
 use http::HeaderMap;
-use ondol_feature_store_api::FeatureStore;
 use ondol_model_gateway_api::ModelGatewayError;
-use ondol_model_gateway_api::wire::{Degradation, Prediction, ServedFeature};
+use ondol_model_gateway_api::wire::{Degradation, Prediction};
 use ondol_runtime::Clock;
 use ondol_vocabulary::{DecisionPolicy, EventTime, FeatureRef, Value};
 use std::collections::BTreeMap;
@@ -33,7 +33,7 @@ const LONGEST_DEADLINE: Duration = Duration::from_secs(600);
 /// Scores requests.
 #[derive(Clone)]
 pub struct Predictor {
-    pub(crate) store: Arc<dyn FeatureStore>,
+    pub(crate) lookups: Lookups,
     pub(crate) definitions: Definitions,
     pub(crate) models: Arc<Models>,
     pub(crate) log: DecisionLog,
@@ -121,6 +121,7 @@ impl Bounds {
         Deadline {
             start: Instant::now(),
             whole,
+            queued: Duration::ZERO,
         }
     }
 
@@ -141,6 +142,8 @@ impl Bounds {
 pub struct Deadline {
     start: Instant,
     whole: Duration,
+    /// How long the request waited to be let in.
+    queued: Duration,
 }
 
 impl Deadline {
@@ -157,6 +160,21 @@ impl Deadline {
     /// Since the request arrived.
     pub fn elapsed(&self) -> Duration {
         self.start.elapsed()
+    }
+
+    /// The same for a request that waited for `queued` to be let in.
+    pub fn after(self, queued: Duration) -> Self {
+        Self { queued, ..self }
+    }
+
+    /// The stages of a request until now, whose model ran for `infer` until `ended`, both since it arrived.
+    pub(crate) fn stages(&self, ended: Duration, infer: Duration) -> Stages {
+        Stages {
+            queue: self.queued,
+            input: ended.saturating_sub(infer).saturating_sub(self.queued),
+            infer,
+            output: self.elapsed().saturating_sub(ended),
+        }
     }
 
     /// Waits for the features, at most for `limit` of it.
@@ -219,22 +237,25 @@ impl Predictor {
         })
     }
 
-    /// Scores `inputs` by `version`, and hands them to the decision log and to the shadows of `model`. `ways` says by
-    /// which way each was routed, or all of them.
+    /// Scores `inputs`, the requests of `part`, by its version, and hands them to the decision log and to the shadows of
+    /// `model`. A `share` of the call's read has their features already.
     pub(crate) async fn score_part(
         &self,
         model: &ModelRoutes,
-        version: Arc<Version>,
-        ways: Vec<Arc<str>>,
+        part: Part,
         inputs: Inputs,
+        share: Option<Share>,
         as_of: Option<EventTime>,
         deadline: Deadline,
     ) -> Result<Arc<Scored>, ModelGatewayError> {
+        let Part {
+            version, routes: ways, ..
+        } = part;
         let asked = deadline.model(self.prepare_version(version)).await?;
         let at = EventTime::from_micros(self.clock.now_micros());
 
         let lookup = Instant::now();
-        let (scoring, served) = self.look_up(asked, &inputs, as_of, at, deadline).await?;
+        let (scoring, served) = self.look_up(asked, &inputs, share.as_ref(), as_of, at, deadline).await?;
         let Prepared { version, scorer, plan } = scoring;
         let features = lookup.elapsed();
 
@@ -248,12 +269,7 @@ impl Predictor {
         let model_time = run.elapsed();
         version.traffic().record(inputs.rows, model_time, outputs.is_ok());
         let outputs = outputs?;
-        let stages = Stages {
-            input: deadline.elapsed().saturating_sub(model_time),
-            infer: model_time,
-            ..Stages::default()
-        };
-        version.statistics.succeeded(inputs.rows, stages);
+        let ended = deadline.elapsed();
 
         metrics::histogram!("ondol_gateway_features_seconds").record(features.as_secs_f64());
         metrics::histogram!("ondol_gateway_model_seconds").record(model_time.as_secs_f64());
@@ -274,6 +290,10 @@ impl Predictor {
             },
         });
         self.log.record(&scored, deadline).await?;
+        scored
+            .version
+            .statistics
+            .succeeded(scored.rows(), deadline.stages(ended, model_time));
         for shadow in &model.shadows {
             shadow.offer(&scored);
         }
@@ -305,7 +325,7 @@ pub(crate) async fn run_model(
     deadline.model(run).await
 }
 
-fn micros(duration: Duration) -> i64 {
+pub(crate) fn micros(duration: Duration) -> i64 {
     i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
 }
 
@@ -354,7 +374,7 @@ impl Scored {
     }
 
     /// The vector of request `row`, in order.
-    pub fn entries(&self, row: usize) -> impl Iterator<Item = (&str, ServedFeature)> {
+    pub fn entries(&self, row: usize) -> impl Iterator<Item = Entry<'_>> {
         self.plan.entries(&self.served, row)
     }
 

@@ -49,11 +49,12 @@ pub async fn register(
     let artifact = request.artifact;
     let kind = request.kind.map_or_else(|| kind::recognise(&artifact), Ok);
     let kind = kind.map_err(|error| refused(&error))?;
+    let charge = models.make_room(name, kind, artifact.len()).await?;
     let runtime = models
         .loader()
         .load(kind, artifact.clone(), &model.definition, None)
         .await;
-    let scorer = Scorer::new(runtime.map_err(|error| refused(&error))?, &model.definition)?;
+    let scorer = Scorer::new(runtime.map_err(|error| refused(&error))?, &model.definition)?.charged(charge);
     check(&scorer, &model, manifest.as_ref(), &snapshot)?;
     trial(&scorer, &model).await?;
     let signature = scorer.runtime.signature();

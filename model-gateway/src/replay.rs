@@ -1,5 +1,7 @@
 //! Old vectors scored anew: by the artifact that scored them, which gives the same bits, or by another version.
 
+mod raw;
+
 use crate::fault::{did_you_mean, internal, invalid};
 use crate::features::column;
 use crate::predict::{Predictor, run_model};
@@ -25,8 +27,20 @@ impl Predictor {
         let _admission = self.admit(&routes, deadline).await?;
         let version = named.map_or_else(|| Arc::clone(routes.default_version()), |choice| choice.version);
         let scorer = deadline.model(self.models.scorer(&version)).await?;
-        let vector = parse(&version.record.definition, request.vectors)?;
-        let tensors = scorer.layout.tensors(&vector)?;
+        let definition = &version.record.definition;
+        let columns = columns(definition, request.vectors)?;
+        let entries = || definition.features.iter().zip(&columns);
+        let is_typed =
+            entries().all(|(feature, values)| values.iter().all(|value| raw::holds(feature.data_type, value)));
+        let raw = if is_typed {
+            None
+        } else {
+            raw::tensors(&scorer.layout, &columns, rows)?
+        };
+        let tensors = match raw {
+            Some(tensors) => tensors,
+            None => scorer.layout.tensors(&typed(definition, &columns, rows)?)?,
+        };
         let outputs = run_model(&scorer, rows, tensors, deadline).await?;
         let registered = &version.record.registered;
         Ok(VectorScores {
@@ -37,8 +51,11 @@ impl Predictor {
     }
 }
 
-/// The vectors as a batch: every entry of the model's vector must be there, and nothing else.
-fn parse(model: &ModelDefinition, vectors: Vec<BTreeMap<String, Value>>) -> Result<RecordBatch, ModelGatewayError> {
+/// The vectors by entry: every entry of the model's vector must be there, and nothing else.
+fn columns(
+    model: &ModelDefinition,
+    vectors: Vec<BTreeMap<String, Value>>,
+) -> Result<Vec<Vec<Value>>, ModelGatewayError> {
     let rows = vectors.len();
     let mut columns: Vec<Vec<Value>> = model.features.iter().map(|_| Vec::with_capacity(rows)).collect();
     for (row, mut vector) in vectors.into_iter().enumerate() {
@@ -58,6 +75,11 @@ fn parse(model: &ModelDefinition, vectors: Vec<BTreeMap<String, Value>>) -> Resu
             )));
         }
     }
+    Ok(columns)
+}
+
+/// The vectors as a batch of the definition's types.
+fn typed(model: &ModelDefinition, columns: &[Vec<Value>], rows: usize) -> Result<RecordBatch, ModelGatewayError> {
     let fields: Vec<ArrowField> = model
         .features
         .iter()
@@ -66,7 +88,7 @@ fn parse(model: &ModelDefinition, vectors: Vec<BTreeMap<String, Value>>) -> Resu
     let arrays = model
         .features
         .iter()
-        .zip(&columns)
+        .zip(columns)
         .map(|(feature, values)| column(&feature.name, feature.data_type, values).map_err(invalid))
         .collect::<Result<Vec<_>, _>>()?;
     let options = RecordBatchOptions::new().with_row_count(Some(rows));

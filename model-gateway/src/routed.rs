@@ -2,6 +2,7 @@
 //! several, each with its own requests, and put together again in the order of the instances.
 
 use crate::fault::internal;
+use crate::features::{Share, SharedRead};
 use crate::inputs::{self, Inputs};
 use crate::models::Version;
 use crate::predict::{Batch, Deadline, Predictor, Scored};
@@ -12,15 +13,23 @@ use arrow::compute::take_record_batch;
 use futures::future::try_join_all;
 use ondol_model_gateway_api::ModelGatewayError;
 use ondol_model_gateway_api::wire::Prediction;
-use ondol_vocabulary::Value;
+use ondol_vocabulary::{EventTime, Value};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::OwnedSemaphorePermit;
 
 /// A call that was let in. Dropping it lets the next one in.
 #[derive(Debug)]
 pub struct Admission {
-    _place: Place,
+    place: Place,
     _permit: OwnedSemaphorePermit,
+}
+
+impl Admission {
+    /// How long it took.
+    pub fn waited(&self) -> Duration {
+        self.place.waited()
+    }
 }
 
 /// A scored call: what each version made of its requests, in the order of the instances.
@@ -32,10 +41,14 @@ pub struct Routed {
 }
 
 /// Requests of a call that go to one version.
-struct Part {
-    version: Arc<Version>,
+#[derive(Debug)]
+pub(crate) struct Part {
+    /// The version.
+    pub(crate) version: Arc<Version>,
+    /// Their places in the call.
     rows: Vec<usize>,
-    routes: Vec<Arc<str>>,
+    /// By which way each was routed, or all of them.
+    pub(crate) routes: Vec<Arc<str>>,
 }
 
 impl Routed {
@@ -79,7 +92,7 @@ impl Predictor {
         // The model's own bound first, so that calls that wait for a slow model hold nothing that others need.
         let place = routes.bulkhead.enter(deadline.end()).await?;
         Ok(Admission {
-            _place: place,
+            place,
             _permit: self.bounds.admit()?,
         })
     }
@@ -114,7 +127,8 @@ impl Predictor {
     async fn predict_within(&self, model: &str, batch: Batch, deadline: Deadline) -> Result<Routed, ModelGatewayError> {
         self.bounds.check_rows(batch.instances.len())?;
         let (routes, named) = deadline.model(self.find(model)).await?;
-        let _admission = self.admit(&routes, deadline).await?;
+        let admission = self.admit(&routes, deadline).await?;
+        let deadline = deadline.after(admission.waited());
         let choices = match named {
             Some(choice) => Choices::All(choice),
             None => routes.choose(&batch.headers, &batch.instances)?,
@@ -127,9 +141,9 @@ impl Predictor {
         let inputs = inputs::parse(&version.record.definition.inputs, batch.instances)?;
         let mut parts = parts(choices, inputs.rows);
         let routes = &routes;
-        let score = |part: Part, inputs: Inputs| async move {
+        let score = |part: Part, inputs: Inputs, share: Option<Share>| async move {
             let version = Arc::clone(&part.version);
-            let scored = self.score_part(routes, part.version, part.routes, inputs, batch.as_of, deadline);
+            let scored = self.score_part(routes, part, inputs, share, batch.as_of, deadline);
             scored
                 .await
                 .inspect_err(|_| version.statistics.failed(deadline.elapsed()))
@@ -137,7 +151,7 @@ impl Predictor {
         if parts.len() <= 1 {
             let only = parts.pop().ok_or_else(|| internal("a call has no requests"))?;
             return Ok(Routed {
-                parts: vec![score(only, inputs).await?],
+                parts: vec![score(only, inputs, None).await?],
                 places: None,
             });
         }
@@ -149,15 +163,33 @@ impl Predictor {
                 }
             }
         }
+        let read = self.read_once(&parts, &inputs, batch.as_of, deadline).await;
         let mut under_way = Vec::with_capacity(parts.len());
         for part in parts {
             let inputs = rows_of(&inputs, &part.rows)?;
-            under_way.push(score(part, inputs));
+            let share = read.as_ref().map(|read| read.share(&part.rows));
+            under_way.push(score(part, inputs, share));
         }
         Ok(Routed {
             parts: try_join_all(under_way).await?,
             places: Some(places),
         })
+    }
+}
+
+impl Predictor {
+    /// Reads the features of all `parts` at once. Nothing where one of them can't be looked up: it says so itself.
+    async fn read_once(
+        &self,
+        parts: &[Part],
+        inputs: &Inputs,
+        as_of: Option<EventTime>,
+        deadline: Deadline,
+    ) -> Option<SharedRead> {
+        let snapshot = self.definitions.current();
+        let plans = parts.iter().map(|part| part.version.plan(&snapshot).ok());
+        let plans = plans.collect::<Option<Vec<_>>>()?;
+        SharedRead::of(&plans, &self.lookups, inputs, as_of, deadline).await
     }
 }
 

@@ -7,6 +7,7 @@ use crate::config::ModelGatewayConfig;
 use crate::decision_log::DecisionLog;
 use crate::definitions::Definitions;
 use crate::fault::{internal, invalid};
+use crate::features::Lookups;
 use crate::models::Models;
 use crate::open_inference;
 use crate::outcomes::Outcomes;
@@ -84,7 +85,7 @@ impl ModelGatewayService {
         let artifacts = ArtifactFolder::open(config.artifacts_dir()).map_err(folder)?;
         let catalog = Catalog::open(&config.database_url()).await?;
         let loader = Loader::new(config.onnx_options(), config.batching.clone());
-        let models = Arc::new(Models::open(catalog, artifacts, loader, config.room()).await?);
+        let models = Arc::new(Models::open(catalog, artifacts, loader, config.room(), shutdown).await?);
         models.loader().find_members_in(Box::new(Arc::downgrade(&models)));
 
         let access = Access::open(
@@ -135,7 +136,7 @@ impl ModelGatewayService {
         );
         uses.follow(shutdown);
         let predictor = Predictor {
-            store: feature_store,
+            lookups: Lookups::new(feature_store, &config.store_breaker, health),
             definitions: definitions.clone(),
             models: Arc::clone(&models),
             log,

@@ -3,7 +3,7 @@
 //! One version scores a whole batch: where the policy says so of one row, the stand-in scores all of them. A stand-in
 //! takes the same inputs, and has no stand-in of its own.
 
-use crate::features::{Looked, Plan, Served, no_stand_in};
+use crate::features::{Looked, Plan, Served, Share, no_stand_in};
 use crate::inputs::Inputs;
 use crate::models::{Scorer, Version};
 use crate::predict::{Deadline, Predictor};
@@ -20,17 +20,18 @@ pub(crate) struct Prepared {
 }
 
 impl Predictor {
-    /// Looks the vectors of `inputs` up; with who scores them.
+    /// Looks the vectors of `inputs` up, unless a `share` of a call's read has them; with who scores them.
     pub(crate) async fn look_up(
         &self,
         asked: Prepared,
         inputs: &Inputs,
+        share: Option<&Share>,
         as_of: Option<EventTime>,
         now: EventTime,
         deadline: Deadline,
     ) -> Result<(Prepared, Served), ModelGatewayError> {
-        let store = self.store.as_ref();
-        let (version, mut degraded) = match asked.plan.serve(store, inputs, as_of, now, deadline).await? {
+        let store = &self.lookups;
+        let (version, mut degraded) = match asked.plan.serve(store, share, inputs, as_of, now, deadline).await? {
             Looked::Served(served) => return Ok((asked, served)),
             Looked::Instead { version, degraded } => (version, degraded),
         };
@@ -45,7 +46,7 @@ impl Predictor {
         if stand_in.version.record.definition.inputs != record.definition.inputs {
             return Err(refused("it takes other inputs"));
         }
-        match stand_in.plan.serve(store, inputs, as_of, now, deadline).await {
+        match stand_in.plan.serve(store, None, inputs, as_of, now, deadline).await {
             Ok(Looked::Served(mut served)) => {
                 degraded.append(&mut served.degraded);
                 served.degraded = degraded;

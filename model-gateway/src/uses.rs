@@ -6,12 +6,10 @@
 
 use crate::definitions::Definitions;
 use crate::models::{Models, Version};
-use crate::route::table::ModelRoutes;
 use ondol_feature_store_api::FeatureStore;
 use ondol_feature_store_api::uses::{FeatureUse, ModelUse};
 use ondol_runtime::Shutdown;
-use ondol_vocabulary::{FeatureRef, Remedy, Snapshot};
-use std::collections::BTreeSet;
+use ondol_vocabulary::FeatureRef;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Mutex;
@@ -83,7 +81,8 @@ impl Uses {
         let snapshot = self.definitions.current();
         let mut uses: Vec<ModelUse> = Vec::new();
         for routes in self.models.all_routes() {
-            let live = live(&routes, &snapshot);
+            let policy = snapshot.model(&routes.name).map(|model| &model.definition.policy);
+            let live = routes.live(policy);
             let versions = routes.versions.iter();
             uses.extend(
                 versions
@@ -94,30 +93,6 @@ impl Uses {
         uses.sort_by_key(|found| (found.model.name.clone(), found.model.version));
         uses
     }
-}
-
-/// The versions of a model that a request may reach.
-fn live(routes: &ModelRoutes, snapshot: &Snapshot) -> BTreeSet<u32> {
-    let routing = &routes.revision.revision.routing;
-    let mut live = BTreeSet::from([routes.default_version().record.registered.model.version]);
-    live.extend(routing.aliases.values());
-    live.extend(routing.rules.iter().filter_map(|rule| routing.resolve(&rule.to)));
-    live.extend(routing.split.iter().filter_map(|share| routing.resolve(&share.to)));
-    live.extend(
-        routing
-            .shadow
-            .iter()
-            .filter_map(|shadow| routing.resolve(&shadow.version)),
-    );
-    if let Some(model) = snapshot.model(&routes.name) {
-        let policy = &model.definition.policy;
-        let remedies = [policy.stale, policy.missing, policy.unavailable, policy.changed];
-        live.extend(remedies.into_iter().filter_map(|remedy| match remedy {
-            Remedy::Version(version) => Some(version),
-            Remedy::Serve | Remedy::Default | Remedy::Reject => None,
-        }));
-    }
-    live
 }
 
 /// What a version reads, of the views as they were when it was registered. A version of an older gateway did not note

@@ -146,6 +146,15 @@ impl Server {
         ModelGatewayClient::new(self.url.clone()).unwrap()
     }
 
+    /// Has `fraud` run on its own tensor, of values that no feature has. The request's id.
+    async fn infer_raw(&self) -> String {
+        let tensor = json!({ "name": "X", "shape": [1, 5], "datatype": "FP32", "data": [1.5, 0.1, null, -2, 3] });
+        let url = self.url.join("/v2/models/fraud/infer").unwrap();
+        let call = reqwest::Client::new().post(url).body(json!({ "inputs": [tensor] }).to_string());
+        let answer: Value = call.send().await.unwrap().json().await.unwrap();
+        answer["parameters"]["request_ids"].as_str().unwrap().to_owned()
+    }
+
     /// Definitions, events of one card, and a registered model.
     async fn fill(&self) {
         self.fill_with(DEFINITIONS).await;
@@ -397,6 +406,7 @@ async fn a_decision_is_replayed_answered_and_learned_from() {
         let answer = server.gateway().predict("fraud", request(card, amount)).await.unwrap();
         ids.push(answer.request_id);
     }
+    ids.push(server.infer_raw().await);
     server.recorded(&ids.iter().cloned().collect()).await;
     for id in &ids {
         let replay = server.ondol(&format!("replay {id}"));
@@ -406,7 +416,8 @@ async fn a_decision_is_replayed_answered_and_learned_from() {
     let unknown = server.fails("replay 01ARYZ6S41TSV4RRFFQ69G5FAV");
     assert!(unknown.contains("no decision of"), "{unknown}");
 
-    for (id, outcome) in [(&ids[0], "true"), (&ids[1], "false"), (&ids[0], "false")] {
+    // The raw call's outcome is not learned from: its tensors were not features.
+    for (id, outcome) in [(&ids[3], "true"), (&ids[0], "true"), (&ids[1], "false"), (&ids[0], "false")] {
         server.ondol(&format!("outcome fraud {id} {outcome}"));
     }
     let mut made = Value::Null;

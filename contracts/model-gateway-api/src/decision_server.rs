@@ -5,7 +5,9 @@ use crate::service::ModelGateway;
 use crate::wire::{OutcomeReceipt, OutcomeRequest, ScoreRequest, VectorScores};
 use axum::extract::State;
 use axum::response::Response;
-use ondol_wire::responses::{BadRequest, GatewayTimeout, Internal, NotFound, TooManyRequests, Unavailable};
+use ondol_wire::responses::{
+    BadGateway, BadRequest, GatewayTimeout, InsufficientStorage, Internal, NotFound, TooManyRequests, Unavailable,
+};
 use ondol_wire::{JsonBody, answer};
 use std::sync::Arc;
 use utoipa::OpenApi;
@@ -35,7 +37,7 @@ struct Document;
     request_body(content = ScoreRequest, example = json!({"vectors": [{"card.n_1h": 7, "amount": 120, "derived.ratio": null}]})),
     responses(
         (status = 200, description = "One prediction per vector, in their order.", body = VectorScores),
-        BadRequest, NotFound, TooManyRequests, Internal, Unavailable, GatewayTimeout
+        BadRequest, NotFound, TooManyRequests, Internal, BadGateway, Unavailable, GatewayTimeout, InsufficientStorage
     )
 )]
 pub(crate) async fn score(

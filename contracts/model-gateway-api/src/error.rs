@@ -65,6 +65,12 @@ pub enum ModelGatewayError {
         /// Which features, or the reason.
         detail: String,
     },
+    /// The models that must stay loaded leave no room for another.
+    #[error("{detail}")]
+    ModelMemory {
+        /// The models, their sizes and the remedy.
+        detail: String,
+    },
     /// More requests are under way than the configured bound.
     #[error("the gateway is overloaded: {detail}")]
     Overloaded {
@@ -131,6 +137,7 @@ impl ContractError for ModelGatewayError {
                 ..
             } => StatusCode::UNPROCESSABLE_ENTITY,
             Self::FeaturesRejected { .. } => StatusCode::SERVICE_UNAVAILABLE,
+            Self::ModelMemory { .. } => StatusCode::INSUFFICIENT_STORAGE,
             Self::Overloaded { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::DeadlineExceeded { .. } => StatusCode::GATEWAY_TIMEOUT,
             Self::Upstream { failure, .. } => match failure {
@@ -152,6 +159,7 @@ impl ContractError for ModelGatewayError {
             Self::RevisionConflict { .. } => "revision-conflict",
             Self::LimitsNotMet { .. } => "limits-not-met",
             Self::FeaturesRejected { .. } => "features-rejected",
+            Self::ModelMemory { .. } => "model-memory",
             Self::Overloaded { .. } => "overloaded",
             Self::DeadlineExceeded { .. } => "deadline-exceeded",
             Self::Upstream { failure, .. } => match failure {

@@ -11,7 +11,9 @@ use axum::response::Response;
 use axum::routing::get;
 use axum::{Extension, Router};
 use http::{HeaderMap, HeaderValue, header};
-use ondol_wire::responses::{BadRequest, Conflict, Internal, NotFound, Unavailable};
+use ondol_wire::responses::{
+    BadGateway, BadRequest, Conflict, GatewayTimeout, InsufficientStorage, Internal, NotFound, Unavailable,
+};
 use ondol_wire::{ContractError as _, JsonBody, Query, Segment, answer, problem};
 use std::sync::Arc;
 use utoipa::OpenApi;
@@ -110,7 +112,7 @@ async fn history(State(gateway): State<Service>, name: Name) -> Response {
     request_body(content = Routing, example = json!({"aliases": {"champion": 3, "canary": 4}, "split": [{"to": "champion", "percent": 95}, {"to": "canary", "percent": 5}], "rules": [{"name": "large", "when": "amount > 1000", "to": "champion"}], "shadow": [{"version": 5, "flip_at": 0.5}], "limits": {"min_requests": 1000, "max_error_rate": 0.001, "max_p99_ms": 5, "max_flip_rate": 0.01}})),
     responses(
         (status = 200, description = "The new revision.", body = RoutingRevision),
-        BadRequest, NotFound, Conflict, Internal, Unavailable
+        BadRequest, NotFound, Conflict, Internal, BadGateway, Unavailable, GatewayTimeout, InsufficientStorage
     )
 )]
 async fn set_routing(
@@ -146,7 +148,7 @@ async fn set_routing(
     request_body(content = PromoteRequest, example = json!({"version": 4, "note": "a week without a flip"})),
     responses(
         (status = 200, description = "The new revision.", body = RoutingRevision),
-        BadRequest, NotFound, Conflict, Internal, Unavailable
+        BadRequest, NotFound, Conflict, Internal, BadGateway, Unavailable, GatewayTimeout, InsufficientStorage
     )
 )]
 pub(crate) async fn promote(
@@ -168,7 +170,7 @@ pub(crate) async fn promote(
     request_body(content = RollbackRequest, example = json!({"note": "too many declines"})),
     responses(
         (status = 200, description = "The new revision.", body = RoutingRevision),
-        BadRequest, NotFound, Conflict, Internal, Unavailable
+        BadRequest, NotFound, Conflict, Internal, BadGateway, Unavailable, GatewayTimeout, InsufficientStorage
     )
 )]
 pub(crate) async fn rollback(

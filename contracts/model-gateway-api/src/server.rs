@@ -16,7 +16,8 @@ use axum::routing::{get, post};
 use http::{HeaderMap, header};
 use ondol_wire::body::read_body;
 use ondol_wire::responses::{
-    BadRequest, GatewayTimeout, Internal, NotFound, Octets, TooManyRequests, Unavailable, Unprocessable,
+    BadGateway, BadRequest, GatewayTimeout, InsufficientStorage, Internal, NotFound, Octets, TooManyRequests,
+    Unavailable, Unprocessable,
 };
 use ondol_wire::{ContractError as _, JsonBody, Problem, Segment, answer, problem};
 use std::sync::Arc;
@@ -162,7 +163,8 @@ fn explain(request: &Request) -> Result<Option<bool>, ModelGatewayError> {
     request_body(content = PredictRequest, example = json!({"inputs": {"card_id": "c1", "merchant_id": "m9", "amount": 120}})),
     responses(
         (status = 200, description = "The prediction and the vector it was made from.", body = Prediction, example = json!({"prediction": 0.83, "model": "fraud@4", "request_id": "01JD6Z0S8N6J2V4Y7T3Q5W9XKB", "as_of": "2026-11-21T09:00:00Z", "features": {"card.n_1h": {"value": 7, "age_ms": 240, "status": "fresh", "view": "card@1"}, "amount": {"value": 120, "status": "fresh"}}})),
-        BadRequest, NotFound, TooManyRequests, Internal, Unavailable, GatewayTimeout
+        BadRequest, NotFound, Unprocessable, TooManyRequests, Internal, BadGateway, Unavailable, GatewayTimeout,
+        InsufficientStorage
     )
 )]
 async fn predict(State(gateway): State<Service>, model: &str, headers: HeaderMap, body: PredictRequest) -> Response {
@@ -178,7 +180,8 @@ async fn predict(State(gateway): State<Service>, model: &str, headers: HeaderMap
     request_body(content = BatchPredictRequest, example = json!({"instances": [{"card_id": "c1", "merchant_id": "m9", "amount": 120}, {"card_id": "c2", "merchant_id": "m9", "amount": 8}]})),
     responses(
         (status = 200, description = "One prediction per instance, in their order.", body = BatchPrediction),
-        BadRequest, NotFound, TooManyRequests, Internal, Unavailable, GatewayTimeout
+        BadRequest, NotFound, Unprocessable, TooManyRequests, Internal, BadGateway, Unavailable, GatewayTimeout,
+        InsufficientStorage
     )
 )]
 async fn batch_predict(
@@ -209,7 +212,7 @@ async fn batch_predict(
     )),
     responses(
         (status = 200, description = "The new version.", body = RegisteredModel, example = json!({"model": "fraud@4", "sha256": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08", "registered_at": "2026-11-21T09:00:00Z", "definition_version": 1, "inputs": [{"name": "input", "datatype": "FP32", "shape": [-1, 12]}], "outputs": [{"name": "probabilities", "datatype": "FP32", "shape": [-1, 2]}]})),
-        BadRequest, NotFound, Unprocessable, Internal, Unavailable
+        BadRequest, NotFound, Unprocessable, Internal, BadGateway, Unavailable, GatewayTimeout, InsufficientStorage
     )
 )]
 async fn register(State(gateway): State<Service>, Segment(model, _): Name, request: Request) -> Response {

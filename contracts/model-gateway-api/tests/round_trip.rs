@@ -507,6 +507,11 @@ async fn every_error_comes_back_as_itself_and_as_a_problem() {
             409,
             "limits-not-met",
         ),
+        (
+            ModelGatewayError::ModelMemory { detail: text("d") },
+            507,
+            "model-memory",
+        ),
         (ModelGatewayError::Overloaded { detail: text("d") }, 429, "overloaded"),
         (
             ModelGatewayError::DeadlineExceeded {

@@ -32,10 +32,14 @@ problem_responses! {
     TooManyRequests: "429", "A configured bound was hit: try again later.";
     /// The service failed.
     Internal: "500", "A fault of the service's own.";
+    /// Something the service asked answered wrongly.
+    BadGateway: "502", "A server that the service had to ask can't be reached, or answered wrongly; the detail names it.";
     /// The service can't answer now.
     Unavailable: "503", "The service, or something it needs, can't answer now: try again later.";
     /// A deadline passed.
     GatewayTimeout: "504", "The request's deadline passed.";
+    /// There is no room for what was asked.
+    InsufficientStorage: "507", "There is no room for it: the detail says what takes the room, and the remedy.";
 }
 
 fn described(status: &str, description: &str) -> BTreeMap<String, RefOr<Response>> {

@@ -4,11 +4,10 @@
 //! round trips of ingest, however many requests there are. What can't be pushed is an error to whoever waits for it; it is
 //! not tried again here, because the caller may have gone.
 
-use super::SOURCE;
-use super::record::event;
+use super::{Decisions, SOURCE};
 use crate::config::DecisionLogConfig;
 use crate::fault::{internal, unavailable};
-use crate::predict::{Bounds, Deadline, Scored};
+use crate::predict::{Bounds, Deadline};
 use ondol_ingest_api::Ingest;
 use ondol_ingest_api::wire::PushRequest;
 use ondol_model_gateway_api::ModelGatewayError;
@@ -61,8 +60,8 @@ impl AuditLog {
     }
 
     /// Waits until the decisions of `scored` are durable.
-    pub(super) async fn record(&self, scored: &Scored, deadline: Deadline) -> Result<(), ModelGatewayError> {
-        let events = (0..scored.rows()).map(|row| event(scored, row));
+    pub(super) async fn record(&self, scored: &dyn Decisions, deadline: Deadline) -> Result<(), ModelGatewayError> {
+        let events = (0..scored.rows()).map(|row| scored.event(row));
         let events = events.collect::<Result<Vec<_>, _>>().map_err(internal)?;
         let rows = events.len() as u64;
         let (done, answer) = oneshot::channel();

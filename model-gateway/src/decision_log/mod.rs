@@ -1,6 +1,7 @@
 //! The decision log: what was served and predicted, sent to source `decisions`.
 //!
-//! A request hands its whole batch over by reference; [`record`] turns rows into events, and tasks push them in batches.
+//! A request hands its whole batch over by reference; [`record`] turns rows into events ([`raw`] those of calls that sent the
+//! vector themselves), and tasks push them in batches.
 //! What a model's definition says of its decisions decides the way:
 //! - *best effort* ([`pusher`]): aside from the request. The queue is bounded in decisions: when it is full, further ones
 //!   are dropped, counted and reported, and requests never wait.
@@ -11,6 +12,7 @@
 
 mod audit;
 mod pusher;
+pub(crate) mod raw;
 mod record;
 mod sample;
 
@@ -23,8 +25,10 @@ use audit::AuditLog;
 use ondol_ingest_api::Ingest;
 use ondol_model_gateway_api::ModelGatewayError;
 use ondol_runtime::Shutdown;
-use ondol_vocabulary::{Audit, EventTime};
+use ondol_vocabulary::{Audit, DecisionPolicy, EventTime};
 use pusher::Pusher;
+use serde_json::value::RawValue;
+use std::fmt::Debug;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
@@ -42,12 +46,49 @@ pub struct DecisionLog {
     audit: AuditLog,
     room: Arc<Semaphore>,
     dropped: Arc<Dropped>,
+    max_raw_bytes: usize,
+}
+
+/// A scored batch as the log takes it.
+pub(crate) trait Decisions: Debug + Send + Sync {
+    /// How many requests it has.
+    fn rows(&self) -> usize;
+    /// The id of request `row`.
+    fn request_id(&self, row: usize) -> &str;
+    /// What is kept of it.
+    fn policy(&self) -> &DecisionPolicy;
+    /// When it was scored.
+    fn at(&self) -> EventTime;
+    /// Request `row` as an event of source `decisions`.
+    fn event(&self, row: usize) -> Result<Box<RawValue>, serde_json::Error>;
+}
+
+impl Decisions for Scored {
+    fn rows(&self) -> usize {
+        Self::rows(self)
+    }
+
+    fn request_id(&self, row: usize) -> &str {
+        Self::request_id(self, row)
+    }
+
+    fn policy(&self) -> &DecisionPolicy {
+        self.decisions()
+    }
+
+    fn at(&self) -> EventTime {
+        Self::at(self)
+    }
+
+    fn event(&self, row: usize) -> Result<Box<RawValue>, serde_json::Error> {
+        record::event(self, row)
+    }
 }
 
 /// A scored batch that waits to be pushed. Its permit is its room in the queue.
 #[derive(Debug)]
 struct Waiting {
-    scored: Arc<Scored>,
+    scored: Arc<dyn Decisions>,
     /// How many of its rows are recorded.
     recorded: usize,
     _room: OwnedSemaphorePermit,
@@ -56,7 +97,7 @@ struct Waiting {
 impl Waiting {
     /// The rows that are recorded.
     fn rows(&self) -> impl Iterator<Item = usize> {
-        let ppm = self.scored.decisions().sample_ppm;
+        let ppm = self.scored.policy().sample_ppm;
         (0..self.scored.rows()).filter(move |row| is_sampled(self.scored.request_id(*row), ppm))
     }
 }
@@ -80,6 +121,7 @@ impl DecisionLog {
                 audit,
                 room,
                 dropped,
+                max_raw_bytes: config.max_raw_bytes,
             };
         }
         // Unbounded by itself: the semaphore bounds what is in it.
@@ -99,22 +141,38 @@ impl DecisionLog {
             audit,
             room,
             dropped,
+            max_raw_bytes: config.max_raw_bytes,
         }
     }
 
     /// Records a scored batch as its model's definition says: by the time it returns where an audit is required (or an
     /// error says that it can't be), otherwise whenever, or not at all when there is no room.
-    pub async fn record(&self, scored: &Arc<Scored>, deadline: Deadline) -> Result<(), ModelGatewayError> {
-        if scored.decisions().audit == Audit::Required {
-            return self.audit.record(scored, deadline).await;
+    pub(crate) async fn record<D: Decisions + 'static>(
+        &self,
+        scored: &Arc<D>,
+        deadline: Deadline,
+    ) -> Result<(), ModelGatewayError> {
+        if scored.policy().audit == Audit::Required {
+            return self.audit.record(scored.as_ref(), deadline).await;
         }
         self.queue(scored);
         Ok(())
     }
 
-    fn queue(&self, scored: &Arc<Scored>) {
+    /// Whether any of the requests will be recorded.
+    pub(crate) fn keeps(&self, policy: &DecisionPolicy, request_ids: &[String]) -> bool {
+        let is_kept = |id: &String| is_sampled(id, policy.sample_ppm);
+        policy.audit == Audit::Required || (self.queue.is_some() && request_ids.iter().any(is_kept))
+    }
+
+    /// How many bytes of a row that was sent raw are kept at most.
+    pub(crate) fn max_raw_bytes(&self) -> usize {
+        self.max_raw_bytes
+    }
+
+    fn queue<D: Decisions + 'static>(&self, scored: &Arc<D>) {
         let Some(queue) = &self.queue else { return };
-        let ppm = scored.decisions().sample_ppm;
+        let ppm = scored.policy().sample_ppm;
         let recorded = (0..scored.rows())
             .filter(|row| is_sampled(scored.request_id(*row), ppm))
             .count();
@@ -128,7 +186,7 @@ impl DecisionLog {
             .is_some_and(|room| {
                 queue
                     .send(Waiting {
-                        scored: Arc::clone(scored),
+                        scored: Arc::clone(scored) as Arc<dyn Decisions>,
                         recorded,
                         _room: room,
                     })

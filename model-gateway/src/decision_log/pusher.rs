@@ -1,6 +1,5 @@
 //! The task that pushes decisions aside from the requests: what it can't bring away it drops and counts.
 
-use super::record::event;
 use super::{Dropped, SOURCE, Waiting};
 use crate::config::DecisionLogConfig;
 use crate::predict::Bounds;
@@ -114,7 +113,7 @@ async fn push(ingest: &Arc<dyn Ingest>, dropped: &Dropped, size: usize, batch: &
     let mut events = Vec::new();
     for waiting in batch {
         for row in waiting.rows() {
-            match event(&waiting.scored, row) {
+            match waiting.scored.event(row) {
                 Ok(event) => events.push(event),
                 Err(error) => {
                     tracing::error!(%error, "a decision can't be written as JSON");

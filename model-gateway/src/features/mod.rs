@@ -8,9 +8,13 @@
 //! or looked up by name that did not change with the request.
 
 mod definition_change;
+mod lookups;
+mod shared;
 mod troubles;
 mod values;
 
+pub use lookups::{Lookups, StoreBreakerConfig};
+pub use shared::{Share, SharedRead};
 pub(crate) use troubles::no_stand_in;
 pub use troubles::{Looked, Troubled};
 pub use values::{column, value_at};
@@ -139,11 +143,12 @@ impl Plan {
         self.engine.needs().iter().zip(versions)
     }
 
-    /// Looks up the vectors of `inputs` as of `as_of`, or as of now: `now` where nothing is read. By the policy, another
-    /// version must score instead, or nothing may.
+    /// Looks up the vectors of `inputs` as of `as_of`, or as of now: `now` where nothing is read. What a `share` has is not
+    /// read again. By the policy, another version must score instead, or nothing may.
     pub async fn serve(
         &self,
-        store: &dyn FeatureStore,
+        store: &Lookups,
+        share: Option<&Share>,
         inputs: &Inputs,
         as_of: Option<EventTime>,
         now: EventTime,
@@ -157,7 +162,14 @@ impl Plan {
             return self.served(inputs, as_of.unwrap_or(now), Vec::new(), Vec::new(), troubled);
         }
         let limit = troubled.lookup_limit(deadline.whole());
-        match deadline.features(limit, self.read(store, inputs, as_of)).await {
+        let read = match share.and_then(|share| share.columns(self.engine.needs())) {
+            Some(read) => read,
+            None => {
+                let read = self.read(store.store(), inputs, as_of);
+                store.within(deadline, limit, read).await
+            }
+        };
+        match read {
             Ok((as_of, columns)) => match troubled.unfresh(&columns)? {
                 Some(version) => Ok(troubled.instead(version)),
                 None => self.served(inputs, as_of, columns, Vec::new(), troubled),
@@ -210,22 +222,26 @@ impl Plan {
         columns.collect()
     }
 
+    /// The join keys of `inputs` that its views are read by.
+    fn entities(&self, inputs: &Inputs) -> impl Iterator<Item = EntityColumn> {
+        self.keys.iter().filter_map(|place| {
+            let field = self.model().inputs.get(*place)?;
+            Some(EntityColumn {
+                name: field.name.clone(),
+                values: inputs.columns.get(*place)?.clone(),
+            })
+        })
+    }
+
     async fn read(
         &self,
         store: &dyn FeatureStore,
         inputs: &Inputs,
         as_of: Option<EventTime>,
     ) -> Result<(EventTime, Vec<FeatureColumn>), ModelGatewayError> {
-        let entity = |place: &usize| {
-            let field = self.model().inputs.get(*place)?;
-            Some(EntityColumn {
-                name: field.name.clone(),
-                values: inputs.columns.get(*place)?.clone(),
-            })
-        };
         let request = ReadRequest {
             features: self.engine.needs().to_vec(),
-            entities: self.keys.iter().filter_map(entity).collect(),
+            entities: self.entities(inputs).collect(),
             as_of,
         };
         let batch = store.read(request).await.map_err(|error| of_store(&error))?;
@@ -247,12 +263,12 @@ impl Plan {
     /// Row `row` of what was served, by feature name.
     pub fn row(&self, served: &Served, row: usize) -> BTreeMap<String, ServedFeature> {
         self.entries(served, row)
-            .map(|(name, feature)| (name.to_owned(), feature))
+            .map(|entry| (entry.name.to_owned(), entry.into()))
             .collect()
     }
 
     /// Row `row` of what was served, in the vector's order.
-    pub fn entries<'a>(&'a self, served: &'a Served, row: usize) -> impl Iterator<Item = (&'a str, ServedFeature)> {
+    pub fn entries<'a>(&'a self, served: &'a Served, row: usize) -> impl Iterator<Item = Entry<'a>> {
         let vector = self
             .model()
             .features
@@ -261,44 +277,67 @@ impl Plan {
             .zip(&self.needs);
         vector.map(move |((entry, values), need)| {
             let value = value_at(values, row);
-            let feature = match need.and_then(|need| served.columns.get(need)) {
-                Some(column) => ServedFeature {
-                    defaulted: need
-                        .and_then(|need| served.defaulted.get(need))
-                        .copied()
-                        .unwrap_or_default(),
-                    ..of_view(column, row, value, served.as_of)
-                },
-                None => of_request(value),
+            let column = need.and_then(|need| Some((need, served.columns.get(need)?)));
+            let Some((need, column)) = column else {
+                return Entry::of_request(&entry.name, value);
             };
-            (entry.name.as_str(), feature)
+            let event_time = column.event_time.get(row).copied().flatten();
+            Entry {
+                name: &entry.name,
+                value,
+                age_ms: event_time.map(|time| served.as_of.since(time) / 1_000),
+                status: column.status.get(row).copied().unwrap_or(FeatureStatus::Missing),
+                view: Some((&column.feature.view, column.view_version)),
+                defaulted: served.defaulted.get(need).copied().unwrap_or_default(),
+            }
         })
     }
 }
 
-fn of_view(column: &FeatureColumn, row: usize, value: Value, as_of: EventTime) -> ServedFeature {
-    let event_time = column.event_time.get(row).copied().flatten();
-    ServedFeature {
-        value,
-        age_ms: event_time.map(|time| as_of.since(time) / 1_000),
-        status: column.status.get(row).copied().unwrap_or(FeatureStatus::Missing),
-        view: Some(VersionedName::new(&column.feature.view, column.view_version)),
-        defaulted: false,
+/// One entry of one request's vector, and what it is worth: a [`ServedFeature`] that owns no names.
+#[derive(Debug)]
+pub struct Entry<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// Its value.
+    pub value: Value,
+    /// Age of the newest event behind it, where it is of a view.
+    pub age_ms: Option<i64>,
+    /// What the value is worth.
+    pub status: FeatureStatus,
+    /// The view it is of, and that view's version.
+    pub view: Option<(&'a str, u32)>,
+    /// Whether the value is a default in the place of an answer.
+    pub defaulted: bool,
+}
+
+impl<'a> Entry<'a> {
+    fn of_request(name: &'a str, value: Value) -> Self {
+        let status = if value == Value::Null {
+            FeatureStatus::Null
+        } else {
+            FeatureStatus::Fresh
+        };
+        Self {
+            name,
+            value,
+            age_ms: None,
+            status,
+            view: None,
+            defaulted: false,
+        }
     }
 }
 
-fn of_request(value: Value) -> ServedFeature {
-    let status = if value == Value::Null {
-        FeatureStatus::Null
-    } else {
-        FeatureStatus::Fresh
-    };
-    ServedFeature {
-        value,
-        age_ms: None,
-        status,
-        view: None,
-        defaulted: false,
+impl From<Entry<'_>> for ServedFeature {
+    fn from(entry: Entry<'_>) -> Self {
+        Self {
+            value: entry.value,
+            age_ms: entry.age_ms,
+            status: entry.status,
+            view: entry.view.map(|(name, version)| VersionedName::new(name, version)),
+            defaulted: entry.defaulted,
+        }
     }
 }
 

@@ -1,16 +1,16 @@
 //! Registered versions as the members of a graph.
 
-use super::{Models, Scorer};
+use super::Models;
 use crate::runtime::RuntimeError;
-use crate::runtime::graph::Members;
+use crate::runtime::graph::{FoundMember, Members};
 use async_trait::async_trait;
 use ondol_model_gateway_api::ModelGatewayError;
-use ondol_vocabulary::{ModelDefinition, VersionedName};
-use std::sync::{Arc, Weak};
+use ondol_vocabulary::VersionedName;
+use std::sync::Weak;
 
 #[async_trait]
 impl Members for Weak<Models> {
-    async fn member(&self, model: &VersionedName) -> Result<(Arc<Scorer>, ModelDefinition), RuntimeError> {
+    async fn member(&self, model: &VersionedName) -> Result<FoundMember, RuntimeError> {
         let models = self
             .upgrade()
             .ok_or_else(|| RuntimeError::Run("the gateway is stopping".to_owned()))?;
@@ -28,10 +28,16 @@ impl Members for Weak<Models> {
                     near.unwrap_or_default()
                 ))
             })?;
+        // Held before it is loaded: the next member's load must not evict it.
+        let hold = models.hold(version);
         let scorer = models.scorer(version).await.map_err(|error| match error {
             ModelGatewayError::Unavailable { detail } => RuntimeError::Library(format!("`{model}`: {detail}")),
             other => RuntimeError::Artifact(format!("`{model}`: {other}")),
         })?;
-        Ok((scorer, version.record.definition.clone()))
+        Ok(FoundMember {
+            scorer,
+            definition: version.record.definition.clone(),
+            hold,
+        })
     }
 }

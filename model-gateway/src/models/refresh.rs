@@ -18,13 +18,15 @@ use std::time::Duration;
 /// How long a replica that follows a change waits for what it routes to before it follows it all the same.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// What a model may have under way unless its routing says otherwise.
+/// What a model may have under way unless its routing says otherwise, and what all of them may take.
 #[derive(Clone, Copy, Debug)]
 pub struct Room {
     /// Requests under way.
     pub in_flight: usize,
     /// Requests waiting.
     pub queue: usize,
+    /// What all loaded models may take together, if that is bounded.
+    pub memory_bytes: Option<usize>,
 }
 
 impl Models {
@@ -146,7 +148,10 @@ impl Models {
     /// Loads every version that `routing` sends requests to, so that none waits for a load that a change caused. One
     /// that can't be loaded is named: nothing may be routed to it.
     pub async fn load_routed(&self, versions: &[Arc<Version>], routing: &Routing) -> Result<(), ModelGatewayError> {
-        for version in routed(versions, routing) {
+        // None of them is evicted for another.
+        let routed = routed(versions, routing);
+        let _holds: Vec<_> = routed.iter().map(|version| self.hold(version)).collect();
+        for version in routed {
             self.scorer(version).await?;
         }
         Ok(())
@@ -154,7 +159,9 @@ impl Models {
 
     /// The same for what another replica decided: it is followed whatever can be loaded here.
     async fn load_followed(&self, routes: &ModelRoutes) {
-        for version in routed(&routes.versions, &routes.revision.revision.routing) {
+        let routed = routed(&routes.versions, &routes.revision.revision.routing);
+        let _holds: Vec<_> = routed.iter().map(|version| self.hold(version)).collect();
+        for version in routed {
             let model = &version.record.registered.model;
             match tokio::time::timeout(PATIENCE, self.scorer(version)).await {
                 Ok(Ok(_)) => {}

@@ -1,21 +1,23 @@
 //! Inference, whatever surface asks for it: entity keys or raw tensors in, the model's outputs out.
 //!
 //! A model takes its *definition's inputs* (entity keys and request-time values, a tensor `[N]` or `[N, 1]` each: the
-//! features are looked up and the decisions logged) or its *own tensors* (nothing is looked up or logged); the names of
-//! a request's tensors tell which.
+//! features are looked up) or its *own tensors* (nothing is looked up, and no shadow compares); the names of a request's
+//! tensors tell which. Both are measured and their decisions logged.
 
+use crate::decision_log::DecisionLog;
+use crate::decision_log::raw::{Kept, RawScored};
 use crate::fault::{did_you_mean, internal, invalid};
 use crate::models::{Scorer, Version};
 use crate::open_inference::merge;
-use crate::open_inference::statistics::Stages;
 use crate::open_inference::tensor::InputTensor;
-use crate::predict::{Batch, Predictor, Scored, run_model};
+use crate::predict::{Batch, Deadline, Predictor, Scored, Timing, micros, run_model};
+use crate::route::table::Choice;
 use crate::routed::Routed;
 use crate::runtime::tensor::NamedTensor;
 use arrow::array::RecordBatch;
 use axum::http::HeaderMap;
 use ondol_model_gateway_api::ModelGatewayError;
-use ondol_vocabulary::{Value, VersionedName};
+use ondol_vocabulary::{DecisionPolicy, EventTime, Value, VersionedName};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -118,7 +120,7 @@ pub(super) async fn infer(predictor: &Predictor, call: Call) -> Result<Answer, M
             let run = run(predictor, &call.model, source, call.deadline_ms).await?;
             Ok(Answer {
                 model: run.model,
-                parameters: Vec::new(),
+                parameters: vec![("request_ids", run.request_ids.join(","))],
                 outputs: Outputs::Own(run.outputs),
             })
         }
@@ -235,10 +237,12 @@ pub(super) struct Run {
     pub(super) scorer: Arc<Scorer>,
     pub(super) rows: usize,
     pub(super) outputs: Vec<NamedTensor>,
+    /// By which ids the rows stand in the decision log.
+    pub(super) request_ids: Vec<String>,
 }
 
 /// Runs `model` on what a caller sent for it, within the same bounds as any request: the version that is named, else the
-/// one that serves what nothing else routes. Nothing is logged: the decision log holds what the gateway looked up.
+/// one that serves what nothing else routes.
 pub(super) async fn run(
     predictor: &Predictor,
     model: &str,
@@ -246,35 +250,114 @@ pub(super) async fn run(
     deadline_ms: Option<u64>,
 ) -> Result<Run, ModelGatewayError> {
     let deadline = predictor.bounds.deadline(deadline_ms);
+    let result = run_within(predictor, model, source, deadline).await;
+    let outcome = if result.is_ok() { "ok" } else { "error" };
+    metrics::counter!("ondol_gateway_requests_total", "outcome" => outcome).increment(1);
+    metrics::histogram!("ondol_gateway_request_seconds").record(deadline.elapsed().as_secs_f64());
+    result
+}
+
+async fn run_within(
+    predictor: &Predictor,
+    model: &str,
+    source: Source,
+    deadline: Deadline,
+) -> Result<Run, ModelGatewayError> {
     let (routes, named) = deadline.model(predictor.find(model)).await?;
-    let _admission = predictor.admit(&routes, deadline).await?;
-    let version = named.map_or_else(|| Arc::clone(routes.default_version()), |choice| choice.version);
+    let admission = predictor.admit(&routes, deadline).await?;
+    let deadline = deadline.after(admission.waited());
+    let choice = named.unwrap_or_else(|| routes.default_choice().clone());
+    let version = Arc::clone(&choice.version);
     let run = async {
         let scorer = deadline.model(predictor.models.scorer(&version)).await?;
-        let (rows, tensors) = match source {
+        let (rows, tensors, vector) = match source {
             Source::Tensors(inputs) => {
                 let tensors = aside(inputs, tensors).await?;
-                (check_raw(&version, &tensors)?, tensors)
+                (check_raw(&version, &tensors)?, tensors, None)
             }
-            Source::Vector(vector) => (vector.num_rows(), scorer.layout.tensors(&vector)?),
+            Source::Vector(vector) => (vector.num_rows(), scorer.layout.tensors(&vector)?, Some(vector)),
         };
         predictor.bounds.check_rows(rows)?;
-        let input = deadline.elapsed();
-        let outputs = run_model(&scorer, rows, tensors, deadline).await?;
-        let stages = Stages {
-            input,
-            infer: deadline.elapsed().saturating_sub(input),
-            ..Stages::default()
+        let raw = RawCall::new(predictor, choice, rows);
+        let kept = raw.keep(&predictor.log, &tensors, vector.as_ref());
+        let begun = deadline.elapsed();
+        let outputs = run_model(&scorer, rows, tensors, deadline).await;
+        let ended = deadline.elapsed();
+        let infer = ended.saturating_sub(begun);
+        version.traffic().record(rows, infer, outputs.is_ok());
+        metrics::histogram!("ondol_gateway_model_seconds").record(infer.as_secs_f64());
+        let outputs = outputs?;
+        let request_ids = match kept {
+            None => raw.request_ids,
+            Some(kept) => {
+                let timing = Timing {
+                    latency_us: micros(ended),
+                    features_us: 0,
+                    model_us: micros(infer),
+                };
+                let scored = raw.scored(kept, Arc::clone(&scorer), &outputs, timing);
+                predictor.log.record(&scored, deadline).await?;
+                scored.request_ids.clone()
+            }
         };
-        version.statistics.succeeded(rows, stages);
+        version.statistics.succeeded(rows, deadline.stages(ended, infer));
         Ok(Run {
             model: version.record.registered.model.clone(),
             scorer,
             rows,
             outputs,
+            request_ids,
         })
     };
     run.await.inspect_err(|_| version.statistics.failed(deadline.elapsed()))
+}
+
+/// A call that brings its own vector, on its way into the decision log.
+struct RawCall {
+    choice: Choice,
+    policy: DecisionPolicy,
+    request_ids: Vec<String>,
+    at: EventTime,
+}
+
+impl RawCall {
+    fn new(predictor: &Predictor, choice: Choice, rows: usize) -> Self {
+        let snapshot = predictor.definitions.current();
+        let definition = snapshot.model(&choice.version.record.registered.model.name);
+        Self {
+            policy: definition
+                .map(|model| model.definition.decisions.clone())
+                .unwrap_or_default(),
+            request_ids: (0..rows).map(|_| ulid::Ulid::new().to_string()).collect(),
+            at: EventTime::from_micros(predictor.clock.now_micros()),
+            choice,
+        }
+    }
+
+    /// What was sent, where it is recorded: the model takes its tensors over.
+    fn keep(&self, log: &DecisionLog, tensors: &[NamedTensor], vector: Option<&RecordBatch>) -> Option<Kept> {
+        log.keeps(&self.policy, &self.request_ids).then(|| match vector {
+            Some(vector) => Kept::vector(vector, log.max_raw_bytes()),
+            None => Kept::tensors(tensors, self.request_ids.len(), log.max_raw_bytes()),
+        })
+    }
+
+    fn scored(self, kept: Kept, scorer: Arc<Scorer>, outputs: &[NamedTensor], timing: Timing) -> Arc<RawScored> {
+        let rows = self.request_ids.len();
+        // A caller of tensors may have outputs that are not a row for a row: there is no prediction in them.
+        let predictions = scorer.score.predictions(outputs, rows).unwrap_or_default();
+        Arc::new(RawScored {
+            version: self.choice.version,
+            scorer,
+            route: self.choice.route,
+            policy: self.policy,
+            request_ids: self.request_ids,
+            kept,
+            predictions,
+            at: self.at,
+            timing,
+        })
+    }
 }
 
 fn tensors(inputs: Vec<InputTensor>) -> Result<Vec<NamedTensor>, ModelGatewayError> {

@@ -1,11 +1,10 @@
-//! A tensor's elements in JSON: flat or nested lists, read straight into the tensor's vector.
+//! A tensor's elements in JSON, of requests and of an upstream's answers: flat or nested lists, read straight into the
+//! tensor's vector. An error says what is wrong with the elements; which tensor it is, the caller knows.
 //!
 //! Nothing is made in between: the reader pushes each number into the vector of its type. JSON has no NaN: null is NaN in
 //! a float tensor, and the texts `NaN`, `Infinity` and `-Infinity` are what they say.
 
-use crate::fault::invalid;
 use crate::runtime::tensor::{ElementType, TensorData};
-use ondol_model_gateway_api::ModelGatewayError;
 use ondol_vocabulary::Value as Scalar;
 use serde::de::{DeserializeSeed, Deserializer, Error, SeqAccess, Visitor};
 use serde::{Serialize, Serializer};
@@ -14,11 +13,11 @@ use std::fmt;
 /// The most dimensions a tensor may have; nested data deeper than that is refused.
 const MAX_DIMENSIONS: usize = 8;
 
-/// The `count` elements of input `name` in the JSON text `data`.
-pub fn decode(name: &str, element: ElementType, count: usize, data: &[u8]) -> Result<TensorData, ModelGatewayError> {
+/// The `count` elements in the JSON text `data`.
+pub fn decode(element: ElementType, count: usize, data: &[u8]) -> Result<TensorData, String> {
     macro_rules! read {
         ($variant:ident) => {
-            TensorData::$variant(elements(name, element, count, data)?)
+            TensorData::$variant(elements(element, count, data)?)
         };
     }
     Ok(match element {
@@ -38,11 +37,11 @@ pub fn decode(name: &str, element: ElementType, count: usize, data: &[u8]) -> Re
 }
 
 /// The same as values of whatever type each has, null among them: what an input of a definition takes.
-pub fn scalars(name: &str, element: ElementType, count: usize, data: &[u8]) -> Result<Vec<Scalar>, ModelGatewayError> {
-    elements(name, element, count, data)
+pub fn scalars(element: ElementType, count: usize, data: &[u8]) -> Result<Vec<Scalar>, String> {
+    elements(element, count, data)
 }
 
-fn elements<T: Cell>(name: &str, element: ElementType, count: usize, data: &[u8]) -> Result<Vec<T>, ModelGatewayError> {
+fn elements<T: Cell>(element: ElementType, count: usize, data: &[u8]) -> Result<Vec<T>, String> {
     let mut reading = Reading {
         // An element takes at least a digit and a comma.
         cells: Vec::with_capacity(count.min(data.len() / 2 + 1)),
@@ -58,12 +57,12 @@ fn elements<T: Cell>(name: &str, element: ElementType, count: usize, data: &[u8]
     };
     let read = level.deserialize(&mut reader).and_then(|()| reader.end());
     match (read, reading.fault) {
-        (_, Some(fault)) => Err(invalid(format!("input `{name}`: {fault}"))),
-        (Err(error), None) => Err(invalid(format!("input `{name}`: `data` is not valid: {error}"))),
-        (Ok(()), None) if reading.found != count => Err(invalid(format!(
-            "input `{name}`: its shape means {count} elements, `data` has {}",
+        (_, Some(fault)) => Err(fault),
+        (Err(error), None) => Err(format!("`data` is not valid: {error}")),
+        (Ok(()), None) if reading.found != count => Err(format!(
+            "its shape means {count} elements, `data` has {}",
             reading.found
-        ))),
+        )),
         (Ok(()), None) => Ok(reading.cells),
     }
 }
@@ -294,7 +293,7 @@ mod tests {
     use super::*;
 
     fn read(element: ElementType, count: usize, data: &str) -> Result<TensorData, String> {
-        decode("x", element, count, data.as_bytes()).map_err(|error| error.to_string())
+        decode(element, count, data.as_bytes())
     }
 
     #[test]
@@ -313,24 +312,24 @@ mod tests {
         let refused = |element, count, data| read(element, count, data).unwrap_err();
         assert_eq!(
             refused(ElementType::I64, 3, "[1, 2]"),
-            "input `x`: its shape means 3 elements, `data` has 2"
+            "its shape means 3 elements, `data` has 2"
         );
         assert_eq!(
             refused(ElementType::I64, 1, "[1, 2, 3]"),
-            "input `x`: its shape means 1 elements, `data` has 3"
+            "its shape means 1 elements, `data` has 3"
         );
-        assert_eq!(refused(ElementType::I8, 1, "[300]"), "input `x`: 300 is no INT8 value");
+        assert_eq!(refused(ElementType::I8, 1, "[300]"), "300 is no INT8 value");
         assert_eq!(
             refused(ElementType::I64, 1, "[1.5]"),
-            "input `x`: 1.5 is no INT64 value"
+            "1.5 is no INT64 value"
         );
         assert_eq!(
             refused(ElementType::Bool, 1, "[null]"),
-            "input `x`: null is no BOOL value"
+            "null is no BOOL value"
         );
         assert_eq!(
             refused(ElementType::F32, 1, r#"["a\n"]"#),
-            r#"input `x`: "a\n" is no FP32 value"#
+            r#""a\n" is no FP32 value"#
         );
         assert!(refused(ElementType::F32, 1, "[{}]").contains("expected a list of values"));
         assert!(refused(ElementType::F32, 1, "[[[[[[[[[1]]]]]]]]]").contains("deeper than 8 levels"));
@@ -338,7 +337,7 @@ mod tests {
 
     #[test]
     fn a_scalar_is_whatever_it_is_in_json() {
-        let read = scalars("x", ElementType::String, 5, br#"["a", 1, 0.5, true, null]"#).unwrap();
+        let read = scalars(ElementType::String, 5, br#"["a", 1, 0.5, true, null]"#).unwrap();
         let expected = [
             Scalar::String("a".to_owned()),
             Scalar::I64(1),

@@ -175,5 +175,8 @@ fn source(version: &Version, columns: Columns) -> Result<Source, ModelGatewayErr
 
 async fn predictions(shared: &OpenInference, model: &str, source: Source) -> Result<Value, ModelGatewayError> {
     let run = run(&shared.predictor, model, source, None).await?;
-    Ok(json!({ "predictions": run.scorer.score.predictions(&run.outputs, run.rows)? }))
+    Ok(json!({
+        "predictions": run.scorer.score.predictions(&run.outputs, run.rows)?,
+        "request_ids": run.request_ids,
+    }))
 }

@@ -64,11 +64,10 @@ impl InputTensor {
             datatype,
             elements,
         } = self;
+        let wrong = |detail: String| invalid(format!("input `{name}`: {detail}"));
         let data = match elements {
-            Elements::Json(text) => json::decode(&name, datatype.element(), count, &text)?,
-            Elements::Blob(bytes) => {
-                blob::decode(datatype, count, &bytes).map_err(|detail| invalid(format!("input `{name}`: {detail}")))?
-            }
+            Elements::Json(text) => json::decode(datatype.element(), count, &text).map_err(wrong)?,
+            Elements::Blob(bytes) => blob::decode(datatype, count, &bytes).map_err(wrong)?,
             Elements::Data(data) if data.len() == count => data,
             Elements::Data(data) => {
                 return Err(invalid(format!(
@@ -91,7 +90,8 @@ impl InputTensor {
         }
         if let Elements::Json(text) = &self.elements {
             // Unlike a tensor, an input may be null.
-            let scalars = json::scalars(&self.name, self.datatype.element(), count, text)?;
+            let scalars = json::scalars(self.datatype.element(), count, text)
+                .map_err(|detail| invalid(format!("input `{}`: {detail}", self.name)))?;
             return Ok((self.name, scalars));
         }
         let NamedTensor { name, data, .. } = self.into_tensor()?;

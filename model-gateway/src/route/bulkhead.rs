@@ -29,7 +29,15 @@ pub struct Bulkhead {
 pub struct Place {
     bulkhead: Arc<Bulkhead>,
     entered: Instant,
+    waited: Duration,
     _room: OwnedSemaphorePermit,
+}
+
+impl Place {
+    /// How long it was waited for.
+    pub fn waited(&self) -> Duration {
+        self.waited
+    }
 }
 
 /// A place in the queue; given back when it is dropped, also when the caller has gone.
@@ -63,8 +71,9 @@ impl Bulkhead {
     /// Waits for a place, at most until `deadline`.
     pub async fn enter(self: &Arc<Self>, deadline: Instant) -> Result<Place, ModelGatewayError> {
         if let Ok(room) = Arc::clone(&self.room).try_acquire_owned() {
-            return Ok(self.place(room));
+            return Ok(self.place(room, Duration::ZERO));
         }
+        let arrived = Instant::now();
         let ahead = self.waiting.fetch_add(1, Ordering::Relaxed);
         let _waiting = Waiting(&self.waiting);
         if ahead >= self.queue {
@@ -79,15 +88,16 @@ impl Bulkhead {
             ));
         }
         match tokio::time::timeout_at(deadline, Arc::clone(&self.room).acquire_owned()).await {
-            Ok(Ok(room)) => Ok(self.place(room)),
+            Ok(Ok(room)) => Ok(self.place(room, arrived.elapsed())),
             Ok(Err(_)) | Err(_) => Err(self.refused("waited", "none became free within the deadline")),
         }
     }
 
-    fn place(self: &Arc<Self>, room: OwnedSemaphorePermit) -> Place {
+    fn place(self: &Arc<Self>, room: OwnedSemaphorePermit, waited: Duration) -> Place {
         Place {
             bulkhead: Arc::clone(self),
             entered: Instant::now(),
+            waited,
             _room: room,
         }
     }

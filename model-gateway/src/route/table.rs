@@ -11,8 +11,8 @@ use crate::shadow::Track;
 use http::HeaderMap;
 use ondol_model_gateway_api::ModelGatewayError;
 use ondol_model_gateway_api::wire::{Routing, Target};
-use ondol_vocabulary::{Field, Value};
-use std::collections::{BTreeMap, HashMap};
+use ondol_vocabulary::{Field, ModelPolicy, Remedy, Value};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 /// Every model that has a version, by name.
@@ -134,6 +134,31 @@ impl ModelRoutes {
     /// The version that serves what nothing else routes.
     pub fn default_version(&self) -> &Arc<Version> {
         &self.default.version
+    }
+
+    /// The same, and by which way it is found.
+    pub fn default_choice(&self) -> &Choice {
+        &self.default
+    }
+
+    /// The versions that a request may reach without naming one: the default, aliases, rules, shares, shadows, and what
+    /// the model's `policy` has stand in.
+    pub fn live(&self, policy: Option<&ModelPolicy>) -> BTreeSet<u32> {
+        let routing = &self.revision.revision.routing;
+        let mut live = BTreeSet::from([self.default_version().record.registered.model.version]);
+        live.extend(routing.aliases.values());
+        let targets = routing.rules.iter().map(|rule| &rule.to);
+        let targets = targets.chain(routing.split.iter().map(|share| &share.to));
+        let targets = targets.chain(routing.shadow.iter().map(|shadow| &shadow.version));
+        live.extend(targets.filter_map(|target| routing.resolve(target)));
+        if let Some(policy) = policy {
+            let remedies = [policy.stale, policy.missing, policy.unavailable, policy.changed];
+            live.extend(remedies.into_iter().filter_map(|remedy| match remedy {
+                Remedy::Version(version) => Some(version),
+                Remedy::Serve | Remedy::Default | Remedy::Reject => None,
+            }));
+        }
+        live
     }
 
     /// The version that a caller names after the `@`: a number or an alias.

@@ -2,7 +2,7 @@
 
 use crate::runtime::batch::{BatchLimits, Batched};
 use crate::runtime::graph::{Graph, Members};
-use crate::runtime::onnx::{OnnxModel, OnnxOptions};
+use crate::runtime::onnx::{self, OnnxModel, OnnxOptions};
 use crate::runtime::trees::Trees;
 use crate::runtime::upstream::Upstream;
 use crate::runtime::{Runtime, RuntimeError};
@@ -47,6 +47,17 @@ impl Loader {
     pub fn find_members_in(&self, members: Box<dyn Members>) {
         // A second place would be a bug of the caller's; the first one stays.
         let _ = self.members.set(members);
+    }
+
+    /// About how much memory a model takes at most whose artifact has `size_bytes`, before it is loaded.
+    pub fn memory_bytes(&self, kind: ArtifactKind, size_bytes: usize) -> usize {
+        match kind {
+            ArtifactKind::Onnx => onnx::memory_bytes(size_bytes, self.onnx.sessions),
+            // A node of a tree takes more as text than in memory.
+            ArtifactKind::Lightgbm | ArtifactKind::Xgboost => size_bytes,
+            // Elsewhere, and what a graph runs is counted where it is.
+            ArtifactKind::Upstream | ArtifactKind::Graph => 0,
+        }
     }
 
     /// Loads `artifact`, a model of `definition`, off the async threads where that takes long. `registered` is what is

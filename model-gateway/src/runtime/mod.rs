@@ -16,9 +16,12 @@ pub mod tensor;
 pub mod trees;
 pub mod upstream;
 
+mod heap;
+
 use crate::runtime::signature::Signature;
 use crate::runtime::tensor::NamedTensor;
 use async_trait::async_trait;
+use ondol_vocabulary::VersionedName;
 use std::fmt;
 use tokio::time::Instant;
 
@@ -31,9 +34,14 @@ pub trait Runtime: fmt::Debug + Send + Sync {
     /// What the model takes and gives.
     fn signature(&self) -> &Signature;
 
-    /// About how much memory the model takes here, in bytes: what a bound on loaded models counts.
+    /// About how much memory the model takes here at most, in bytes: what the bound on loaded models counts.
     fn memory_bytes(&self) -> usize {
         0
+    }
+
+    /// Registered versions that it runs: they are in memory as long as it is.
+    fn members(&self) -> Vec<VersionedName> {
+        Vec::new()
     }
 
     /// Runs the model on tensors whose first dimension is `rows`, and gives its outputs, whose first dimension is

@@ -7,6 +7,7 @@
 //! the blocking pool. Each session keeps its own copy of the weights and runs one request at a time
 //! (`Session::run` is not thread-safe), so the pool's size bounds both memory and parallel runs.
 
+use crate::runtime::heap::GivenBack;
 use crate::runtime::library::LibrarySearch;
 use crate::runtime::signature::{Signature, Slot, SlotKind};
 use crate::runtime::tensor::{ElementType, NamedTensor, TensorData};
@@ -17,7 +18,6 @@ use ort::environment::Environment;
 use ort::session::{Session, SessionInputValue};
 use ort::value::{DynValue, Outlet, Tensor, ValueType};
 use std::borrow::Cow;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
@@ -55,9 +55,11 @@ struct Pool {
     artifact: Bytes,
     environment: Environment,
     intra_op_threads: usize,
+    sessions: usize,
     idle: Mutex<Vec<Session>>,
-    opened: AtomicUsize,
     permits: Arc<Semaphore>,
+    /// Behind the sessions: fields are dropped in order.
+    _given_back: GivenBack,
 }
 
 impl OnnxModel {
@@ -70,9 +72,10 @@ impl OnnxModel {
             artifact,
             environment,
             intra_op_threads: options.intra_op_threads,
+            sessions: options.sessions.max(1),
             idle: Mutex::new(vec![session]),
-            opened: AtomicUsize::new(1),
             permits: Arc::new(Semaphore::new(options.sessions.max(1))),
+            _given_back: GivenBack,
         });
         Ok(Self { signature, pool })
     }
@@ -84,10 +87,8 @@ impl Runtime for OnnxModel {
         &self.signature
     }
 
-    /// Each session has the weights once; the file is kept to open more of them.
     fn memory_bytes(&self) -> usize {
-        let sessions = self.pool.opened.load(Ordering::Relaxed);
-        self.pool.artifact.len().saturating_mul(sessions + 1)
+        memory_bytes(self.pool.artifact.len(), self.pool.sessions)
     }
 
     /// Waits for a free session.
@@ -123,9 +124,7 @@ impl Runtime for OnnxModel {
 
 impl Pool {
     fn another_session(&self) -> Result<Session, RuntimeError> {
-        let session = open_session(&self.environment, &self.artifact, self.intra_op_threads)?;
-        self.opened.fetch_add(1, Ordering::Relaxed);
-        Ok(session)
+        open_session(&self.environment, &self.artifact, self.intra_op_threads)
     }
 
     fn take(&self) -> Option<Session> {
@@ -137,6 +136,12 @@ impl Pool {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(session);
         result
     }
+}
+
+/// What a model of `size_bytes` takes with all of its `sessions` open: each has the weights once, and the file is kept to
+/// open more of them.
+pub(super) fn memory_bytes(size_bytes: usize, sessions: usize) -> usize {
+    size_bytes.saturating_mul(sessions.max(1).saturating_add(1))
 }
 
 fn environment(library: &LibrarySearch) -> Result<Environment, RuntimeError> {

@@ -108,13 +108,15 @@ fn query(args: &TrainingSetArgs, model: &ModelVersion, versions: &[String]) -> R
             when.push_str(&format!(" AND \"at\" {operator} '{at}'"));
         }
     }
-    // Names of models are identifiers: nothing in them needs quoting.
+    // Names of models are identifiers: nothing in them needs quoting. What a caller sent raw is no vector of features: an
+    // input's value is never an object.
     let name = &model.definition.name;
     Ok(format!(
         "SELECT d.request_id, d.\"at\", d.vector, d.views, o.outcome, o.value FROM (
             SELECT request_id, \"at\", vector, views, row_number() OVER (
                 PARTITION BY request_id ORDER BY _partition, _offset) AS copy
             FROM decisions WHERE model = '{name}' AND definition_version IN ({}){when}
+                AND inputs NOT LIKE '{{"raw":{{%'
         ) d JOIN (
             SELECT request_id, outcome, value, row_number() OVER (
                 PARTITION BY request_id ORDER BY \"at\" DESC, _ingested_at DESC, _offset DESC) AS place

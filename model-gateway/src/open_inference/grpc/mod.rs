@@ -18,20 +18,22 @@ use crate::access::Action;
 use crate::open_inference::infer::{self, Call, versioned};
 use crate::open_inference::metadata::{self, ConfiguredTensor, EXTENSIONS, SERVER};
 use crate::open_inference::refusal::Refusal;
-use crate::open_inference::statistics::StatisticDuration;
+use crate::open_inference::statistics::{BatchStatistics, StatisticDuration};
 use crate::open_inference::{OpenInference, repository};
 use async_trait::async_trait;
 use axum::Router;
 use axum::http::HeaderMap;
 use axum::middleware::from_fn_with_state;
-use futures::StreamExt;
 use futures::stream::BoxStream;
+use futures::{Stream, StreamExt};
 use generated as proto;
 use generated::grpc_inference_service_server::{GrpcInferenceService, GrpcInferenceServiceServer};
 use generated::infer_parameter::ParameterChoice;
 use generated::repository_index_response::ModelIndex;
 use ondol_model_gateway_api::wire::TensorSpec;
+use ondol_runtime::ServerShutdown;
 use std::collections::HashMap;
+use std::time::Duration;
 use tonic::{Request, Response, Status, Streaming};
 
 /// The protocol's service.
@@ -53,6 +55,8 @@ const METHODS: [&str; 12] = [
 ];
 /// Requests of one stream under way at most. Answers keep the order of their requests.
 const STREAM_WIDTH: usize = 8;
+/// How long a stream whose server shuts down is waited for.
+const STREAM_GRACE: Duration = Duration::from_secs(1);
 /// The parameter by which Triton's clients ask that the last answer to a request says that it is the last.
 const WANTS_FINAL: &str = "triton_enable_empty_final_response";
 /// The parameter of an answer that is the last to its request.
@@ -145,9 +149,9 @@ impl GrpcInferenceService for OpenInference {
     ) -> Answer<Self::ModelStreamInferStream> {
         let shared = self.clone();
         let caller = admission::caller(&requests)?;
-        let (metadata, _, requests) = requests.into_parts();
+        let (metadata, extensions, requests) = requests.into_parts();
         let headers = metadata.into_headers();
-        let answers = requests.map(move |request| {
+        let answers = until_shutdown(requests, extensions.get().cloned()).map(move |request| {
             let (shared, headers, caller) = (shared.clone(), headers.clone(), caller.clone());
             async move {
                 let request = request?;
@@ -194,6 +198,12 @@ impl GrpcInferenceService for OpenInference {
         let name = (!name.is_empty()).then(|| versioned(&name, Some(&version)));
         let read = repository::statistics(&self.predictor, name.as_deref()).await;
         let models = read.map_err(refused)?.model_stats.into_iter();
+        let of_size = |batch: BatchStatistics| proto::InferBatchStatistics {
+            batch_size: batch.batch_size,
+            compute_input: duration(batch.compute_input),
+            compute_infer: duration(batch.compute_infer),
+            compute_output: duration(batch.compute_output),
+        };
         let model_stats = models.map(|model| {
             let stats = model.inference_stats;
             proto::ModelStatistics {
@@ -212,6 +222,7 @@ impl GrpcInferenceService for OpenInference {
                     cache_hit: duration(stats.cache_hit),
                     cache_miss: duration(stats.cache_miss),
                 }),
+                batch_stats: model.batch_stats.into_iter().map(of_size).collect(),
             }
         });
         answer(proto::ModelStatisticsResponse {
@@ -311,6 +322,35 @@ async fn infer(
         parameters: parameters.collect(),
         outputs,
         raw_output_contents,
+    })
+}
+
+/// The messages of a stream that its client may leave open for ever: once the server shuts down it ends, as soon as none
+/// has come for [`STREAM_GRACE`]. What came before is answered.
+fn until_shutdown<S>(messages: S, shutdown: Option<ServerShutdown>) -> impl Stream<Item = S::Item>
+where
+    S: Stream<Item = Result<proto::ModelInferRequest, Status>> + Unpin,
+{
+    futures::stream::unfold(Some(messages), move |open| {
+        let shutdown = shutdown.clone();
+        let quiet = async move {
+            match shutdown {
+                Some(shutdown) => shutdown.triggered().await,
+                None => std::future::pending().await,
+            }
+            tokio::time::sleep(STREAM_GRACE).await;
+        };
+        async move {
+            let mut messages = open?;
+            tokio::select! {
+                biased;
+                message = messages.next() => message.map(|message| (message, Some(messages))),
+                () = quiet => {
+                    let ended = Status::unavailable("the gateway is shutting down: open another stream");
+                    Some((Err(ended), None))
+                }
+            }
+        }
     })
 }
 

@@ -11,7 +11,7 @@ mod columns;
 mod run;
 mod spec;
 
-use crate::models::Scorer;
+use crate::models::{Hold, Scorer};
 use crate::runtime::signature::{Signature, Slot};
 use crate::runtime::tensor::{ElementType, NamedTensor, TensorData};
 use crate::runtime::{Runtime, RuntimeError};
@@ -32,8 +32,19 @@ const OUTPUT: &str = "prediction";
 /// Finds registered versions for a graph.
 #[async_trait]
 pub trait Members: fmt::Debug + Send + Sync {
-    /// Version `model`, loaded, and the definition it was registered with.
-    async fn member(&self, model: &VersionedName) -> Result<(Arc<Scorer>, ModelDefinition), RuntimeError>;
+    /// Version `model`, loaded.
+    async fn member(&self, model: &VersionedName) -> Result<FoundMember, RuntimeError>;
+}
+
+/// A version that a graph names.
+#[derive(Debug)]
+pub struct FoundMember {
+    /// Its model.
+    pub scorer: Arc<Scorer>,
+    /// The definition it was registered with.
+    pub definition: ModelDefinition,
+    /// Keeps it in memory.
+    pub hold: Hold,
 }
 
 /// A graph of registered models.
@@ -64,6 +75,8 @@ enum Node {
 struct Member {
     model: VersionedName,
     scorer: Arc<Scorer>,
+    /// It stays in memory with the graph.
+    _hold: Hold,
     schema: SchemaRef,
     sources: Vec<Source>,
 }
@@ -104,11 +117,11 @@ impl Graph {
             let explain = |error: String| RuntimeError::Artifact(format!("node `{name}`: {error}"));
             nodes.push(match &node.model {
                 Some(model) => {
-                    let (scorer, of_member) = members.member(model).await?;
+                    let found = members.member(model).await?;
                     if first {
-                        try_member(&scorer).await.map_err(explain)?;
+                        try_member(&found.scorer).await.map_err(explain)?;
                     }
-                    let member = compiler.member(model, scorer, &of_member, node).map_err(explain)?;
+                    let member = compiler.member(model, found, node).map_err(explain)?;
                     Node::Model(Box::new(member))
                 }
                 None => compiler.node(node).map_err(explain)?,
@@ -305,14 +318,8 @@ impl<'a> Compiler<'a> {
         })
     }
 
-    fn member(
-        &self,
-        model: &VersionedName,
-        scorer: Arc<Scorer>,
-        definition: &ModelDefinition,
-        node: &NodeSpec,
-    ) -> Result<Member, String> {
-        let features = &definition.features;
+    fn member(&self, model: &VersionedName, member: FoundMember, node: &NodeSpec) -> Result<Member, String> {
+        let features = &member.definition.features;
         if let Some(name) = node
             .features
             .keys()
@@ -354,7 +361,8 @@ impl<'a> Compiler<'a> {
         let field = |feature: &ModelFeature| ArrowField::new(&feature.name, feature.data_type.arrow(), true);
         Ok(Member {
             model: model.clone(),
-            scorer,
+            scorer: member.scorer,
+            _hold: member.hold,
             schema: Arc::new(Schema::new(features.iter().map(field).collect::<Vec<_>>())),
             sources,
         })
@@ -365,6 +373,14 @@ impl<'a> Compiler<'a> {
 impl Runtime for Graph {
     fn signature(&self) -> &Signature {
         &self.signature
+    }
+
+    fn members(&self) -> Vec<VersionedName> {
+        let member = |node: &Node| match node {
+            Node::Model(member) => Some(member.model.clone()),
+            Node::Weights(_) | Node::Expression(_) | Node::Switch { .. } => None,
+        };
+        self.nodes.iter().filter_map(member).collect()
     }
 
     async fn run(

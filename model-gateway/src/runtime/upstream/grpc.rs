@@ -1,4 +1,4 @@
-//! The Open Inference Protocol V2 over gRPC, from the client's side, over TCP or a Unix socket: tensors always as raw bytes.
+//! The Open Inference Protocol V2 over gRPC, from the client's side, over TCP, TLS or a Unix socket: tensors always as raw bytes.
 
 use crate::open_inference::blob;
 use crate::open_inference::grpc::generated::model_infer_request::InferInputTensor;
@@ -12,10 +12,11 @@ use crate::runtime::signature::{Signature, Slot};
 use crate::runtime::tensor::{ElementType, NamedTensor, TensorData};
 use crate::runtime::upstream::fault::Fault;
 use crate::runtime::upstream::spec::UpstreamSpec;
+use crate::runtime::upstream::tls::Connector;
 use crate::runtime::upstream::v2::{element, read_blob, slot, tensor};
 use bytes::Bytes;
 use http::StatusCode;
-use http::uri::PathAndQuery;
+use http::uri::{InvalidUri, PathAndQuery};
 use ondol_runtime::Secret;
 use prost::Message;
 use std::time::Duration;
@@ -43,12 +44,18 @@ impl GrpcTransport {
     pub(super) fn open(spec: &UpstreamSpec) -> Result<Self, RuntimeError> {
         let refuse =
             |error: &dyn std::fmt::Display| RuntimeError::Artifact(format!("`url` is `{}`: {error}", spec.url));
-        if spec.url.starts_with("https:") {
-            return Err(refuse(
-                &"TLS is not built for `v2-grpc` yet: use `v2-rest`, or a sidecar that adds TLS",
-            ));
+        let secured = match spec.url.strip_prefix("https:") {
+            Some(rest) => Some((Connector::open(spec).map_err(RuntimeError::Artifact)?, rest)),
+            None => None,
+        };
+        // The connector speaks TLS: tonic is told of a plain connection, and what its requests say of themselves.
+        let url = secured
+            .as_ref()
+            .map_or_else(|| spec.url.clone(), |(_, rest)| format!("http:{rest}"));
+        let mut endpoint = Endpoint::from_shared(url).map_err(|error| refuse(&error))?;
+        if secured.is_some() {
+            endpoint = endpoint.origin(spec.url.parse().map_err(|error: InvalidUri| refuse(&error))?);
         }
-        let endpoint = Endpoint::from_shared(spec.url.clone()).map_err(|error| refuse(&error))?;
         let endpoint = endpoint
             .connect_timeout(CONNECT.min(spec.timeout()))
             .http2_keep_alive_interval(KEEP_ALIVE)
@@ -59,7 +66,10 @@ impl GrpcTransport {
             Ok((key, value.clone()))
         };
         Ok(Self {
-            channel: endpoint.connect_lazy(),
+            channel: match secured {
+                Some((connector, _)) => endpoint.connect_with_connector_lazy(connector),
+                None => endpoint.connect_lazy(),
+            },
             headers: spec.headers.iter().map(header).collect::<Result<_, RuntimeError>>()?,
             max_bytes: spec.max_answer_bytes,
         })

@@ -1,28 +1,30 @@
 //! Models on other servers: a vector goes out as tensors in the words the server speaks, and its answer comes back.
 //!
-//! A call's way: room among the calls under way, leave of the [`breaker`], an attempt by [`transport`] within the
+//! A call's way: room among the calls under way, leave of its [breaker](Breaker), an attempt by [`transport`] within the
 //! request's deadline, perhaps a second one beside it (hedge) or after it (retry) as far as the [`budget`] goes. [`spec`]
 //! is what was registered; [`v2`], [`grpc`], [`mlflow`] and [`tf_serving`] are the words. An upstream that hangs, fails or flaps
 //! costs only its own model's requests, and says so with its name.
 
-mod breaker;
 mod budget;
+mod extension;
 mod fault;
 mod grpc;
 mod json;
 mod mlflow;
 pub mod spec;
 mod tf_serving;
+mod tls;
 mod transport;
 mod v2;
 
+use crate::breaker::Breaker;
 use crate::open_inference::grpc::generated::ModelInferRequest;
 use crate::runtime::signature::{Signature, Slot, SlotKind};
 use crate::runtime::tensor::{ElementType, NamedTensor};
 use crate::runtime::{Runtime, RuntimeError, UpstreamFault};
 use async_trait::async_trait;
-use breaker::Breaker;
 use budget::Budget;
+use extension::BinaryTensors;
 use fault::Fault;
 use grpc::GrpcTransport;
 use ondol_model_gateway_api::wire::{RegisteredModel, TensorSpec};
@@ -46,6 +48,7 @@ pub struct Upstream {
     label: String,
     signature: Signature,
     wire: Wire,
+    binary: BinaryTensors,
     breaker: Arc<Breaker>,
     budget: Budget,
     room: Semaphore,
@@ -91,6 +94,7 @@ impl Upstream {
                 features: None,
             },
             wire: transport,
+            binary: BinaryTensors::new(spec.binary),
             breaker: Breaker::new(spec.breaker),
             budget: Budget::default(),
             room: Semaphore::new(spec.concurrency),
@@ -162,12 +166,30 @@ impl Upstream {
         told.map_err(|fault| fault.of(&self.label))
     }
 
-    fn encode(&self, rows: usize, inputs: &[NamedTensor]) -> Encoded {
+    async fn encode(&self, rows: usize, inputs: &[NamedTensor], deadline: Instant) -> Encoded {
         match self.spec.protocol {
             Protocol::V2Grpc => Encoded::Grpc(grpc::ask(&self.spec, inputs)),
-            Protocol::V2Rest => Encoded::Http(v2::ask(&self.spec, inputs)),
+            Protocol::V2Rest => Encoded::Http(v2::ask(&self.spec, self.takes_bytes(deadline).await, inputs)),
             Protocol::Mlflow => Encoded::Http(mlflow::ask(&self.spec, rows, inputs)),
             Protocol::TfServing => Encoded::Http(tf_serving::ask(&self.spec, rows, inputs)),
+        }
+    }
+
+    /// Whether tensors go as bytes over HTTP. A server that is not called for now is not asked either.
+    async fn takes_bytes(&self, deadline: Instant) -> bool {
+        match &self.wire {
+            Wire::Grpc(_) => true,
+            Wire::Http(http) => match self.binary.known() {
+                Some(known) => known,
+                None if self.breaker.is_open() => false,
+                None => {
+                    let left = self
+                        .spec
+                        .timeout()
+                        .min(deadline.saturating_duration_since(Instant::now()));
+                    self.binary.ask(http, left).await
+                }
+            },
         }
     }
 
@@ -302,7 +324,7 @@ impl Runtime for Upstream {
         // Ends a little before the request does, so that it is this error that is answered.
         let left = deadline.saturating_duration_since(Instant::now());
         let deadline = deadline - (left / 20).min(Duration::from_millis(5));
-        let call = self.encode(rows, &inputs);
+        let call = self.encode(rows, &inputs, deadline).await;
         let outputs = self.call(&call, deadline).await;
         let is_open = f64::from(u8::from(self.breaker.is_open()));
         metrics::gauge!("ondol_gateway_upstream_open", "upstream" => self.label.clone()).set(is_open);

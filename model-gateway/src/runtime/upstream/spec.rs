@@ -15,6 +15,9 @@ use std::time::Duration;
 pub struct UpstreamSpec {
     /// The server: `http://host:port`, `https://…`, or `unix:///path/of/its.sock`; a path after it is kept.
     pub url: String,
+    /// A file (PEM) of authorities that its certificate may be of, beside those of the system. Absent: those alone.
+    #[serde(default)]
+    pub ca: Option<PathBuf>,
     /// What it speaks.
     pub protocol: Protocol,
     /// The model's name there. MLflow serves one model and takes none.
@@ -41,9 +44,9 @@ pub struct UpstreamSpec {
     /// The largest answer taken, in bytes.
     #[serde(default = "max_answer_bytes")]
     pub max_answer_bytes: usize,
-    /// Tensors as bytes rather than JSON (`v2-rest` only).
-    #[serde(default = "yes")]
-    pub binary: bool,
+    /// Tensors as bytes rather than JSON (`v2-rest` only). Absent: where the server says that it speaks the extension.
+    #[serde(default)]
+    pub binary: Option<bool>,
     /// How a request's rows are laid out (`mlflow` and `tf-serving` only).
     #[serde(default)]
     pub shape: BodyShape,
@@ -169,6 +172,9 @@ impl UpstreamSpec {
         if let Some((key, _)) = bounds.iter().find(|(_, value)| *value == 0) {
             return Err(format!("`{key}` is 0: it must be at least 1"));
         }
+        if spec.ca.is_some() && !spec.url.starts_with("https:") {
+            return Err(format!("`ca` is set, and `url` is `{}`: TLS is spoken with https://", spec.url));
+        }
         if spec.hedge_ms > 0 && !spec.idempotent {
             return Err(
                 "`hedge_ms` makes calls twice, which `idempotent = false` forbids: remove one of them".to_owned(),
@@ -291,6 +297,7 @@ mod tests {
             ("url = \"http://m\"\nprotocol = \"v2-rest\"\n".to_owned(), "`model`"),
             (of("timeout_ms = 0\n"), "`timeout_ms`"),
             (of("hedge_ms = 5\nidempotent = false\n"), "`idempotent = false`"),
+            (of("ca = \"/ca.pem\"\n"), "https://"),
             (of("speed = 5\n"), "speed"),
             (of("[[inputs]]\nname = \"x\"\ndatatype = \"FP31\"\n"), "FP31"),
         ] {

@@ -44,6 +44,14 @@ pub(super) struct Answer {
     pub(super) body: Bytes,
 }
 
+/// The authorities of the description.
+fn authorities(spec: &UpstreamSpec) -> Result<Vec<reqwest::Certificate>, RuntimeError> {
+    let Some(ca) = &spec.ca else { return Ok(Vec::new()) };
+    let refuse = |error: &dyn std::fmt::Display| RuntimeError::Artifact(format!("`ca` is `{}`: {error}", ca.display()));
+    let pem = std::fs::read(ca).map_err(|error| refuse(&error))?;
+    reqwest::Certificate::from_pem_bundle(&pem).map_err(|error| refuse(&error))
+}
+
 impl Transport {
     pub(super) fn open(spec: &UpstreamSpec) -> Result<Self, RuntimeError> {
         let address = spec.address().map_err(RuntimeError::Artifact)?;
@@ -54,6 +62,9 @@ impl Transport {
             .connect_timeout(CONNECT.min(spec.timeout()))
             .pool_idle_timeout(IDLE)
             .pool_max_idle_per_host(spec.concurrency);
+        for certificate in authorities(spec)? {
+            builder = builder.add_root_certificate(certificate);
+        }
         if let Some(socket) = address.socket {
             builder = builder.unix_socket(socket);
         }

@@ -4,19 +4,20 @@
 //! `Inference-Header-Content-Length`, then the tensors' bytes in order, little-endian, a text as a 32-bit length and its
 //! bytes. The answer may mix both forms, whatever was asked for.
 
-use crate::open_inference::blob;
 use crate::open_inference::datatype::Datatype;
+use crate::open_inference::json::{self, Flat};
+use crate::open_inference::blob;
 use crate::runtime::signature::{Signature, Slot, SlotKind};
 use crate::runtime::tensor::{ElementType, NamedTensor, TensorData};
 use crate::runtime::upstream::fault::Fault;
-use crate::runtime::upstream::json::{self, Missing};
+use crate::runtime::upstream::json::write_list;
 use crate::runtime::upstream::spec::UpstreamSpec;
 use crate::runtime::upstream::transport::{Answer, Call};
 use bytes::Bytes;
 use http::Method;
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::value::RawValue;
 
 /// Where the JSON ends and the tensors' bytes begin.
 const HEAD_LENGTH: HeaderName = HeaderName::from_static("inference-header-content-length");
@@ -115,31 +116,29 @@ pub(super) fn raw_inputs(text: &str) -> Option<Vec<Slot>> {
     Some(told.into_iter().map(Slot::from).collect())
 }
 
-/// The call that runs the model.
-pub(super) fn ask(spec: &UpstreamSpec, inputs: &[NamedTensor]) -> Call {
+/// The call that runs the model, its tensors as bytes where `binary`.
+pub(super) fn ask(spec: &UpstreamSpec, binary: bool, inputs: &[NamedTensor]) -> Call {
     let mut head = Vec::with_capacity(256);
     let mut blobs: Vec<u8> = Vec::new();
     head.extend_from_slice(b"{\"inputs\":");
-    json::write_list(&mut head, inputs, |head, tensor| {
+    write_list(&mut head, inputs, |head, tensor| {
         let before = blobs.len();
         head.extend_from_slice(b"{\"name\":");
         // Texts and lists of numbers are always JSON.
         let _ = serde_json::to_writer(&mut *head, &tensor.name);
         let _ = serde_json::to_writer(Tail(head, b",\"shape\":"), &tensor.shape);
         let _ = serde_json::to_writer(Tail(head, b",\"datatype\":"), tensor.data.element().name());
-        if spec.binary {
+        if binary {
             blob::write(&tensor.data, &mut blobs);
             let size = blobs.len() - before;
             head.extend_from_slice(format!(",\"parameters\":{{\"binary_data_size\":{size}}}}}").as_bytes());
         } else {
-            head.extend_from_slice(b",\"data\":");
-            let flat = [i64::try_from(tensor.data.len()).unwrap_or(i64::MAX)];
-            json::write_nested(head, &tensor.data, 0, &flat, Missing::Null);
+            let _ = serde_json::to_writer(Tail(head, b",\"data\":"), &Flat(&tensor.data));
             head.push(b'}');
         }
     });
     let mut headers = HeaderMap::new();
-    if spec.binary {
+    if binary {
         head.extend_from_slice(b",\"parameters\":{\"binary_data_output\":true}}");
         headers.insert(HEAD_LENGTH, HeaderValue::from(head.len()));
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
@@ -172,17 +171,18 @@ impl std::io::Write for Tail<'_> {
 }
 
 #[derive(Deserialize)]
-struct InferResponse {
-    outputs: Vec<OutputTensor>,
+struct InferResponse<'a> {
+    #[serde(borrow)]
+    outputs: Vec<OutputTensor<'a>>,
 }
 
 #[derive(Deserialize)]
-struct OutputTensor {
+struct OutputTensor<'a> {
     name: String,
     datatype: String,
     shape: Vec<i64>,
-    #[serde(default)]
-    data: Option<Value>,
+    #[serde(default, borrow)]
+    data: Option<&'a RawValue>,
     #[serde(default)]
     parameters: OutputParameters,
 }
@@ -207,7 +207,7 @@ pub(super) fn outputs(answer: &Answer) -> Result<Vec<NamedTensor>, Fault> {
             })?,
     };
     let (head, mut blobs) = answer.body.split_at(head_length);
-    let response: InferResponse =
+    let response: InferResponse<'_> =
         serde_json::from_slice(head).map_err(|error| Fault::Wrong(format!("its answer can't be read: {error}")))?;
     response
         .outputs
@@ -216,7 +216,7 @@ pub(super) fn outputs(answer: &Answer) -> Result<Vec<NamedTensor>, Fault> {
         .collect()
 }
 
-impl OutputTensor {
+impl OutputTensor<'_> {
     fn tensor(self, blobs: &mut &[u8]) -> Result<NamedTensor, String> {
         let Self {
             name,
@@ -233,7 +233,8 @@ impl OutputTensor {
                 *blobs = rest;
                 read_blob(&name, &datatype, &shape, blob)?
             }
-            (None, Some(data)) => json::read(&name, element(&name, &datatype)?, &data)?.data,
+            (None, Some(data)) => json::decode(element(&name, &datatype)?, sized(&name, &shape)?, data.get().as_bytes())
+                .map_err(|detail| format!("output `{name}`: {detail}"))?,
             (None, None) => return Err(format!("output `{name}` has no data")),
         };
         tensor(name, shape, data)
@@ -249,8 +250,12 @@ pub(super) fn element(name: &str, datatype: &str) -> Result<ElementType, String>
 pub(super) fn read_blob(name: &str, datatype: &str, shape: &[i64], blob: &[u8]) -> Result<TensorData, String> {
     let known =
         Datatype::named(datatype).ok_or_else(|| format!("output `{name}` is {datatype}, which can't be read"))?;
-    let count = count(shape).ok_or_else(|| format!("output `{name}` has shape {shape:?}"))?;
-    blob::decode(known, count, blob).map_err(|detail| format!("output `{name}`: {detail}"))
+    blob::decode(known, sized(name, shape)?, blob).map_err(|detail| format!("output `{name}`: {detail}"))
+}
+
+/// How many elements an output's shape means.
+fn sized(name: &str, shape: &[i64]) -> Result<usize, String> {
+    count(shape).ok_or_else(|| format!("output `{name}` has shape {shape:?}"))
 }
 
 /// How many elements a shape means.
@@ -271,11 +276,9 @@ pub(super) fn tensor(name: String, shape: Vec<i64>, data: TensorData) -> Result<
 mod tests {
     use super::*;
 
-    fn spec(binary: bool) -> UpstreamSpec {
-        let text = format!(
-            "url = \"http://m\"\nprotocol = \"v2-rest\"\nmodel = \"a/b\"\nversion = \"2\"\nbinary = {binary}\n"
-        );
-        UpstreamSpec::parse(&text).unwrap()
+    fn spec() -> UpstreamSpec {
+        let text = "url = \"http://m\"\nprotocol = \"v2-rest\"\nmodel = \"a/b\"\nversion = \"2\"\n";
+        UpstreamSpec::parse(text).unwrap()
     }
 
     #[test]
@@ -292,13 +295,13 @@ mod tests {
                 data: TensorData::String(vec!["é".to_owned()]),
             },
         ];
-        let call = ask(&spec(false), &inputs);
+        let call = ask(&spec(), false, &inputs);
         assert_eq!(call.path, "/v2/models/a%2Fb/versions/2/infer");
         assert_eq!(
             String::from_utf8_lossy(&call.body),
-            r#"{"inputs":[{"name":"x","shape":[1,2],"datatype":"FP32","data":[1,null]},{"name":"s","shape":[1],"datatype":"BYTES","data":["é"]}]}"#
+            r#"{"inputs":[{"name":"x","shape":[1,2],"datatype":"FP32","data":[1.0,null]},{"name":"s","shape":[1],"datatype":"BYTES","data":["é"]}]}"#
         );
-        let call = ask(&spec(true), &inputs);
+        let call = ask(&spec(), true, &inputs);
         let head = r#"{"inputs":[{"name":"x","shape":[1,2],"datatype":"FP32","parameters":{"binary_data_size":8}},{"name":"s","shape":[1],"datatype":"BYTES","parameters":{"binary_data_size":6}}],"parameters":{"binary_data_output":true}}"#;
         assert_eq!(call.headers[HEAD_LENGTH], head.len().to_string());
         assert_eq!(&call.body[..head.len()], head.as_bytes());

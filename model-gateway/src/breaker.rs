@@ -15,7 +15,7 @@ const RECENT: u32 = 20;
 
 /// A circuit breaker.
 #[derive(Debug)]
-pub(super) struct Breaker {
+pub(crate) struct Breaker {
     spec: BreakerSpec,
     inner: Mutex<Inner>,
 }
@@ -54,14 +54,14 @@ const CLOSED: State = State::Closed {
 
 /// Leave to make a call. Dropped without a verdict, it counts as neither.
 #[derive(Debug)]
-pub(super) struct Pass {
+pub(crate) struct Pass {
     breaker: Arc<Breaker>,
     epoch: u64,
     spent: bool,
 }
 
 impl Breaker {
-    pub(super) fn new(spec: BreakerSpec) -> Arc<Self> {
+    pub(crate) fn new(spec: BreakerSpec) -> Arc<Self> {
         let inner = Inner {
             state: CLOSED,
             epoch: 0,
@@ -73,7 +73,7 @@ impl Breaker {
     }
 
     /// Leave to make a call now, or how long there is none.
-    pub(super) fn admit(self: &Arc<Self>, now: Instant) -> Result<Pass, Duration> {
+    pub(crate) fn admit(self: &Arc<Self>, now: Instant) -> Result<Pass, Duration> {
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         if let State::Open { until, lasting } = inner.state {
             if now < until {
@@ -102,7 +102,7 @@ impl Breaker {
     }
 
     /// Whether calls are refused.
-    pub(super) fn is_open(&self) -> bool {
+    pub(crate) fn is_open(&self) -> bool {
         let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         !matches!(inner.state, State::Closed { .. })
     }
@@ -163,12 +163,12 @@ impl Inner {
 
 impl Pass {
     /// The call succeeded, or failed by no fault of the upstream.
-    pub(super) fn succeeded(self, now: Instant) {
+    pub(crate) fn succeeded(self, now: Instant) {
         self.end(Some(true), now);
     }
 
     /// The call failed.
-    pub(super) fn failed(self, now: Instant) {
+    pub(crate) fn failed(self, now: Instant) {
         self.end(Some(false), now);
     }
 
