@@ -18,9 +18,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
-use support::{Bench, field, fraud, from_input, request};
-
-const C1: &str = r#"{"card_id":"c1","merchant_id":"m1","amount":8}"#;
+use support::{Bench, C1, field, fraud, from_input, request};
 
 /// Beside `fraud`, model `plain`, which reads no features: what hangs is not in its way.
 async fn with_plain(change: impl FnOnce(&mut ondol_model_gateway::ModelGatewayConfig)) -> Bench {
@@ -157,19 +155,11 @@ async fn a_refused_request_is_told_when_to_come_back() {
     assert!(shutdown.drain(Duration::from_secs(60)).await);
 }
 
-/// A gateway on a machine that may be slow, with `matrix.onnx` as version 1 and known features.
-async fn patient() -> Bench {
-    let bench = Bench::open_with(|config| config.deadline_ms = 60_000).await;
-    bench.register("matrix").await.unwrap();
-    bench.fill();
-    bench
-}
-
 /// As a load balancer does: a client asks while the process says that it is ready, and every request it sent is
 /// answered.
 #[tokio::test]
 async fn a_rolling_restart_under_load_drops_no_request() {
-    let bench = patient().await;
+    let bench = Bench::patient().await;
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let http = Shutdown::new();

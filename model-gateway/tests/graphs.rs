@@ -11,29 +11,18 @@
 mod support;
 
 use bytes::Bytes;
-use ondol_model_gateway_api::wire::{ArtifactKind, BatchPredictRequest, RegisterRequest, RegisteredModel};
+use ondol_model_gateway_api::wire::{ArtifactKind, BatchPredictRequest, RegisteredModel};
 use ondol_model_gateway_api::{ModelGateway, ModelGatewayError};
 use ondol_vocabulary::DataType;
 use serde_json::json;
 use std::sync::Arc;
-use support::{Bench, artifact, derived, from_derived, inputs};
+use support::{Bench, C1, STRANGER, artifact, derived, from_derived, inputs};
 
-const C1: &str = r#"{"card_id":"c1","merchant_id":"m1","amount":8}"#;
-const STRANGER: &str = r#"{"card_id":"c9","merchant_id":"m9","amount":8}"#;
 /// What `columns_float` answers for C1: 2 - 4 + 0.25 + 8 + 8 / -4.
 const SUM: f64 = 4.25;
 
 fn sigmoid(sum: f64) -> f64 {
     f64::from(1.0 / (1.0 + (-sum as f32).exp()))
-}
-
-async fn register(bench: &Bench, model: &str, artifact: Bytes) -> Result<RegisteredModel, ModelGatewayError> {
-    let request = RegisterRequest {
-        artifact,
-        kind: None,
-        manifest: None,
-    };
-    bench.gateway.register(model, request).await
 }
 
 /// `trees` (the logistic function of the sum) and `sum` are registered; `fraud` has the same vector and no version.
@@ -47,13 +36,13 @@ async fn members() -> Bench {
             snapshot.models.push(model);
         }
     });
-    register(&bench, "trees", artifact("matrix")).await.unwrap();
-    register(&bench, "sum", artifact("columns_float")).await.unwrap();
+    bench.register_as("trees", artifact("matrix")).await.unwrap();
+    bench.register_as("sum", artifact("columns_float")).await.unwrap();
     bench
 }
 
 async fn graph(bench: &Bench, spec: &str) -> Result<RegisteredModel, ModelGatewayError> {
-    register(bench, "fraud", Bytes::from(spec.to_owned())).await
+    bench.register_as("fraud", Bytes::from(spec.to_owned())).await
 }
 
 async fn score(bench: &Bench, json: &str) -> f64 {
@@ -119,7 +108,7 @@ async fn a_graph_survives_a_restart_and_its_members_new_versions() {
     let (folder, store) = (Arc::clone(&bench.folder), Arc::clone(&bench.store));
     bench.stop().await;
     let again = Bench::open_in(folder, store, |_| {}).await;
-    register(&again, "sum", artifact("matrix")).await.unwrap();
+    again.register_as("sum", artifact("matrix")).await.unwrap();
     assert_eq!(score(&again, C1).await, SUM);
 }
 
@@ -133,7 +122,7 @@ async fn a_graph_that_can_not_be_is_refused_by_its_node() {
         other.definition.derived = vec![derived("country", "coalesce(merchant.country, '')", DataType::String)];
         snapshot.models.push(other);
     });
-    register(&bench, "other", artifact("text")).await.unwrap();
+    bench.register_as("other", artifact("text")).await.unwrap();
     for (spec, expected) in [
         (
             "output = \"a\"\n[nodes.a]\nmodel = \"sum@7\"\n",
@@ -175,7 +164,8 @@ fn trees(file: &str) -> Bytes {
 async fn files_of_lightgbm_and_xgboost_are_recognised_and_score() {
     let bench = Bench::open().await;
     bench.fill();
-    let narrow = register(&bench, "fraud", trees("light_numbers.lightgbm"))
+    let narrow = bench
+        .register_as("fraud", trees("light_numbers.lightgbm"))
         .await
         .unwrap_err();
     assert!(narrow.to_string().contains("found 6 columns"), "{narrow}");
@@ -189,7 +179,7 @@ async fn files_of_lightgbm_and_xgboost_are_recognised_and_score() {
         ("boost_squares.xgboost.json", ArtifactKind::Xgboost, "FP32"),
         ("boost_binary_ubj.xgboost.ubj", ArtifactKind::Xgboost, "FP32"),
     ] {
-        let registered = register(&bench, "fraud", trees(file)).await.unwrap();
+        let registered = bench.register_as("fraud", trees(file)).await.unwrap();
         assert_eq!(
             (registered.kind, registered.inputs[0].datatype.as_str()),
             (kind, datatype)
@@ -198,7 +188,8 @@ async fn files_of_lightgbm_and_xgboost_are_recognised_and_score() {
         assert!(prediction.is_number(), "{prediction}");
         assert_ne!(prediction, bench.predict(STRANGER).await.unwrap().prediction);
     }
-    let classes = register(&bench, "fraud", trees("light_classes.lightgbm"))
+    let classes = bench
+        .register_as("fraud", trees("light_classes.lightgbm"))
         .await
         .unwrap();
     assert_eq!(classes.outputs[0].shape, [-1, 3]);

@@ -18,9 +18,7 @@ use ondol_vocabulary::Value;
 use serde_json::json;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use support::{Bench, FakeStore, inputs};
-
-const C1: &str = r#"{"card_id":"c1","merchant_id":"m1","amount":8}"#;
+use support::{Bench, C1, FakeStore, inputs};
 
 #[tokio::test]
 async fn registered_versions_survive_a_restart() {

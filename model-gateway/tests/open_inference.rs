@@ -56,14 +56,6 @@ impl Port {
     }
 }
 
-/// A gateway with time for a busy machine.
-async fn patient() -> Bench {
-    let bench = Bench::open_with(|config| config.deadline_ms = 120_000).await;
-    bench.register("matrix").await.unwrap();
-    bench.fill();
-    bench
-}
-
 fn keys(cards: &[String]) -> Value {
     let count = cards.len();
     json!({ "inputs": [
@@ -94,7 +86,7 @@ async fn split_evenly(bench: &Bench) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_batch_that_a_canary_takes_a_part_of_is_one_answer_in_order() {
-    let bench = patient().await;
+    let bench = Bench::patient().await;
     split_evenly(&bench).await;
     let port = Port::of(bench).await;
     let cards: Vec<String> = (0..40).map(|card| format!("card-{card}")).collect();
@@ -119,7 +111,7 @@ async fn a_batch_that_a_canary_takes_a_part_of_is_one_answer_in_order() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn mlflows_four_forms_score_by_entity_key_and_are_logged() {
-    let port = Port::of(patient().await).await;
+    let port = Port::of(Bench::patient().await).await;
     let expected = port
         .bench
         .predict(r#"{"card_id":"c1","merchant_id":"m1","amount":8}"#)
@@ -142,7 +134,7 @@ async fn mlflows_four_forms_score_by_entity_key_and_are_logged() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn mlflows_forms_take_the_vector_by_name_and_the_tensor_without() {
-    let port = Port::of(patient().await).await;
+    let port = Port::of(Bench::patient().await).await;
     let tensor = port
         .invoke(json!({ "inputs": [[1, 2, 3, 4, 5], [0, 0, 0, 0, -1]] }))
         .await;
@@ -162,7 +154,7 @@ async fn mlflows_forms_take_the_vector_by_name_and_the_tensor_without() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn mlflows_errors_have_its_form() {
-    let port = Port::of(patient().await).await;
+    let port = Port::of(Bench::patient().await).await;
     let refused = async |path: &str, body: Value| {
         let (status, answer) = port.post(path, body).await;
         (
@@ -191,7 +183,7 @@ async fn mlflows_errors_have_its_form() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn unloading_gives_the_sessions_up_while_requests_under_way_end() {
-    let port = Port::of(patient().await).await;
+    let port = Port::of(Bench::patient().await).await;
     // A request holds the features back, and with them its model.
     let held = port.bench.store.gate.acquire_many(1_000).await.unwrap();
     let under_way = port.client.post(format!("{}/v1/models/fraud:predict", port.base));

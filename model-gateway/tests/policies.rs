@@ -13,11 +13,9 @@ mod support;
 use ondol_model_gateway_api::wire::{PredictRequest, Prediction, Trouble};
 use ondol_model_gateway_api::{ModelGateway, ModelGatewayError};
 use ondol_vocabulary::{DataType, FeatureDefault, FeatureStatus, ModelPolicy, Remedy, Snapshot, Value, ViewDefinition};
+use ondol_wire::ContractError as _;
 use std::sync::atomic::Ordering;
-use support::{Bench, derived, from_derived, from_input, request};
-
-const C1: &str = r#"{"card_id":"c1","merchant_id":"m1","amount":8}"#;
-const STRANGER: &str = r#"{"card_id":"c9","merchant_id":"m9","amount":8}"#;
+use support::{Bench, C1, STRANGER, derived, from_derived, from_input, request};
 
 /// A bench with a registered model whose definitions then become what `change` makes of them.
 async fn bench(change: impl FnOnce(&mut Snapshot)) -> Bench {
@@ -144,9 +142,10 @@ async fn without_a_policy_a_dead_store_is_an_error() {
     assert!(matches!(error, ModelGatewayError::Unavailable { .. }), "{error}");
 }
 
-#[tokio::test]
-async fn an_earlier_version_stands_in_when_the_policy_names_it() {
-    let bench = Bench::open().await;
+/// Version 1 reads no features (it scores five times the amount), version 2 is `matrix.onnx` of the vector; the views and the
+/// policy are what `change` makes of them.
+async fn with_a_stand_in(change: impl FnOnce(&mut Snapshot)) -> Bench {
+    let bench = Bench::open_with(|config| config.deadline_ms = 120_000).await;
     bench.fill();
     let fraud = bench.store.snapshot.lock().unwrap().models[0].definition.clone();
     apply(&bench, |snapshot| {
@@ -165,11 +164,20 @@ async fn an_earlier_version_stands_in_when_the_policy_names_it() {
     apply(&bench, |snapshot| {
         snapshot.models[0].version = 4;
         snapshot.models[0].definition = fraud;
+        change(snapshot);
+    })
+    .await;
+    bench.register("matrix").await.unwrap();
+    bench
+}
+
+#[tokio::test]
+async fn an_earlier_version_stands_in_when_the_policy_names_it() {
+    let bench = with_a_stand_in(|snapshot| {
         policy(snapshot).unavailable = Remedy::Version(1);
         policy(snapshot).missing = Remedy::Version(1);
     })
     .await;
-    bench.register("matrix").await.unwrap();
     let answer = bench.predict(C1).await.unwrap();
     assert_eq!(
         (answer.model.to_string().as_str(), answer.degraded.len()),
@@ -194,6 +202,187 @@ async fn an_earlier_version_stands_in_when_the_policy_names_it() {
     // The record says who really scored.
     let logged = bench.ingest.wait_for(3).await.remove(2);
     assert_eq!(logged["model_version"], 1);
+}
+
+/// What is wrong with a lookup.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wrong {
+    Stale,
+    Missing,
+    Slow,
+    Down,
+}
+
+/// What comes of a request whose lookup went wrong.
+#[derive(Clone, Copy, Debug)]
+enum Outcome {
+    /// Scored by a version, whose sum this is; and what `card.spend_24h` was served as, unless that version reads nothing.
+    Scored(u32, f32, Option<(f64, bool)>),
+    /// An error of this status and code.
+    Refused(u16, &'static str),
+}
+
+const WITH_DEFAULTS: Option<(f64, bool)> = Some((-2.0, false));
+
+/// Trouble by remedy. Of the vector (n_1h, spend_24h, risk, amount 8, amount / spend_24h) the first two have the defaults 3
+/// and -2, and the risk of m1 is 0.25.
+#[rustfmt::skip]
+const TABLE: [(Wrong, Remedy, Outcome); 16] = [
+    // What the read gives already holds the defaults: served, whatever the policy calls it.
+    (Wrong::Stale,   Remedy::Serve,      Outcome::Scored(2, 5.25, WITH_DEFAULTS)),
+    (Wrong::Stale,   Remedy::Default,    Outcome::Scored(2, 5.25, WITH_DEFAULTS)),
+    (Wrong::Stale,   Remedy::Version(1), Outcome::Scored(1, 40.0, None)),
+    (Wrong::Stale,   Remedy::Reject,     Outcome::Refused(503, "features-rejected")),
+    (Wrong::Missing, Remedy::Serve,      Outcome::Scored(2, 5.25, WITH_DEFAULTS)),
+    (Wrong::Missing, Remedy::Default,    Outcome::Scored(2, 5.25, WITH_DEFAULTS)),
+    (Wrong::Missing, Remedy::Version(1), Outcome::Scored(1, 40.0, None)),
+    (Wrong::Missing, Remedy::Reject,     Outcome::Refused(422, "features-rejected")),
+    // Nothing is known: null, or the declared defaults in the place of an answer.
+    (Wrong::Slow,    Remedy::Serve,      Outcome::Scored(2, 8.0, Some((f64::NAN, false)))),
+    (Wrong::Slow,    Remedy::Default,    Outcome::Scored(2, 5.0, Some((-2.0, true)))),
+    (Wrong::Slow,    Remedy::Version(1), Outcome::Scored(1, 40.0, None)),
+    (Wrong::Slow,    Remedy::Reject,     Outcome::Refused(504, "deadline-exceeded")),
+    (Wrong::Down,    Remedy::Serve,      Outcome::Scored(2, 8.0, Some((f64::NAN, false)))),
+    (Wrong::Down,    Remedy::Default,    Outcome::Scored(2, 5.0, Some((-2.0, true)))),
+    (Wrong::Down,    Remedy::Version(1), Outcome::Scored(1, 40.0, None)),
+    (Wrong::Down,    Remedy::Reject,     Outcome::Refused(503, "unavailable")),
+];
+
+impl Wrong {
+    fn trouble(self) -> Trouble {
+        match self {
+            Self::Stale => Trouble::Stale,
+            Self::Missing => Trouble::Missing,
+            Self::Slow | Self::Down => Trouble::Unavailable,
+        }
+    }
+
+    fn status(self) -> FeatureStatus {
+        match self {
+            Self::Stale => FeatureStatus::Stale,
+            Self::Missing => FeatureStatus::Missing,
+            Self::Slow | Self::Down => FeatureStatus::Unavailable,
+        }
+    }
+
+    fn card(self) -> &'static str {
+        match self {
+            Self::Stale => "old",
+            Self::Missing => "c9",
+            Self::Slow | Self::Down => "c1",
+        }
+    }
+
+    /// A policy that says `remedy` of this, and serves in spite of the rest.
+    fn policy(self, remedy: Remedy) -> ModelPolicy {
+        let mut policy = ModelPolicy::default();
+        match self {
+            Self::Stale => policy.stale = remedy,
+            Self::Missing => policy.missing = remedy,
+            Self::Slow | Self::Down => policy.unavailable = remedy,
+        }
+        policy.lookup_ms = (self == Self::Slow).then_some(30);
+        policy
+    }
+
+    /// Asks `bench` while this is wrong.
+    async fn ask(self, bench: &Bench) -> Result<Prediction, ModelGatewayError> {
+        bench.store.down.store(self == Self::Down, Ordering::SeqCst);
+        let held = if self == Self::Slow { 1_000 } else { 0 };
+        let held = bench.store.gate.acquire_many(held).await.unwrap();
+        let card = self.card();
+        let asked = bench
+            .predict(&format!(r#"{{"card_id":"{card}","merchant_id":"m1","amount":8}}"#))
+            .await;
+        drop(held);
+        bench.store.down.store(false, Ordering::SeqCst);
+        asked
+    }
+}
+
+/// Troubles and their remedies, as `degraded` of an answer or a decision lists them.
+fn listed(degraded: &serde_json::Value) -> Vec<(String, String)> {
+    let text = |entry: &serde_json::Value, key: &str| entry[key].as_str().unwrap().to_owned();
+    let entries = degraded.as_array().into_iter().flatten();
+    entries
+        .map(|entry| (text(entry, "trouble"), text(entry, "remedy")))
+        .collect()
+}
+
+#[tokio::test]
+async fn every_trouble_meets_every_remedy_as_the_table_says() {
+    let bench = with_a_stand_in(|snapshot| {
+        card(snapshot).ttl_us = Some(3_600_000_000);
+        card(snapshot).features[0].default = Some(FeatureDefault(Value::I64(3)));
+        card(snapshot).features[1].default = Some(FeatureDefault(Value::I64(-2)));
+    })
+    .await;
+    bench.store.set("card.n_1h", "old", Value::I64(7), 7_200);
+    bench.store.set("card.spend_24h", "old", Value::F64(5.0), 7_200);
+    let mut decisions = 0;
+    for (wrong, remedy, expected) in TABLE {
+        let case = format!("{wrong:?} with {remedy}");
+        apply(&bench, |snapshot| *policy(snapshot) = wrong.policy(remedy)).await;
+        match (wrong.ask(&bench).await, expected) {
+            (Ok(answer), Outcome::Scored(version, sum, spend)) => {
+                decisions += 1;
+                near(&answer, sum);
+                assert_eq!(answer.model.version, version, "{case}");
+                let is_plain = matches!(
+                    (wrong, remedy),
+                    (Wrong::Stale | Wrong::Missing, Remedy::Serve | Remedy::Default)
+                );
+                let degraded = if is_plain {
+                    Vec::new()
+                } else {
+                    vec![(wrong.trouble().name().to_owned(), remedy.to_string())]
+                };
+                assert_eq!(
+                    listed(&serde_json::to_value(&answer.degraded).unwrap()),
+                    degraded,
+                    "{case}"
+                );
+                match spend {
+                    None => assert!(!answer.features.contains_key("card.spend_24h"), "{case}"),
+                    Some((value, defaulted)) => {
+                        let value = if value.is_nan() { Value::Null } else { Value::F64(value) };
+                        assert_eq!(
+                            status(&answer, "card.spend_24h"),
+                            (value, wrong.status(), defaulted),
+                            "{case}"
+                        );
+                    }
+                }
+                let logged = bench.ingest.wait_for(decisions).await.remove(decisions - 1);
+                assert_eq!(logged["model_version"], version, "{case}");
+                let logged = logged["degraded"]
+                    .as_str()
+                    .map(|text| serde_json::from_str(text).unwrap());
+                assert_eq!(listed(&logged.unwrap_or_default()), degraded, "{case}");
+            }
+            (Err(error), Outcome::Refused(status, code)) => {
+                assert_eq!(
+                    (error.status().as_u16(), error.code()),
+                    (status, code),
+                    "{case}: {error}"
+                );
+                if let ModelGatewayError::FeaturesRejected { trouble, detail, .. } = &error {
+                    assert_eq!(
+                        (*trouble, detail.as_str()),
+                        (wrong.trouble(), "card.n_1h, card.spend_24h"),
+                        "{case}"
+                    );
+                }
+            }
+            (found, _) => panic!("{case}: {found:?} is not {expected:?}"),
+        }
+        // Nothing of it stays: who has all features is scored with them.
+        apply(&bench, |snapshot| policy(snapshot).lookup_ms = None).await;
+        let answer = bench.predict(C1).await.unwrap();
+        near(&answer, 4.25);
+        assert_eq!((answer.model.version, answer.degraded.len()), (2, 0), "{case}");
+        decisions += 1;
+    }
 }
 
 #[tokio::test]

@@ -14,10 +14,7 @@ use ondol_model_gateway_api::wire::{BatchPredictRequest, PredictRequest};
 use ondol_model_gateway_api::{ModelGateway, ModelGatewayError};
 use ondol_vocabulary::{DataType, EventTime, FeatureStatus, Value};
 use std::sync::atomic::Ordering;
-use support::{Bench, NOW, from_derived, from_input, inputs, request};
-
-const C1: &str = r#"{"card_id":"c1","merchant_id":"m1","amount":8}"#;
-const STRANGER: &str = r#"{"card_id":"c9","merchant_id":"m9","amount":8}"#;
+use support::{Bench, C1, NOW, STRANGER, from_derived, from_input, inputs, request};
 
 /// What the fixture's matrix answers: the logistic function of the row's sum.
 fn sigmoid(sum: f32) -> f64 {

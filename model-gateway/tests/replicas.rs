@@ -10,48 +10,28 @@
 
 mod support;
 
-use ondol_model_gateway_api::wire::{
-    Limits, PromoteRequest, RegisterRequest, Routing, RoutingAction, RoutingChange, Share, Target,
-};
+use ondol_model_gateway_api::wire::{Limits, PromoteRequest, Routing, RoutingAction, RoutingChange, Share, Target};
 use ondol_model_gateway_api::{ModelGateway, ModelGatewayError};
 use ondol_testkit::services;
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
-use support::{Bench, FakeStore, request};
+use support::{Bench, C1, FakeStore, artifact, request};
+use tempfile::TempDir;
 
-const C1: &str = r#"{"card_id":"c1","merchant_id":"m1","amount":8}"#;
-
-/// A gateway on the shared database, whose artifacts are in `artifacts`. The model's name is this test's own, since the
-/// database is shared by tests that run side by side.
-async fn replica(store: &Arc<FakeStore>, artifacts: &Path) -> Bench {
-    let folder = Arc::new(tempfile::tempdir().unwrap());
-    let artifacts = artifacts.to_str().unwrap().to_owned();
-    Bench::open_in(folder, Arc::clone(store), |config| {
-        config.database = services::postgres();
-        config.artifacts = artifacts;
-        config.catalog_refresh_ms = 20;
-        config.deadline_ms = 60_000;
-    })
-    .await
+/// Two replicas of a gateway, and the name of a model that is this test's own.
+async fn two() -> (String, TempDir, Bench, Bench) {
+    let name = services::unique_name("fraud");
+    let store = FakeStore::new(support::snapshot());
+    store.apply(|snapshot| snapshot.models[0].definition.name = name.clone());
+    let artifacts = tempfile::tempdir().unwrap();
+    let a = Bench::replica(&store, artifacts.path()).await;
+    let b = Bench::replica(&store, artifacts.path()).await;
+    (name, artifacts, a, b)
 }
 
 async fn register(bench: &Bench, model: &str, fixture: &str) {
-    let request = RegisterRequest {
-        artifact: support::artifact(fixture),
-        kind: None,
-        manifest: None,
-    };
-    bench.gateway.register(model, request).await.unwrap();
-}
-
-async fn set(bench: &Bench, model: &str, routing: Routing) -> u64 {
-    let change = RoutingChange {
-        routing,
-        ..RoutingChange::default()
-    };
-    bench.gateway.set_routing(model, change).await.unwrap().revision
+    bench.register_as(model, artifact(fixture)).await.unwrap();
 }
 
 /// Waits until `bench` scores `model` by `version`.
@@ -85,19 +65,12 @@ fn canary() -> Routing {
 
 #[tokio::test]
 async fn what_one_replica_registers_and_routes_the_other_serves() {
-    let name = services::unique_name("fraud");
-    let store = FakeStore::new(support::snapshot());
-    store.apply(|snapshot| snapshot.models[0].definition.name = name.clone());
-    let artifacts = tempfile::tempdir().unwrap();
-    let (a, b) = (
-        replica(&store, artifacts.path()).await,
-        replica(&store, artifacts.path()).await,
-    );
+    let (name, _artifacts, a, b) = two().await;
     register(&a, &name, "matrix").await;
     serves(&b, &name, 1).await;
     register(&b, &name, "matrix_double").await;
     serves(&a, &name, 2).await;
-    set(&a, &name, canary()).await;
+    a.set_routing(&name, canary()).await.unwrap();
     serves(&b, &format!("{name}@champion"), 1).await;
     // What the other wrote a moment ago is what a change is held against.
     let change = RoutingChange {
@@ -116,17 +89,10 @@ async fn what_one_replica_registers_and_routes_the_other_serves() {
 
 #[tokio::test]
 async fn a_promotion_looks_at_the_traffic_of_all_replicas() {
-    let name = services::unique_name("fraud");
-    let store = FakeStore::new(support::snapshot());
-    store.apply(|snapshot| snapshot.models[0].definition.name = name.clone());
-    let artifacts = tempfile::tempdir().unwrap();
-    let (a, b) = (
-        replica(&store, artifacts.path()).await,
-        replica(&store, artifacts.path()).await,
-    );
+    let (name, _artifacts, a, b) = two().await;
     register(&a, &name, "matrix").await;
     register(&a, &name, "matrix_double").await;
-    set(&a, &name, canary()).await;
+    a.set_routing(&name, canary()).await.unwrap();
     serves(&b, &name, 2).await;
     for _ in 0..20 {
         a.gateway.predict(&name, request(C1)).await.unwrap();
@@ -158,14 +124,7 @@ async fn a_promotion_looks_at_the_traffic_of_all_replicas() {
 
 #[tokio::test]
 async fn of_two_changes_of_one_revision_at_the_same_moment_one_is_refused() {
-    let name = services::unique_name("fraud");
-    let store = FakeStore::new(support::snapshot());
-    store.apply(|snapshot| snapshot.models[0].definition.name = name.clone());
-    let artifacts = tempfile::tempdir().unwrap();
-    let (a, b) = (
-        replica(&store, artifacts.path()).await,
-        replica(&store, artifacts.path()).await,
-    );
+    let (name, _artifacts, a, b) = two().await;
     register(&a, &name, "matrix").await;
     register(&a, &name, "matrix_double").await;
     let change = |bench: &Bench| {

@@ -19,9 +19,7 @@ use ondol_model_gateway_api::{ModelGateway, ModelGatewayError};
 use ondol_vocabulary::Value;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use support::{Bench, inputs, request};
-
-const C1: &str = r#"{"card_id":"c1","merchant_id":"m1","amount":8}"#;
+use support::{Bench, C1, inputs, request};
 
 fn alias(name: &str) -> Target {
     Target::Alias(name.to_owned())
@@ -56,26 +54,14 @@ fn large() -> RoutingRule {
     }
 }
 
-/// A gateway on a machine that may be slow, with `matrix.onnx` as version 1 and known features.
-async fn patient() -> Bench {
-    let bench = Bench::open_with(|config| config.deadline_ms = 60_000).await;
-    bench.register("matrix").await.unwrap();
-    bench.fill();
-    bench
-}
-
 async fn with_two_versions() -> Bench {
-    let bench = patient().await;
+    let bench = Bench::patient().await;
     bench.register("matrix_double").await.unwrap();
     bench
 }
 
 async fn set(bench: &Bench, routing: Routing) -> Result<RoutingRevision, ModelGatewayError> {
-    let change = RoutingChange {
-        routing,
-        ..RoutingChange::default()
-    };
-    bench.gateway.set_routing("fraud", change).await
+    bench.set_routing("fraud", routing).await
 }
 
 fn card(number: usize) -> BTreeMap<String, Value> {

@@ -11,16 +11,15 @@
 mod support;
 
 use ondol_model_gateway_api::wire::{
-    BatchPredictRequest, Limits, PromoteRequest, Routing, RoutingAction, RoutingChange, RoutingReport, Shadow,
-    ShadowReport, Share, Target,
+    BatchPredictRequest, Limits, PromoteRequest, Routing, RoutingAction, RoutingReport, Shadow, ShadowReport, Share,
+    Target,
 };
 use ondol_model_gateway_api::{ModelGateway, ModelGatewayError};
 use ondol_vocabulary::DataType;
 use std::collections::BTreeMap;
 use std::time::Duration;
-use support::{Bench, from_input, from_view, inputs};
+use support::{Bench, C1, from_input, from_view, inputs};
 
-const C1: &str = r#"{"card_id":"c1","merchant_id":"m1","amount":8}"#;
 /// The logistic function of -1.25 is under a half, the sum itself is negative.
 const LOW: &str = r#"{"card_id":"c1","merchant_id":"m1","amount":0.5}"#;
 
@@ -40,20 +39,8 @@ fn routing() -> Routing {
     }
 }
 
-/// A gateway on a machine that may be slow, with `matrix.onnx` as version 1 and known features.
-async fn patient() -> Bench {
-    let bench = Bench::open_with(|config| config.deadline_ms = 60_000).await;
-    bench.register("matrix").await.unwrap();
-    bench.fill();
-    bench
-}
-
 async fn set(bench: &Bench, routing: Routing) {
-    let change = RoutingChange {
-        routing,
-        ..RoutingChange::default()
-    };
-    bench.gateway.set_routing("fraud", change).await.unwrap();
+    bench.set_routing("fraud", routing).await.unwrap();
 }
 
 /// Waits until the one shadow has dealt with `requests`.
@@ -78,7 +65,7 @@ async fn batch(bench: &Bench, rows: usize) {
 
 #[tokio::test]
 async fn a_shadow_scores_what_was_served_without_another_read() {
-    let bench = patient().await;
+    let bench = Bench::patient().await;
     bench.register("columns").await.unwrap();
     set(&bench, routing()).await;
     bench.store.reads.lock().unwrap().clear();
@@ -102,7 +89,7 @@ async fn a_shadow_scores_what_was_served_without_another_read() {
 
 #[tokio::test]
 async fn a_shadow_of_another_definition_has_its_vector_from_the_same_read_or_says_why_not() {
-    let bench = patient().await;
+    let bench = Bench::patient().await;
     // The vector of the second version has the same width in another order: its columns are among those read.
     bench.store.apply(|snapshot| {
         let model = &mut snapshot.models[0];
@@ -158,7 +145,7 @@ async fn a_shadow_that_finds_no_room_is_dropped_and_counted_and_requests_go_on()
 
 #[tokio::test]
 async fn a_shadow_may_score_a_sample() {
-    let bench = patient().await;
+    let bench = Bench::patient().await;
     bench.register("columns").await.unwrap();
     let mut routing = routing();
     routing.shadow[0].sample_percent = 25.0;
@@ -171,7 +158,7 @@ async fn a_shadow_may_score_a_sample() {
 
 #[tokio::test]
 async fn a_shadow_that_was_taken_away_and_comes_back_is_measured_anew() {
-    let bench = patient().await;
+    let bench = Bench::patient().await;
     bench.register("columns").await.unwrap();
     set(&bench, routing()).await;
     batch(&bench, 4).await;
@@ -195,7 +182,7 @@ async fn a_shadow_that_was_taken_away_and_comes_back_is_measured_anew() {
 
 #[tokio::test]
 async fn a_promotion_is_refused_with_what_is_not_met_and_forced_on_the_record() {
-    let bench = patient().await;
+    let bench = Bench::patient().await;
     bench.register("columns").await.unwrap();
     let limits = Limits {
         min_requests: Some(5),
@@ -240,7 +227,7 @@ async fn a_promotion_is_refused_with_what_is_not_met_and_forced_on_the_record() 
 
 #[tokio::test]
 async fn a_version_that_keeps_the_limits_is_promoted() {
-    let bench = patient().await;
+    let bench = Bench::patient().await;
     bench.register("matrix_double").await.unwrap();
     let limits = Limits {
         min_requests: Some(5),

@@ -12,35 +12,19 @@ mod support;
 
 use bytes::Bytes;
 use ondol_model_gateway_api::ModelGateway;
-use ondol_model_gateway_api::wire::{
-    Limits, PromoteRequest, RegisterRequest, Routing, RoutingChange, Shadow, Share, Target,
-};
+use ondol_model_gateway_api::wire::{Limits, PromoteRequest, Routing, Shadow, Share, Target};
 use std::collections::BTreeMap;
 use std::time::Duration;
-use support::Bench;
-
-const C1: &str = r#"{"card_id":"c1","merchant_id":"m1","amount":8}"#;
-
-/// A gateway on a machine that may be slow, with `matrix.onnx` as version 1 and known features.
-async fn patient() -> Bench {
-    let bench = Bench::open_with(|config| config.deadline_ms = 60_000).await;
-    bench.register("matrix").await.unwrap();
-    bench.fill();
-    bench
-}
+use support::{Bench, C1};
 
 async fn set(bench: &Bench, routing: Routing) {
-    let change = RoutingChange {
-        routing,
-        ..RoutingChange::default()
-    };
-    bench.gateway.set_routing("fraud", change).await.unwrap();
+    bench.set_routing("fraud", routing).await.unwrap();
 }
 
 #[tokio::test]
 async fn an_endpoint_is_fronted_mirrored_moved_by_weight_and_moved_back() {
     // The server that stands today.
-    let old = patient().await;
+    let old = Bench::patient().await;
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     let router = old.gateway.open_inference();
@@ -49,12 +33,8 @@ async fn an_endpoint_is_fronted_mirrored_moved_by_weight_and_moved_back() {
     // Fronted: callers ask the gateway, the old server answers.
     let bench = Bench::open_with(|config| config.deadline_ms = 60_000).await;
     bench.fill();
-    let upstream = RegisterRequest {
-        artifact: Bytes::from(format!("url = \"{url}\"\nmodel = \"fraud\"\nprotocol = \"v2-rest\"\n")),
-        kind: None,
-        manifest: None,
-    };
-    bench.gateway.register("fraud", upstream).await.unwrap();
+    let upstream = format!("url = \"{url}\"\nmodel = \"fraud\"\nprotocol = \"v2-rest\"\n");
+    bench.register_as("fraud", Bytes::from(upstream)).await.unwrap();
     let fronted = bench.predict(C1).await.unwrap();
     assert_eq!(fronted.prediction, old.predict(C1).await.unwrap().prediction);
 

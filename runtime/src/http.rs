@@ -110,10 +110,22 @@ pub(crate) async fn method_not_allowed(method: Method, uri: Uri) -> Response {
     problem(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", &detail)
 }
 
+/// Among a request's extensions: the shutdown of the server that it came by, for a conversation that has no end of its own.
+#[derive(Clone, Debug)]
+pub struct ServerShutdown(CancellationToken);
+
+impl ServerShutdown {
+    /// Returns once the shutdown is triggered.
+    pub async fn triggered(&self) {
+        self.0.cancelled().await;
+    }
+}
+
 /// Runs a request, but not past the shutdown: a GET changes nothing, so one that is still waiting (a long poll) is
 /// answered "try again" shortly after the shutdown, rather than holding up the drain; a stream of events ends there, and
-/// its client connects again. Every other method is finished.
-pub(crate) async fn end_with(shutdown: CancellationToken, request: Request, next: Next) -> Response {
+/// its client connects again. Every other method is finished; its handler is told of the shutdown ([`ServerShutdown`]).
+pub(crate) async fn end_with(shutdown: CancellationToken, mut request: Request, next: Next) -> Response {
+    request.extensions_mut().insert(ServerShutdown(shutdown.clone()));
     if request.method() != Method::GET {
         return next.run(request).await;
     }

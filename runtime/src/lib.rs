@@ -41,6 +41,7 @@ mod door;
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use config::{ConfigError, ConfigLayers};
 pub use health::{Health, ReadyHandle};
+pub use http::ServerShutdown;
 pub use objects::{Location, ObjectStores, ObjectsError, S3Config};
 pub use secret::Secret;
 pub use server::{Peer, ServiceRouter, serve, serve_tls};
