@@ -67,6 +67,12 @@ impl Measurements {
         here
     }
 
+    /// As if `live` had been measured of a version as it served, and `shadows` of pairs.
+    #[cfg(test)]
+    pub(crate) fn of(live: BTreeMap<u32, TrafficPart>, shadows: BTreeMap<(u32, u32), Comparison>) -> Self {
+        Self { live, shadows }
+    }
+
     /// What was measured of version `version` as it served.
     pub fn live(&self, version: u32) -> Option<&TrafficPart> {
         self.live.get(&version)

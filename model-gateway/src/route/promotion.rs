@@ -1,6 +1,7 @@
 //! Whether a version keeps the limits, by what was measured; and how a routing looks after it was promoted or withdrawn.
 
 use crate::route::measurements::Measurements;
+use crate::shadow::compare::Comparison;
 use ondol_model_gateway_api::wire::{Limits, Quantiles, Routing, Share, Target};
 
 /// Requests after which a canary may be withdrawn, where `min_requests` does not say.
@@ -9,9 +10,8 @@ const ENOUGH: u64 = 100;
 /// Which limits `version`, tried beside `champion`, does not keep, a line each.
 pub fn unmet(limits: &Limits, measured: &Measurements, champion: u32, version: u32) -> Vec<String> {
     let live = measured.live(version).map(|part| part.report(version));
-    let shadow = measured
-        .shadow(champion, version)
-        .map(|part| part.report(champion, version, None));
+    let comparison = measured.shadow(champion, version);
+    let shadow = comparison.map(|part| part.report(champion, version, None));
     let requests = live.as_ref().map_or(0, |live| live.requests);
     let requests = requests.max(shadow.as_ref().map_or(0, |shadow| shadow.compared + shadow.errors));
     let mut unmet = Vec::new();
@@ -38,27 +38,25 @@ pub fn unmet(limits: &Limits, measured: &Measurements, champion: u32, version: u
         unmet.extend(over("max_error_rate", error_rate, limits.max_error_rate, how));
         unmet.extend(over("max_p99_ms", latency_ms.p99, limits.max_p99_ms, how));
     }
-    let compared = shadow.as_ref().filter(|shadow| shadow.compared > 0);
-    let differences = [
-        (
-            "max_flip_rate",
-            limits.max_flip_rate,
-            compared.map(|shadow| shadow.flip_rate),
-        ),
-        (
-            "max_mean_difference",
-            limits.max_mean_difference,
-            compared.map(|shadow| shadow.mean_difference),
-        ),
-    ];
-    for (name, limit, found) in differences {
-        match (limit, found) {
-            (Some(_), None) => unmet.push(format!(
-                "`{name}` needs version {version} to be a shadow beside the champion {champion}: add it to `shadow`"
+    let compared = comparison.filter(|comparison| comparison.compared > 0);
+    let unshadowed = |name: &str| {
+        format!("`{name}` needs version {version} to be a shadow beside the champion {champion}: add it to `shadow`")
+    };
+    if let Some(limit) = limits.max_flip_rate {
+        unmet.extend(match compared {
+            None => Some(unshadowed("max_flip_rate")),
+            Some(_) => shadow.and_then(|shadow| over("max_flip_rate", shadow.flip_rate, Some(limit), "as a shadow")),
+        });
+    }
+    if let Some(limit) = limits.max_mean_difference {
+        unmet.extend(match compared.map(Comparison::mean_difference) {
+            None => Some(unshadowed("max_mean_difference")),
+            Some(None) => Some(format!(
+                "`max_mean_difference` has nothing to hold: what versions {champion} and {version} say are no numbers to \
+                 subtract; limit the flips instead (`max_flip_rate`)"
             )),
-            (limit, Some(found)) => unmet.extend(over(name, found, limit, "as a shadow")),
-            (None, None) => {}
-        }
+            Some(Some(mean)) => over("max_mean_difference", mean, Some(limit), "as a shadow"),
+        });
     }
     unmet
 }
@@ -198,3 +196,6 @@ mod tests {
         assert!(super::unmet(&Limits::default(), &Measurements::default(), 3, 4).is_empty());
     }
 }
+
+#[cfg(test)]
+mod oracle;

@@ -98,9 +98,10 @@ impl Comparison {
     pub fn add(&mut self, pair: Pair) {
         self.compared += 1;
         self.flips += u64::from(pair.flipped);
-        // An infinite difference is no part of a mean; it is the maximum all the same.
+        // An infinite difference is no part of a mean; it is the maximum all the same, as the largest number that JSON
+        // has, in which parts are stored.
         if let Some(difference) = pair.difference.filter(|difference| !difference.is_nan()) {
-            self.max = self.max.max(difference);
+            self.max = self.max.max(difference.min(f64::MAX));
             self.difference.add(difference);
             if difference.is_finite() {
                 self.measured += 1;
@@ -130,6 +131,14 @@ impl Comparison {
         self.latency_us.merge(&other.latency_us);
     }
 
+    /// The mean of the differences, infinite where one of them is; none where no pair has a difference.
+    pub fn mean_difference(&self) -> Option<f64> {
+        if self.max == f64::MAX {
+            return Some(f64::INFINITY);
+        }
+        (self.measured > 0).then(|| self.sum / self.measured as f64)
+    }
+
     /// In the contract's words.
     pub fn report(&self, served: u32, shadow: u32, flip_at: Option<f64>) -> ShadowReport {
         let mean = if self.measured == 0 {
@@ -148,8 +157,7 @@ impl Comparison {
             skipped: self.skipped,
             skipped_because: self.skipped_because.clone(),
             mean_difference: mean,
-            // JSON has no infinity.
-            max_difference: self.max.min(f64::MAX),
+            max_difference: self.max,
             difference: self.difference.quantiles(1.0),
             flip_at,
             flips: self.flips,
