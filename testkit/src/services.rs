@@ -52,6 +52,11 @@ pub fn kserve_python() -> String {
     address("ONDOL_TEST_KSERVE_PYTHON")
 }
 
+/// A Python interpreter that has servers of models (`scripts/requirements-upstreams.txt`).
+pub fn upstreams_python() -> String {
+    address("ONDOL_TEST_UPSTREAMS_PYTHON")
+}
+
 /// `prefix` with a random ending: topics, key prefixes and schemas of tests that run side by side must differ.
 pub fn unique_name(prefix: &str) -> String {
     format!("{prefix}_{:016x}", rand::random::<u64>())
