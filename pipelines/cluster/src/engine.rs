@@ -15,7 +15,7 @@ use datafusion::logical_expr::{LogicalPlan, LogicalPlanBuilder};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::prelude::{SessionConfig, SessionContext};
 use futures::TryStreamExt;
-use ondol_jobs::engine::{JoinEngine, JoinRequest, JoinedRows, JoinedView};
+use ondol_jobs::engine::{JoinEngine, JoinRequest, JoinedRows, JoinedView, Stop};
 use ondol_jobs::point_in_time::JobError;
 use ondol_runtime::objects::ObjectStores;
 use std::sync::Arc;
@@ -61,7 +61,7 @@ impl PlanEngine {
         })
     }
 
-    async fn run(&self, request: JoinRequest) -> Result<Vec<JoinedRows>, EngineError> {
+    async fn run(&self, request: JoinRequest, stop: Stop<'_>) -> Result<Vec<JoinedRows>, EngineError> {
         let widths: Vec<usize> = request.views.iter().map(|join| join.view.features.len()).collect();
         let partitions = self.partitions(&request);
         let batches = match &self.target {
@@ -70,14 +70,17 @@ impl PlanEngine {
                 let spine = provider_as_source(spine::in_memory(&request, partitions)?);
                 let plan = plan(&context, spine, request).await?;
                 let stream = datafusion::physical_plan::execute_stream(plan, context.task_ctx())?;
-                stream.try_collect::<Vec<_>>().await?
+                tokio::select! {
+                    rows = stream.try_collect::<Vec<_>>() => rows?,
+                    () = stop => return Err(EngineError::Stopped),
+                }
             }
             #[cfg(feature = "client")]
             Target::Cluster(cluster) => {
                 let context = self.context(crate::cluster::session_config(), partitions)?;
                 let spine = cluster.send_spine(&request, partitions).await?;
                 let plan = plan(&context, provider_as_source(spine.table()), request).await?;
-                let rows = cluster.run(plan, &context).await;
+                let rows = cluster.run(plan, &context, stop).await;
                 spine.remove().await;
                 rows?
             }
@@ -115,8 +118,8 @@ impl PlanEngine {
 
 #[async_trait]
 impl JoinEngine for PlanEngine {
-    async fn join(&self, request: JoinRequest) -> Result<Vec<JoinedRows>, JobError> {
-        self.run(request)
+    async fn join(&self, request: JoinRequest, stop: Stop<'_>) -> Result<Vec<JoinedRows>, JobError> {
+        self.run(request, stop)
             .await
             .map_err(|error| JobError::Engine(error.to_string()))
     }

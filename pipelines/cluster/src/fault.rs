@@ -38,6 +38,9 @@ pub enum EngineError {
     /// The configuration can't be used.
     #[error("{0}")]
     Configuration(String),
+    /// Whoever asked wants no answer any more.
+    #[error("stopped")]
+    Stopped,
     /// A fault of the engine's own.
     #[error("internal fault: {0}")]
     Internal(String),

@@ -7,6 +7,7 @@ use crate::error::JobError;
 use crate::table::event_files::{EventFiles, EventRange};
 use arrow::array::{ArrayRef, TimestampMicrosecondArray, UInt8Array, UInt32Array};
 use async_trait::async_trait;
+use futures::future::BoxFuture;
 use ondol_pipelines_api::OfflineSql;
 use ondol_vocabulary::{SourceDefinition, ViewDefinition};
 use std::sync::Arc;
@@ -20,11 +21,15 @@ pub struct Engines {
     pub sql: Option<Arc<dyn OfflineSql>>,
 }
 
+/// Comes when a job is cancelled, lost or shut down.
+pub type Stop<'a> = BoxFuture<'a, ()>;
+
 /// An engine that joins views to a spine elsewhere.
 #[async_trait]
 pub trait JoinEngine: Send + Sync + 'static {
-    /// The features of every view for every row. Dropping the future stops waiting for it.
-    async fn join(&self, request: JoinRequest) -> Result<Vec<JoinedRows>, JobError>;
+    /// The features of every view for every row. Once `stop` is there the work is taken back from wherever it is done, and
+    /// the answer, which nobody reads, is an error. Dropping the future only stops waiting.
+    async fn join(&self, request: JoinRequest, stop: Stop<'_>) -> Result<Vec<JoinedRows>, JobError>;
 }
 
 /// What to join.

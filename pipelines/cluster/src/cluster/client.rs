@@ -1,6 +1,7 @@
 //! The service's end: the spine goes to the exchange folder, the plan to the scheduler, rows come back from executors.
 
 use super::MESSAGE_BYTES;
+use super::submission::Scheduler;
 use crate::codec::JoinCodec;
 use crate::config::EngineConfig;
 use crate::fault::EngineError;
@@ -10,15 +11,12 @@ use crate::provider::ListedTable;
 use crate::spine;
 use arrow::array::RecordBatch;
 use ballista_core::config::BallistaConfig;
-use ballista_core::execution_plans::execute_physical_plan;
 use ballista_core::extension::{SessionConfigExt, SessionConfigHelperExt};
 use datafusion::catalog::TableProvider;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::prelude::{SessionConfig, SessionContext};
-use datafusion_proto::protobuf::PhysicalPlanNode;
-use futures::TryStreamExt;
 use object_store::{ObjectStoreExt, PutPayload};
-use ondol_jobs::engine::JoinRequest;
+use ondol_jobs::engine::{JoinRequest, Stop};
 use ondol_runtime::objects::{Location, ObjectStores};
 use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, ZstdLevel};
@@ -102,17 +100,19 @@ impl Cluster {
         })
     }
 
-    /// Runs `plan` to its end. A cluster that lost more than it makes good by itself (the executor that held the result)
-    /// is given the plan again.
+    /// Runs `plan` to its end, or until `stop`: then it is taken back. A cluster that lost more than it makes good by itself
+    /// (the executor that held the result) is given the plan again.
     pub(crate) async fn run(
         &self,
         plan: Arc<dyn ExecutionPlan>,
         context: &SessionContext,
+        mut stop: Stop<'_>,
     ) -> Result<Vec<RecordBatch>, EngineError> {
         let mut attempt = 1;
         loop {
-            match self.run_once(Arc::clone(&plan), context).await {
-                Ok(rows) => return Ok(rows),
+            match self.run_once(Arc::clone(&plan), context, &mut stop).await {
+                Ok(Some(rows)) => return Ok(rows),
+                Ok(None) => return Err(EngineError::Stopped),
                 Err(error) if attempt < ATTEMPTS && !is_of_data(&error) => {
                     tracing::warn!(%error, attempt, "a plan failed on the cluster, giving it again");
                     attempt += 1;
@@ -138,20 +138,27 @@ impl Cluster {
         &self,
         plan: Arc<dyn ExecutionPlan>,
         context: &SessionContext,
-    ) -> Result<Vec<RecordBatch>, datafusion::error::DataFusionError> {
+        stop: &mut Stop<'_>,
+    ) -> Result<Option<Vec<RecordBatch>>, datafusion::error::DataFusionError> {
         let config = context.copied_config();
         let ballista: BallistaConfig = config.ballista_config();
-        let rows = execute_physical_plan::<PhysicalPlanNode>(
-            self.scheduler.clone(),
-            &ballista,
-            plan,
-            &JoinCodec::default(),
-            // Sessions of a scheduler are kept: a name for each plan would fill it.
-            "ondol-pipelines".to_owned(),
-            config,
-        )
-        .await?;
-        rows.try_collect().await
+        let mut scheduler = Scheduler::connect(&self.scheduler, &ballista).await?;
+        // Sessions of a scheduler are kept: a name for each plan would fill it.
+        let session = ("ondol-pipelines".to_owned(), &config);
+        // Not given up half way: a plan whose name nobody knows can't be taken back.
+        let submission = scheduler.submit(plan, &JoinCodec::default(), session).await?;
+        let results = tokio::select! {
+            results = scheduler.done(&submission) => Some(results?),
+            () = &mut *stop => None,
+        };
+        let Some(results) = results else {
+            scheduler.cancel(&submission).await;
+            return Ok(None);
+        };
+        tokio::select! {
+            rows = scheduler.rows(results) => rows.map(Some),
+            () = stop => Ok(None),
+        }
     }
 }
 

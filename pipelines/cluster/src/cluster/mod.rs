@@ -1,4 +1,5 @@
-//! A Ballista cluster: how this service uses one ([`client`]), and its own programs ([`scheduler`], [`executor`]).
+//! A Ballista cluster: how this service uses one ([`client`], a plan of it [`submission`]), and its own programs
+//! ([`scheduler`], [`executor`]).
 //!
 //! ```text
 //! pipelines ── plan ──► scheduler ── tasks ──► executors ── events ──► object store
@@ -15,6 +16,7 @@ mod client;
 pub mod executor;
 #[cfg(feature = "server")]
 pub mod scheduler;
+mod submission;
 
 pub(crate) use client::{Cluster, session_config};
 

@@ -22,6 +22,7 @@ pub(super) fn explain(error: &DataFusionError, tables: &OfflineTables) -> Pipeli
             EngineError::Query(_)
             | EngineError::Events(_)
             | EngineError::Configuration(_)
+            | EngineError::Stopped
             | EngineError::Internal(_) => PipelinesError::Internal {
                 detail: fault.to_string(),
             },

@@ -1,9 +1,14 @@
 //! Training sets on a cluster: a scheduler and two executors as processes.
 
-use crate::joins::{assert_same, training_set};
+use crate::joins::{assert_same, pipelines, training_set};
 use crate::lake::{events, lake, spine};
 use crate::processes::Cluster;
-use ondol_pipelines_api::wire::AsOf;
+use crate::support::{ended, request};
+use ballista_core::serde::protobuf::GetJobStatusParams;
+use ballista_core::serde::protobuf::job_status::Status as Standing;
+use ballista_core::serde::protobuf::scheduler_grpc_client::SchedulerGrpcClient;
+use ondol_pipelines_api::Pipelines;
+use ondol_pipelines_api::wire::{AsOf, JobState};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -51,6 +56,73 @@ async fn an_executor_killed_in_the_middle_does_not_lose_the_job() {
     cluster.executor(0).kill();
     let joined = running.join().unwrap().unwrap();
     assert_same(&embedded, &joined);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_is_cancelled_or_shut_down_takes_its_plan_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = lake(folder.path(), &events(150_000, 400)).await;
+    let cluster = Cluster::start(folder.path(), 1);
+    let mut known: Vec<String> = Vec::new();
+    for shuts_down in [false, true] {
+        let engine = Some(cluster.engine(folder.path(), 12));
+        let (service, shutdown) = pipelines(folder.path(), store.clone(), engine).await;
+        let request = request("m", AsOf::KnownAt, spine(20_000, 400));
+        let job = service.training_set(request).await.unwrap();
+        // An executor keeps what it writes by plan, beside what it spills.
+        let deadline = Instant::now() + Duration::from_secs(240);
+        let plan = loop {
+            let plans = std::fs::read_dir(folder.path().join("executor-0")).unwrap();
+            let mut plans = plans.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+            if let Some(plan) = plans.find(|plan| !plan.starts_with("datafusion-") && !known.contains(plan)) {
+                break plan;
+            }
+            assert!(Instant::now() < deadline, "the executor wrote nothing");
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        };
+        let found = standing(&cluster, &plan).await;
+        assert!(matches!(found, Some(Standing::Running(_))), "{found:?}");
+        if shuts_down {
+            assert!(shutdown.drain(Duration::from_secs(60)).await);
+        } else {
+            service.cancel(&job.id).await.unwrap();
+            assert_eq!(ended(&service, &job.id).await.state, JobState::Cancelled);
+            assert!(shutdown.drain(Duration::from_secs(60)).await);
+        }
+        // The scheduler has heard of it by then, and acts on it in its own time.
+        let standing = loop {
+            match standing(&cluster, &plan).await {
+                Some(Standing::Running(_)) if Instant::now() < deadline => {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+                standing => break standing,
+            }
+        };
+        match standing {
+            Some(Standing::Failed(failure)) => assert!(failure.error.contains("Cancelled"), "{}", failure.error),
+            other => panic!("the plan is {other:?}"),
+        }
+        known.push(plan);
+        std::fs::remove_dir_all(folder.path().join("pipelines-true")).unwrap();
+    }
+    let left = std::fs::read_dir(folder.path().join("exchange")).unwrap();
+    assert_eq!(left.count(), 0, "spines are removed from the exchange folder");
+    // And its executor is free for others.
+    let engine = Some(cluster.engine(folder.path(), 2));
+    let rows = training_set(folder.path(), store, engine, spine(50, 5), AsOf::KnownAt)
+        .await
+        .unwrap();
+    assert_eq!(rows.num_rows(), 50);
+}
+
+/// What the scheduler says of `plan`.
+async fn standing(cluster: &Cluster, plan: &str) -> Option<Standing> {
+    let mut scheduler = SchedulerGrpcClient::connect(cluster.url()).await.unwrap();
+    let request = GetJobStatusParams {
+        job_id: plan.to_owned(),
+    };
+    let answer = scheduler.get_job_status(request).await.unwrap().into_inner();
+    answer.status.and_then(|status| status.status)
 }
 
 fn files(folder: &Path) -> usize {

@@ -14,14 +14,12 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// The rows of a training set of `rows`, joined on `engine`, or embedded.
-pub async fn training_set(
+/// A service whose joins run on `engine`, or embedded.
+pub async fn pipelines(
     folder: &Path,
     store: Arc<FakeStore>,
     engine: Option<Arc<dyn JoinEngine>>,
-    rows: RecordBatch,
-    as_of: AsOf,
-) -> Result<RecordBatch, String> {
+) -> (PipelinesService, Shutdown) {
     // Before the first place is opened.
     reach_s3();
     let shutdown = Shutdown::new();
@@ -34,6 +32,18 @@ pub async fn training_set(
     let service = PipelinesService::open_on(engines, config(&data), store, clock, &shutdown, &Health::new())
         .await
         .unwrap();
+    (service, shutdown)
+}
+
+/// The rows of a training set of `rows`, joined on `engine`, or embedded.
+pub async fn training_set(
+    folder: &Path,
+    store: Arc<FakeStore>,
+    engine: Option<Arc<dyn JoinEngine>>,
+    rows: RecordBatch,
+    as_of: AsOf,
+) -> Result<RecordBatch, String> {
+    let (service, shutdown) = pipelines(folder, store, engine).await;
     let job = service.training_set(request("m", as_of, rows)).await.unwrap();
     let job = ended(&service, &job.id).await;
     let result = if job.state == JobState::Succeeded {

@@ -132,6 +132,11 @@ impl Cluster {
         Arc::new(PlanEngine::cluster(&config, ObjectStores::default()).unwrap())
     }
 
+    /// Where its scheduler is.
+    pub fn url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+
     pub fn executor(&mut self, number: usize) -> &mut Program {
         &mut self.executors[number]
     }

@@ -27,10 +27,14 @@ pub(super) async fn views(
     let request = request(plan, spine, reading, tables)?;
     let has_older = |join: &ViewJoin| join.events.has_older(&join.source.time, join.range.from);
     let unread: Vec<bool> = request.views.iter().map(has_older).collect();
-    let joined = tokio::select! {
-        joined = engine.join(request) => joined?,
-        reason = progress.stopped() => return Err(reason),
-    };
+    let mut reason = None;
+    let stop = async { reason = Some(progress.stopped().await) };
+    // Waited for also once it is to stop: it takes the plan back then.
+    let joined = engine.join(request, Box::pin(stop)).await;
+    if let Some(reason) = reason {
+        return Err(reason);
+    }
+    let joined = joined?;
     let places = places(spine.rows(), &joined)?;
     let views = plan.views.iter().zip(unread).enumerate();
     views
