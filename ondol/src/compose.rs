@@ -111,6 +111,7 @@ impl Process {
     /// then drains service by service.
     pub(crate) async fn stop(self) {
         self.ready.not_ready("shutting down");
+        self.http.announce();
         tokio::time::sleep(self.drain_grace).await;
         self.http.trigger();
         if !self.http.drain(self.drain).await {

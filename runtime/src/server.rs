@@ -1,10 +1,13 @@
 //! One port: the contracts' routers, health, metrics and documents together, over HTTP/1.1 and HTTP/2.
 
+mod parting;
+
 use crate::door::Door;
 pub use crate::door::Peer;
 use crate::http::{end_with, method_not_allowed, not_found, observe};
 use crate::tls::TlsServer;
 use crate::{Health, Shutdown, docs, metrics};
+use parting::part_after;
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::middleware::from_fn;
@@ -88,7 +91,8 @@ impl ServiceRouter {
 
 /// Serves `router` on `listener` until `shutdown` is triggered; then takes no new connections, finishes the requests
 /// under way and returns; a GET that is still waiting a second later (a long poll) is answered with a retryable 503.
-/// HTTP/1.1 and HTTP/2 with prior knowledge (h2c) share the port.
+/// From the shutdown's announcement on, answers over HTTP/1.1 end their connections, so that callers come back on new
+/// ones, which a load balancer leads elsewhere. HTTP/1.1 and HTTP/2 with prior knowledge (h2c) share the port.
 pub async fn serve(listener: TcpListener, router: Router, shutdown: Shutdown) {
     serve_tls(listener, None, router, shutdown).await;
 }
@@ -105,8 +109,12 @@ pub async fn serve_tls(listener: TcpListener, tls: Option<TlsServer>, router: Ro
         Err(error) => return tracing::error!(address, %error, "serving failed"),
     };
     tracing::info!(address, tls = encrypted, "serving");
-    let token = shutdown.token();
-    let router = router.layer(from_fn(move |request, next| end_with(token.clone(), request, next)));
+    let (token, announced) = (shutdown.token(), shutdown.announced());
+    let router = router
+        .layer(from_fn(move |request, next| end_with(token.clone(), request, next)))
+        .layer(from_fn(move |request, next| {
+            part_after(announced.clone(), request, next)
+        }));
     let served = axum::serve(door, router.into_make_service_with_connect_info::<Peer>())
         .with_graceful_shutdown(shutdown.token().cancelled_owned())
         .await;

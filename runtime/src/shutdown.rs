@@ -14,6 +14,8 @@ use tracing::Instrument;
 /// Owns a process's tasks and tells them to stop. Clones share the same tasks.
 #[derive(Clone, Debug, Default)]
 pub struct Shutdown {
+    /// Cancelled earlier than `token`, or with it.
+    announced: CancellationToken,
     token: CancellationToken,
     tasks: TaskTracker,
 }
@@ -47,8 +49,19 @@ impl Shutdown {
         self.token.clone()
     }
 
+    /// Says that the shutdown is near: work goes on, and who serves sends callers elsewhere.
+    pub fn announce(&self) {
+        self.announced.cancel();
+    }
+
+    /// Cancelled once the shutdown is announced, or triggered.
+    pub fn announced(&self) -> CancellationToken {
+        self.announced.clone()
+    }
+
     /// Tells every task to stop. Returns at once; repeating it changes nothing.
     pub fn trigger(&self) {
+        self.announced.cancel();
         self.token.cancel();
     }
 

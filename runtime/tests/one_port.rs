@@ -230,6 +230,31 @@ async fn a_request_under_way_is_finished_before_the_port_closes() {
 }
 
 #[tokio::test]
+async fn an_announced_shutdown_parts_from_callers_answer_by_answer() {
+    let shutdown = Shutdown::new();
+    let base = start(Router::new().route("/thing", post(async || "done")), &shutdown).await;
+    let url = format!("{base}/thing");
+    let connection = async |client: &reqwest::Client| {
+        let answer = client.post(&url).send().await.unwrap();
+        let connection = answer.headers().get("connection").cloned();
+        assert_eq!(answer.text().await.unwrap(), "done");
+        connection
+    };
+    let old = reqwest::Client::new();
+    let new = reqwest::Client::builder().http2_prior_knowledge().build().unwrap();
+    assert_eq!(connection(&old).await, None);
+    shutdown.announce();
+    assert!(!shutdown.is_triggered());
+    for _ in 0..3 {
+        // New connections are taken, and are good for one request each.
+        assert_eq!(connection(&old).await.unwrap(), "close");
+        // HTTP/2 has no such header.
+        assert_eq!(connection(&new).await, None);
+    }
+    assert!(shutdown.drain(Duration::from_secs(60)).await);
+}
+
+#[tokio::test]
 async fn a_long_poll_does_not_hold_up_the_shutdown() {
     let entered = Arc::new(Notify::new());
     let poll = {
