@@ -154,6 +154,7 @@ impl Story {
             format: None,
             time_column: Some("time".to_owned()),
             as_of: AsOfArg::EventTime,
+            exact_status: false,
             connect: self.connect.clone(),
         };
         training_set::run(&args, Output::Text).await?;

@@ -116,7 +116,7 @@ fn query(args: &TrainingSetArgs, model: &ModelVersion, versions: &[String]) -> R
             SELECT request_id, \"at\", vector, views, row_number() OVER (
                 PARTITION BY request_id ORDER BY _partition, _offset) AS copy
             FROM decisions WHERE model = '{name}' AND definition_version IN ({}){when}
-                AND inputs NOT LIKE '{{"raw":{{%'
+                AND inputs NOT LIKE '{{\"raw\":{{%'
         ) d JOIN (
             SELECT request_id, outcome, value, row_number() OVER (
                 PARTITION BY request_id ORDER BY \"at\" DESC, _ingested_at DESC, _offset DESC) AS place
