@@ -14,7 +14,7 @@ use crate::models::{Scorer, Version};
 use crate::open_inference::blob;
 use crate::predict::Timing;
 use crate::runtime::tensor::{NamedTensor, TensorData};
-use arrow::array::RecordBatch;
+use arrow::array::{Array as _, RecordBatch};
 use ondol_vocabulary::{DataType, DecisionPolicy, EventTime, ModelFeature, Value};
 use serde::Serialize;
 use serde_json::value::{RawValue, to_raw_value};
@@ -86,7 +86,11 @@ impl Kept {
 
     /// A vector, if a row takes at most `most_bytes`.
     pub(crate) fn vector(vector: &RecordBatch, most_bytes: usize) -> Self {
-        let row_bytes = vector.get_array_memory_size().div_ceil(vector.num_rows().max(1));
+        let columns = vector.columns().iter();
+        let size_bytes: usize = columns
+            .map(|column| column.to_data().get_slice_memory_size().unwrap_or(usize::MAX))
+            .fold(0, usize::saturating_add);
+        let row_bytes = size_bytes.div_ceil(vector.num_rows().max(1));
         Self {
             sent: if row_bytes <= most_bytes {
                 Sent::Vector(vector.clone())
@@ -186,7 +190,7 @@ impl Decisions for RawScored {
 }
 
 /// Entry `place` of row `row` of the vector that `tensors` are.
-fn value_of(
+pub(crate) fn value_of(
     layout: &Layout,
     tensors: &[NamedTensor],
     width: usize,

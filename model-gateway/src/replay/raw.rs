@@ -15,6 +15,9 @@ pub(super) fn holds(data_type: DataType, value: &Value) -> bool {
         (DataType::I32 | DataType::I64, Value::F64(number)) => {
             number.fract() == 0.0 && number.abs() <= EXACT && (*number != 0.0 || number.is_sign_positive())
         }
+        (DataType::I32 | DataType::I64, Value::String(text)) => {
+            !matches!(text.as_str(), "NaN" | "Infinity" | "-Infinity")
+        }
         (DataType::I32, Value::I64(number)) => i32::try_from(*number).is_ok(),
         (DataType::F32, Value::F64(number)) => {
             number.is_nan() || f64::from(*number as f32).to_bits() == number.to_bits()

@@ -14,9 +14,11 @@ pub(super) fn of(refusal: Refusal) -> Status {
         StatusCode::NOT_FOUND => Code::NotFound,
         StatusCode::CONFLICT => Code::Aborted,
         StatusCode::UNPROCESSABLE_ENTITY => Code::FailedPrecondition,
-        StatusCode::PAYLOAD_TOO_LARGE | StatusCode::TOO_MANY_REQUESTS => Code::ResourceExhausted,
+        StatusCode::PAYLOAD_TOO_LARGE | StatusCode::TOO_MANY_REQUESTS | StatusCode::INSUFFICIENT_STORAGE => {
+            Code::ResourceExhausted
+        }
         StatusCode::NOT_IMPLEMENTED => Code::Unimplemented,
-        StatusCode::SERVICE_UNAVAILABLE => Code::Unavailable,
+        StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE => Code::Unavailable,
         StatusCode::GATEWAY_TIMEOUT => Code::DeadlineExceeded,
         _ => Code::Internal,
     };
