@@ -18,4 +18,4 @@ pub mod view;
 
 pub use row::Row;
 pub use vector::VectorEngine;
-pub use view::{Absorbed, Answers, History, Moments, Projection, ViewEngine, Worth};
+pub use view::{Absorbed, Answers, Folding, History, Moments, Projection, ViewEngine, Worth};

@@ -5,7 +5,7 @@
 //! 1. `view` is what is joined, made from definitions alone;
 //! 2. `entities` groups the spine's rows by key and time, and finds an event's entity;
 //! 3. `latest` joins views of latest rows, a candidate a row; `shuffle` brings the events of all others together by
-//!    entity, in memory or, beyond its limit, in a `spill` file;
+//!    entity, in memory or, beyond its limit, in a `spill` file, where a `crowd` is put in order by parts;
 //! 4. [`ondol_transform::History`] computes a partition's features;
 //! 5. `assembly` puts values into the spine's order, `beyond` tells rows of which only the past is known from those of
 //!    strangers.
@@ -13,6 +13,7 @@
 mod account;
 mod assembly;
 mod beyond;
+mod crowd;
 mod entities;
 mod latest;
 mod shuffle;

@@ -3,10 +3,12 @@
 //! Each batch is cut down at once to events that some row may see, and to the columns that features are made of; keys
 //! have become numbers by then. What is left is put in order of its partition and kept, until more is held than the
 //! join may hold: then all of it goes to a file, a segment per partition, and is read again when its partition's turn
-//! comes. So the tables are read once and what does not fit is written and read once more.
+//! comes. So the tables are read once and what does not fit is written and read once more. A partition that is too large
+//! even by itself, since most events happened to one entity, is a [`super::crowd`].
 
 use super::account::{Account, Loan};
 use super::beyond::Beyond;
+use super::crowd::{Crowd, GROUPS, Part};
 use super::entities::{Entities, NO_ENTITY};
 use super::spill::{Segment, Spill};
 use super::view::JoinView;
@@ -23,13 +25,18 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 /// The column of entities.
-const ENTITY: &str = "_entity";
+pub(super) const ENTITY: &str = "_entity";
 /// Bytes of events of one partition, about: as much as lies well in a core's cache.
 const PARTITION_BYTES: u64 = 4 << 20;
 /// What a partition takes while it is worked on, in multiples of its events: those, the same in order, running sums.
 const WORKING_COPIES: u64 = 5;
+/// How much larger a partition may be than it was laid out to be before it is a crowd: twice by the rounding of entities, and
+/// as much again by what happened to happen to them.
+const UNEVENNESS: u64 = 4;
 /// Most partitions.
 const MOST_PARTITIONS: u64 = 4_096;
+/// Bytes of a partition's events that are written at a time, about: what one entity may bring by the million.
+const SEGMENT_BYTES: u64 = 8 << 20;
 
 /// Events on their way to partitions.
 pub(crate) struct Shuffle<'a> {
@@ -40,6 +47,8 @@ pub(crate) struct Shuffle<'a> {
     shift: u32,
     /// Bytes held while reading.
     limit: u64,
+    /// Bytes held while a partition is worked on.
+    room: u64,
     held: Mutex<Held>,
     spill: Spill,
     account: &'a Account,
@@ -113,6 +122,7 @@ impl<'a> Shuffle<'a> {
             beyond,
             shift,
             limit,
+            room: limit / layout.threads.max(1) as u64,
             held: Mutex::default(),
             spill: Spill::new(folder),
             account,
@@ -169,13 +179,7 @@ impl<'a> Shuffle<'a> {
     pub(crate) fn answers(&self, partition: usize) -> Result<Answers, JobError> {
         let entities = self.entities_of(partition);
         let slots = self.entities.slots(&entities);
-        let (events, _loan) = self.load(partition)?;
         let first = entities.start as u32;
-        let lanes = events
-            .column_by_name(ENTITY)
-            .and_then(|column| column.as_primitive_opt::<UInt32Type>());
-        let lanes = lanes.ok_or_else(|| JobError::internal("events without entities"))?;
-        let lanes: Vec<u32> = lanes.values().iter().map(|entity| entity - first).collect();
         let ends: Vec<u32> = entities
             .map(|entity| (self.entities.slots(&(entity..entity + 1)).end - slots.start) as u32)
             .collect();
@@ -183,22 +187,49 @@ impl<'a> Shuffle<'a> {
             times: &self.entities.times()[slots],
             ends: &ends,
         };
+        let parts = self.parts(partition)?;
+        if self.is_crowd(&parts) {
+            let mut folding = self.view.history().folding(moments);
+            let crowd = Crowd {
+                view: self.view,
+                spill: &self.spill,
+                account: self.account,
+                room: self.room,
+            };
+            crowd.fold(parts, first, &mut folding)?;
+            return Ok(folding.finish()?);
+        }
+        let (events, _loan) = self.load(parts)?;
+        let lanes = events
+            .column_by_name(ENTITY)
+            .and_then(|column| column.as_primitive_opt::<UInt32Type>());
+        let lanes = lanes.ok_or_else(|| JobError::internal("events without entities"))?;
+        let lanes: Vec<u32> = lanes.values().iter().map(|entity| entity - first).collect();
         Ok(self.view.history().answers(&events, &lanes, &moments)?)
     }
 
-    /// The events of `partition`, held together with what is made of them.
-    fn load(&self, partition: usize) -> Result<(RecordBatch, Loan<'a>), JobError> {
-        let mut parts = Vec::new();
-        {
-            let held = self.held.lock().map_err(|_| JobError::internal("a reader panicked"))?;
-            parts.extend(held.runs.iter().filter_map(|run| run.part(partition)));
-            let segments = held.segments.get(partition).cloned().unwrap_or_default();
-            drop(held);
-            for segment in segments {
-                parts.push(self.spill.read(segment)?);
-            }
-        }
-        let events = together(&parts, self.view)?;
+    /// Where the events of `partition` are.
+    fn parts(&self, partition: usize) -> Result<Vec<Part>, JobError> {
+        let held = self.held.lock().map_err(|_| JobError::internal("a reader panicked"))?;
+        let kept = held.runs.iter().filter_map(|run| run.part(partition)).map(Part::Held);
+        let segments = held.segments.get(partition).into_iter().flatten();
+        Ok(kept.chain(segments.copied().map(Part::Spilled)).collect())
+    }
+
+    /// Whether these are too many events to be worked on at once.
+    fn is_crowd(&self, parts: &[Part]) -> bool {
+        let width = self.view.carried_width() + size_of::<u32>() as u64;
+        let bytes: u64 = parts.iter().map(|part| part.bytes(width)).sum();
+        bytes.saturating_mul(WORKING_COPIES) > self.room.saturating_mul(UNEVENNESS)
+    }
+
+    /// The events of `parts`, held together with what is made of them.
+    fn load(&self, parts: Vec<Part>) -> Result<(RecordBatch, Loan<'a>), JobError> {
+        let parts = parts.into_iter().map(|part| match part {
+            Part::Held(events) => Ok(events),
+            Part::Spilled(segment) => self.spill.read(segment),
+        });
+        let events = together(&parts.collect::<Result<Vec<_>, _>>()?, self.view)?;
         let bytes = events.get_array_memory_size() * WORKING_COPIES as usize;
         Ok((events, self.account.hold(bytes)))
     }
@@ -206,12 +237,27 @@ impl<'a> Shuffle<'a> {
     /// Writes all that is held to the file.
     fn spill(&self, held: &mut Held) -> Result<(), JobError> {
         held.segments.resize_with(self.partitions(), Vec::new);
+        let width = self.view.carried_width() + size_of::<u32>() as u64;
+        // Of a crowd, a few are sorted at a time.
+        let most = SEGMENT_BYTES.min(self.room / GROUPS / 2);
         for partition in 0..self.partitions() {
-            let parts: Vec<RecordBatch> = held.runs.iter().filter_map(|run| run.part(partition)).collect();
-            if !parts.is_empty() {
-                let segment = self.spill.write(&together(&parts, self.view)?)?;
-                held.segments[partition].push(segment);
+            let mut parts: Vec<RecordBatch> = Vec::new();
+            let mut rows = 0;
+            let runs = held.runs.iter().filter_map(|run| run.part(partition));
+            let mut segments = Vec::new();
+            for part in runs {
+                rows += part.num_rows() as u64;
+                parts.push(part);
+                if rows.saturating_mul(width) >= most {
+                    segments.push(self.spill.write(&together(&parts, self.view)?)?);
+                    parts.clear();
+                    rows = 0;
+                }
             }
+            if !parts.is_empty() {
+                segments.push(self.spill.write(&together(&parts, self.view)?)?);
+            }
+            held.segments[partition].extend(segments);
         }
         held.runs.clear();
         self.account.subtract(held.bytes);
@@ -297,6 +343,17 @@ fn together(parts: &[RecordBatch], view: &JoinView) -> Result<RecordBatch, JobEr
     };
     let parts = parts.iter().map(complete).collect::<Result<Vec<_>, _>>()?;
     Ok(concat_batches(&schema, &parts)?)
+}
+
+/// `events` with all columns that are carried, and whose they are: the arrival of those that lack it is their time.
+pub(super) fn whole(events: &RecordBatch, view: &JoinView) -> Result<RecordBatch, JobError> {
+    let schema = empty_schema(view);
+    let arrays = schema.fields().iter().map(|field| {
+        let column = events.column_by_name(field.name());
+        let column = column.or_else(|| events.column_by_name(&view.source().time));
+        column.cloned().ok_or_else(|| JobError::internal("events without a time"))
+    });
+    Ok(RecordBatch::try_new(Arc::clone(&schema), arrays.collect::<Result<_, _>>()?)?)
 }
 
 fn empty_schema(view: &JoinView) -> SchemaRef {

@@ -28,6 +28,13 @@ pub(crate) struct Segment {
     length: usize,
 }
 
+impl Segment {
+    /// Bytes of it.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.length as u64
+    }
+}
+
 impl Spill {
     /// In `folder`, which is created once something is spilled.
     pub(crate) fn new(folder: &Path) -> Self {

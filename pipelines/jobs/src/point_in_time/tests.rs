@@ -306,6 +306,58 @@ fn a_join_of_ten_times_its_memory_spills_and_gives_the_same() {
 }
 
 #[test]
+fn one_entity_with_ten_times_the_memory_is_folded_piece_by_piece_and_gives_the_same() {
+    let (view, source) = definitions("windows");
+    let view = JoinView::compile(&view, &source).unwrap();
+    // One has nearly all events, some of which arrive late; another few.
+    let event = |at: i64| Event {
+        key: Some(u8::from(at % 2_000 == 0)),
+        amount: Some(at as i8),
+        tag: Some((at % 7) as u8),
+        time: (at * 7 % 60_000) * MINUTE / 50,
+        late: if at % 11 == 0 { 90 * MINUTE } else { 0 },
+        offset: at,
+    };
+    let events: Vec<Event> = (0..60_000).map(event).collect();
+    let batches: Vec<RecordBatch> = events.chunks(512).map(batch).collect();
+    let spine: Vec<(Option<u8>, i64)> = (0..3_000)
+        .map(|row: i64| (Some((row % 3) as u8), (row * 97 % 1_300) * MINUTE))
+        .collect();
+    let expected = joined("windows", &batches, &spine);
+
+    let keys = texts(spine.iter().map(|(key, _)| *key));
+    let times: Vec<i64> = spine.iter().map(|(_, t)| *t).collect();
+    let entities = Entities::group(&[vec![&keys]], &times).unwrap();
+    let layout = Layout {
+        events: 60_000,
+        limit: 60_000 * view.carried_width() / 10,
+        threads: 1,
+    };
+    let (folder, account) = (tempfile::tempdir().unwrap(), Account::default());
+    let beyond = Beyond::new(&view, &entities);
+    let shuffle = Shuffle::new(&view, (&entities, &beyond), layout, folder.path(), &account);
+    for batch in &batches {
+        shuffle.push(batch).unwrap();
+    }
+    let assembly = Assembly::new(view.features().map(|feature| feature.data_type), spine.len());
+    for partition in 0..shuffle.partitions() {
+        let slots = entities.slots(&shuffle.entities_of(partition));
+        assembly
+            .place(&entities.rows()[slots], &shuffle.answers(partition).unwrap())
+            .unwrap();
+    }
+    let mut answers = assembly.finish().unwrap();
+    beyond.settle(&view, &entities, false, &mut answers.worth);
+    assert_eq!(filled(&view, answers), expected);
+    assert!(
+        account.peak() <= layout.limit,
+        "{} of {} bytes",
+        account.peak(),
+        layout.limit
+    );
+}
+
+#[test]
 fn keys_that_do_not_fit_their_moments_are_refused() {
     let (view, source) = definitions("windows");
     let view = JoinView::compile(&view, &source).unwrap();

@@ -21,7 +21,7 @@ mod history;
 mod projection;
 
 pub use finish::Finisher;
-pub use history::{Answers, History, Moments, Worth};
+pub use history::{Answers, Folding, History, Moments, Worth};
 pub use projection::{Projection, columns};
 
 use crate::expression::{Expression, ExpressionError};

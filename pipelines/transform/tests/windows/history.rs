@@ -5,9 +5,9 @@ use crate::events::{Event, any_events, any_time, any_unit, batch, source};
 use crate::oracle::{Answer, Value};
 use crate::properties::{trained, value};
 use crate::views::{View, any_view};
-use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
-use arrow::compute::filter_record_batch;
-use ondol_transform::{History, Moments, ViewEngine, Worth};
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, UInt32Array};
+use arrow::compute::{filter_record_batch, take_record_batch};
+use ondol_transform::{Answers, History, Moments, ViewEngine, Worth};
 use ondol_vocabulary::{FeatureStatus, SourceDefinition, SourceOrigin, TableFormat};
 use proptest::prelude::*;
 
@@ -48,6 +48,20 @@ fn admitted(history: &History, events: &[Event]) -> (RecordBatch, Vec<u32>) {
     (events, lanes.into_iter().flatten().collect())
 }
 
+/// The same from events that come in order, a few at a time.
+fn folded(history: &History, events: &RecordBatch, lanes: &[u32], moments: Moments<'_>) -> Answers {
+    let visible = history.seen_from(events).unwrap();
+    let mut order: Vec<u32> = (0..lanes.len() as u32).collect();
+    order.sort_by_key(|event| (lanes[*event as usize], visible[*event as usize]));
+    let mut folding = history.folding(moments);
+    for piece in order.chunks(7) {
+        let events = take_record_batch(events, &UInt32Array::from(piece.to_vec())).unwrap();
+        let lanes: Vec<u32> = piece.iter().map(|event| lanes[*event as usize]).collect();
+        folding.push(&events, &lanes).unwrap();
+    }
+    folding.finish().unwrap()
+}
+
 /// Every feature at the moments of each entity in turn, and what the entity is worth.
 fn read(history: &History, events: &[Event], moments: &[i64]) -> Vec<(Vec<Value>, Worth)> {
     let (events, lanes) = admitted(history, events);
@@ -60,6 +74,8 @@ fn read(history: &History, events: &[Event], moments: &[i64]) -> Vec<(Vec<Value>
         ends: &ends,
     };
     let answers = history.answers(&events, &lanes, &moments).unwrap();
+    let folded = folded(history, &events, &lanes, moments);
+    assert_eq!((&folded.values, &folded.worth), (&answers.values, &answers.worth));
     let columns: Vec<ArrayRef> = history.filled(answers.values).unwrap();
     for (column, feature) in columns.iter().zip(&history.definition().features) {
         assert_eq!(*column.data_type(), feature.data_type.arrow());

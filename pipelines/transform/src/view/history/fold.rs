@@ -1,6 +1,7 @@
 //! The way of the stream: a row that absorbs what has become visible, and is finished at each moment.
 
 use super::super::ViewEngine;
+use super::super::finish::Finisher;
 use super::super::projection::Projection;
 use super::lanes::Lanes;
 use super::{Answers, Moments, Worth};
@@ -29,6 +30,11 @@ pub(super) fn answers(
             finisher.push(row.as_ref(), EventTime::from_micros(*moment));
         }
     }
+    finished(finisher)
+}
+
+/// What has been finished.
+pub(super) fn finished(finisher: Finisher<'_>) -> Answers {
     let finished = finisher.finish();
     // The features of one row differ in nothing but whether there is a value.
     let worth = finished.first().map_or_else(Vec::new, |feature| {

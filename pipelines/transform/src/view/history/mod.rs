@@ -10,11 +10,12 @@
 //! 3. `reach` finds each window's ends for each moment;
 //! 4. `totals` and `picks` read sums and single values off them;
 //! 5. `fold` is the way of the stream, a row that absorbs and is finished: for lanes out of order, and for features
-//!    that cannot be read directly.
+//!    that cannot be read directly; `folding` goes it for lanes that come piece by piece.
 //!
 //! Both ways give the same bits, and the tests hold one against the other.
 
 mod fold;
+mod folding;
 mod lanes;
 mod picks;
 mod reach;
@@ -28,6 +29,7 @@ use crate::expression::ExpressionError;
 use arrow::array::{Array, ArrayRef, BooleanArray, RecordBatch};
 use arrow::buffer::NullBuffer;
 use arrow::compute::{and, interleave, nullif};
+pub use folding::Folding;
 use lanes::Lanes;
 use ondol_vocabulary::{DataType, Field, SourceDefinition, ViewDefinition, columns};
 use reach::Reach;
