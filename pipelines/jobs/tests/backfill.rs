@@ -132,6 +132,15 @@ impl Store {
             .for_each(|view| view.state = ViewState::Active);
     }
 
+    /// `card` in this version serves, which nobody has seen being provisioned.
+    fn build_within_a_moment(&self, version: u32) {
+        let mut snapshot = self.snapshot.lock().unwrap();
+        snapshot.version += 1;
+        let card = snapshot.views.iter_mut().find(|view| view.definition.name == "card");
+        let card = card.unwrap();
+        (card.id, card.version) = (CARD + version, version);
+    }
+
     /// Other definitions, without `card`.
     fn supersede(&self) {
         self.set(|state| state.gone = true);
@@ -201,8 +210,12 @@ impl FeatureStore for Store {
 
     async fn history(&self, name: &str) -> Result<DefinitionHistory, FeatureStoreError> {
         assert_eq!(name, "view.card");
+        let snapshot = self.snapshot.lock().unwrap();
+        let card = snapshot.views.iter().find(|view| view.definition.name == "card");
+        let version = card.map_or(2, |card| card.version);
+        drop(snapshot);
         let version = DefinitionVersion {
-            version: 2,
+            version,
             applied_at: EventTime::from_micros(0),
             in_force: !self.state.lock().unwrap().gone && self.card().is_none(),
             definition: json!({}),
@@ -311,6 +324,17 @@ impl Bench {
         self.until(id, |job| job.state.is_final()).await
     }
 
+    /// The job about `version`, once there is one.
+    async fn told_of(&self, version: &str) -> Job {
+        for _ in 0..2_400 {
+            if let Some(job) = self.backfills().await.into_iter().find(|job| job.subject == version) {
+                return job;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        panic!("no job tells of {version}");
+    }
+
     /// The newest backfill that has not ended, submitted by itself.
     async fn submitted_by_itself(&self) -> Job {
         for _ in 0..2_400 {
@@ -367,6 +391,26 @@ async fn a_version_that_is_provisioned_gets_a_job_by_itself_which_ends_when_it_s
     assert_eq!((ended.state, ended.error), (JobState::Succeeded, None));
     assert_eq!(ended.outcome.unwrap(), json!({"view": "card", "version": 2}));
     assert_eq!(bench.backfills().await.len(), 1);
+    bench.close().await;
+}
+
+#[tokio::test]
+async fn a_version_that_serves_before_anybody_has_looked_gets_its_job_all_the_same() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::building();
+    let bench = Bench::open(&store, config(folder.path(), true)).await;
+    let job = bench.submitted_by_itself().await;
+    store.finish();
+    bench.ended(&job.id).await;
+    for version in [3, 4] {
+        store.build_within_a_moment(version);
+        let job = bench.told_of(&format!("card@{version}")).await;
+        let ended = bench.ended(&job.id).await;
+        assert_eq!((ended.state, ended.error), (JobState::Succeeded, None));
+        assert_eq!(ended.outcome.unwrap(), json!({"view": "card", "version": version}));
+    }
+    // One for each, and none for `shop`, which is materialized.
+    assert_eq!(bench.backfills().await.len(), 3);
     bench.close().await;
 }
 

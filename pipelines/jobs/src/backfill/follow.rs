@@ -1,13 +1,14 @@
 //! Jobs for what the feature store begins by itself: whenever a version over a stream is being provisioned and nobody
-//! holds it back, a job that watches it is submitted, unless there is one.
+//! holds it back, a job that watches it is submitted, unless there is one. A version that serves before anybody has looked
+//! gets its job afterwards, which finds that it is done: so there is one for each.
 
 use super::BACKFILL;
 use crate::queue::Queue;
 use ondol_feature_store_api::FeatureStore;
 use ondol_feature_store_api::provisioning::{Provisioning, ProvisioningState};
 use ondol_pipelines_api::PipelinesError;
-use ondol_vocabulary::{Snapshot, ViewState};
-use std::collections::HashMap;
+use ondol_vocabulary::{Snapshot, VersionedName, ViewState};
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -32,6 +33,7 @@ struct Submitted {
 /// Follows the registry until `shutdown`.
 pub(crate) async fn follow(store: Arc<dyn FeatureStore>, queue: Arc<Queue>, shutdown: CancellationToken) {
     let mut submitted: HashMap<u32, Submitted> = HashMap::new();
+    let mut serving = None;
     let mut seen = 0;
     let mut silence = LOOK_EVERY;
     loop {
@@ -51,6 +53,7 @@ pub(crate) async fn follow(store: Arc<dyn FeatureStore>, queue: Arc<Queue>, shut
             Ok((snapshot, waiting)) => {
                 silence = LOOK_EVERY;
                 submit(&snapshot, &waiting, &queue, &mut submitted).await;
+                catch_up(&snapshot, &queue, &mut serving).await;
                 // While something is under way the end of its job is waited for, not only the next snapshot.
                 seen = if waiting.is_empty() { snapshot.version } else { 0 };
                 LOOK_EVERY
@@ -96,7 +99,7 @@ async fn submit(snapshot: &Snapshot, waiting: &[Provisioning], queue: &Queue, su
                 return;
             }
         }
-        match queue.watch_backfill(snapshot, &name).await {
+        match queue.watch_backfill(snapshot, &name, None).await {
             Ok(_) => {
                 let before = submitted.get(&found.view_id).map(|before| before.pause * 2);
                 let pause = before.unwrap_or(FIRST_PAUSE).min(LONGEST_PAUSE);
@@ -108,6 +111,44 @@ async fn submit(snapshot: &Snapshot, waiting: &[Provisioning], queue: &Queue, su
             Err(error) => {
                 tracing::warn!(feature_view = found.view, %error, "a backfill goes on without a job, trying again");
             }
+        }
+    }
+}
+
+/// Submits jobs for versions over streams that serve now, did not when it was looked last, and have none. `serving` are
+/// those of the last look: what has served at the first one was there before.
+async fn catch_up(snapshot: &Snapshot, queue: &Queue, serving: &mut Option<HashSet<u32>>) {
+    let active = snapshot.views.iter().filter(|view| {
+        let serves = view.state == ViewState::Active;
+        serves && is_stream(snapshot, &view.definition.source)
+    });
+    let Some(known) = serving else {
+        *serving = Some(active.map(|view| view.id).collect());
+        return;
+    };
+    for view in active {
+        if known.contains(&view.id) {
+            continue;
+        }
+        let name = VersionedName::new(&view.definition.name, view.version).to_string();
+        // Another instance may be as late.
+        let key = format!("ondol-backfill-{}", view.id).parse().ok();
+        let told = match queue.worked_on(BACKFILL, &name).await {
+            Ok(true) => Ok(()),
+            Ok(false) => queue.watch_backfill(snapshot, &name, key).await.map(drop),
+            Err(error) => Err(PipelinesError::Unavailable {
+                detail: error.to_string(),
+            }),
+        };
+        match told {
+            Ok(()) => {
+                known.insert(view.id);
+            }
+            Err(error) => tracing::warn!(
+                feature_view = view.definition.name,
+                %error,
+                "a version serves without a job that tells of it, trying again"
+            ),
         }
     }
 }

@@ -79,11 +79,19 @@ impl Ledger {
 
     /// Whether a job of this kind that has not ended works on `subject`.
     pub(crate) async fn works_on(&self, kind: &str, subject: &str) -> Result<bool, JobError> {
-        let row = sqlx::query(
-            "SELECT COUNT(*) AS jobs FROM pipelines_jobs
-             WHERE kind = $1 AND subject = $2 AND state IN ('queued', 'running')",
-        );
-        let row = row
+        let jobs = "SELECT COUNT(*) AS jobs FROM pipelines_jobs
+                    WHERE kind = $1 AND subject = $2 AND state IN ('queued', 'running')";
+        self.any(jobs, kind, subject).await
+    }
+
+    /// Whether there is a job of this kind, ended or not, that worked on `subject`.
+    pub(crate) async fn worked_on(&self, kind: &str, subject: &str) -> Result<bool, JobError> {
+        let jobs = "SELECT COUNT(*) AS jobs FROM pipelines_jobs WHERE kind = $1 AND subject = $2";
+        self.any(jobs, kind, subject).await
+    }
+
+    async fn any(&self, jobs: &'static str, kind: &str, subject: &str) -> Result<bool, JobError> {
+        let row = sqlx::query(jobs)
             .bind(kind.to_owned())
             .bind(subject.to_owned())
             .fetch_one(&self.pool)

@@ -148,6 +148,11 @@ impl Queue {
         self.parts.ledger.works_on(kind, subject).await
     }
 
+    /// Whether there is a job of this kind, ended or not, that worked on `subject`.
+    pub(crate) async fn worked_on(&self, kind: &str, subject: &str) -> Result<bool, JobError> {
+        self.parts.ledger.worked_on(kind, subject).await
+    }
+
     /// Asks job `id` to stop. One that waits ends at once, one at work at its next batch, wherever that is.
     pub(crate) async fn cancel(&self, id: &str) -> Result<Job, PipelinesError> {
         let job = self.parts.ledger.job(id).await.map_err(unavailable)?;

@@ -56,10 +56,17 @@ impl Queue {
         Ok(self.submit_request(snapshot, &request, origin).await?.0)
     }
 
-    /// Submits a job that watches how the rows of view version `name` are built; it lets nothing go on that is held.
-    pub(crate) async fn watch_backfill(&self, snapshot: &Snapshot, name: &str) -> Result<Job, PipelinesError> {
+    /// Submits a job that watches how the rows of view version `name` are built; it lets nothing go on that is held. With a
+    /// `key`, once for all instances.
+    pub(crate) async fn watch_backfill(
+        &self,
+        snapshot: &Snapshot,
+        name: &str,
+        key: Option<IdempotencyKey>,
+    ) -> Result<Job, PipelinesError> {
         let origin = Origin {
             by_itself: true,
+            key,
             ..Origin::default()
         };
         let request = JobRequest::Backfill(BackfillRequest { view: name.to_owned() });
