@@ -9,6 +9,7 @@
 //! - [`bytes_per_key`]: what an online row weighs, against a Redis hash;
 //! - [`training_set`]: windows and latest rows as of each spine row, against DuckDB and Polars on the same files;
 //! - [`gateway`]: what a prediction costs beside its feature read and its model;
+//! - [`serving`]: predictions and inference per server CPU second, against Python servers and a bare handler;
 //! - [`process`]: what the `ondol` binary weighs, and how fast it is ready.
 //!
 //! [`measure`] takes samples, [`report`] prints them and writes `results/<name>.json`, [`store`], [`services`]
@@ -30,6 +31,7 @@ mod payments;
 mod process;
 mod redis_server;
 mod report;
+mod serving;
 mod services;
 mod store;
 mod subject;
@@ -72,11 +74,16 @@ enum Benchmark {
     TrainingSet(training_set::Args),
     /// What a prediction costs beside its feature read and its model.
     Gateway(gateway::Args),
+    /// Requests per server CPU second and latency, against FastAPI, Feast, MLServer and a bare handler.
+    Serving(serving::Args),
     /// Size, start time and idle memory of the `ondol` binary.
     Process(process::Args),
     /// The part of `training-set` that runs in a process of its own.
     #[command(hide = true)]
     TrainingSetJob(training_set::JobArgs),
+    /// The bare handler that `serving` is measured against, in a process of its own.
+    #[command(hide = true)]
+    ServingFloor(serving::FloorArgs),
     /// The services that other benchmarks measure, in a process of their own.
     #[command(hide = true)]
     Subject(subject::Args),
@@ -101,8 +108,10 @@ async fn run(cli: Cli) -> Result<()> {
         Benchmark::BytesPerKey(args) => bytes_per_key::run(&args).await?,
         Benchmark::TrainingSet(args) => training_set::run(&args).await?,
         Benchmark::Gateway(args) => gateway::run(&args).await?,
+        Benchmark::Serving(args) => serving::run(&args).await?,
         Benchmark::Process(args) => process::run(&args).await?,
         Benchmark::TrainingSetJob(args) => return training_set::job(&args).await,
+        Benchmark::ServingFloor(args) => return serving::floor(&args).await,
         Benchmark::Subject(args) => return subject::run(&args).await,
     };
     report.print();

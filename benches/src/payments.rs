@@ -79,6 +79,19 @@ pub(crate) fn fifty_features(topic: &str) -> Result<DefinitionFiles> {
     Ok(files(text))
 }
 
+/// 50 features in one view, the latest row's of a card; and a model over all of them. To stand beside
+/// [`fifty_features`], whose source it reads.
+pub(crate) fn fifty_latest() -> Result<DefinitionFiles> {
+    let mut text = "[view.wide]\nfrom = \"payments\"\nkey = \"card\"\n".to_owned();
+    for place in 1..=50 {
+        writeln!(text, "features.mix_{place} = \"amount + fee * {place}.0\"")?;
+    }
+    text.push_str("\n[model.wide]\ninputs = { card = \"string\" }\nfeatures = [\"wide.*\"]\n");
+    let mut files = files(text);
+    files.files.iter_mut().for_each(|file| file.path = "wide.toml".to_owned());
+    Ok(files)
+}
+
 /// One view of 8 features over 3 windows: what `ingest` keeps up.
 pub(crate) fn eight_features(topic: &str) -> DefinitionFiles {
     let view = r#"

@@ -94,30 +94,13 @@ impl Services {
             folder,
             processes: vec![store],
         };
-        services.apply(files).await?;
+        apply(&services.client, files).await?;
         if setting.separate {
             let mut command = self::command("ingest", services.folder.path())?;
             command.args(ingest).args(["--store", url.as_str()]);
             services.processes.push(Process::start(command).await?);
         }
         Ok(services)
-    }
-
-    async fn apply(&self, files: DefinitionFiles) -> Result<()> {
-        self.client.apply(files).await?;
-        let begun = Instant::now();
-        while self
-            .client
-            .snapshot()
-            .await?
-            .views
-            .iter()
-            .any(|view| view.state != ViewState::Active)
-        {
-            ensure!(begun.elapsed() < LONGEST, "a view is not active");
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-        Ok(())
     }
 
     /// How far they are.
@@ -177,6 +160,23 @@ impl Services {
         }
         Ok(())
     }
+}
+
+/// Puts `files` in force and waits until every view serves.
+pub(crate) async fn apply(client: &FeatureStoreClient, files: DefinitionFiles) -> Result<()> {
+    client.apply(files).await?;
+    let begun = Instant::now();
+    while client
+        .snapshot()
+        .await?
+        .views
+        .iter()
+        .any(|view| view.state != ViewState::Active)
+    {
+        ensure!(begun.elapsed() < LONGEST, "a view is not active");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    Ok(())
 }
 
 fn command(role: &str, folder: &Path) -> Result<Command> {

@@ -1,0 +1,86 @@
+//! Predictions by key: Ondol against a FastAPI server around Feast's SDK, and one around a packed value in Redis.
+
+use super::Bench;
+use super::ondol::{Ondol, Way};
+use super::rounds::{Plan, Subject};
+use super::shapes::{Facts, LATEST, Shape, WINDOWS};
+use crate::report::Report;
+use anyhow::{Result, ensure};
+use std::sync::Arc;
+
+const ONE: &str = "ondol dev";
+const SERVICES: &str = "ondol serve ×3";
+const FEAST: &str = "fastapi + feast";
+const PACKED: &str = "fastapi + packed value";
+/// How many times their requests per CPU second Ondol is to answer.
+const OF_FEAST: f64 = 20.0;
+const OF_PACKED: f64 = 5.0;
+/// Windows move on every five minutes: two installations can be asked on either side.
+const TRIES: usize = 3;
+
+/// Runs it.
+pub(super) async fn run(bench: &Bench<'_>, one: &Ondol, report: &mut Report) -> Result<()> {
+    let services = bench.ondol(Way::Services).await?;
+    let peers = bench.peers()?;
+    let shapes = [WINDOWS, LATEST];
+    let mut facts = Vec::new();
+    for shape in &shapes {
+        facts.push(learn(bench, shape, one, &services).await?);
+    }
+    let seeds = shapes.iter().zip(&facts).map(|(shape, facts)| shape.seed(facts));
+    peers.seed(&seeds.collect::<Result<Vec<_>>>()?).await?;
+    let (feast, packed) = (peers.fastapi("feast_app").await?, peers.fastapi("packed_app").await?);
+
+    let mut subjects = Vec::new();
+    for (shape, facts) in shapes.iter().zip(&facts) {
+        let subject = |name, server, target, against| Subject {
+            name,
+            what: shape.name,
+            server: Arc::clone(server),
+            target,
+            against,
+        };
+        subjects.push(subject(
+            ONE,
+            &one.server,
+            shape.of_ondol(facts, one.gateway, false),
+            None,
+        ));
+        let target = shape.of_ondol(facts, services.gateway, false);
+        subjects.push(subject(SERVICES, &services.server, target, None));
+        let target = shape.of_peer(facts, feast.address);
+        subjects.push(subject(FEAST, &feast.server, target, Some((ONE, OF_FEAST))));
+        let target = shape.of_peer(facts, packed.address);
+        subjects.push(subject(PACKED, &packed.server, target, Some((ONE, OF_PACKED))));
+    }
+    if let Some(facts) = facts.first() {
+        subjects.push(Subject {
+            name: ONE,
+            what: "windows, explained",
+            server: Arc::clone(&one.server),
+            target: WINDOWS.of_ondol(facts, one.gateway, true),
+            against: None,
+        });
+    }
+    let plan = Plan {
+        part: "predict",
+        rounds: bench.args.rounds,
+        window: bench.window(),
+        redis: Some(&bench.redis),
+    };
+    plan.run(&subjects, report).await
+}
+
+/// What both installations say, which must be the same.
+async fn learn(bench: &Bench<'_>, shape: &Shape, one: &Ondol, services: &Ondol) -> Result<Facts> {
+    let (cards, merchants) = (bench.args.cards, bench.args.merchants);
+    let mut tries = 0;
+    loop {
+        let facts = shape.learn(one, &bench.model, cards, merchants).await?;
+        if shape.learn(services, &bench.model, cards, merchants).await? == facts {
+            return Ok(facts);
+        }
+        tries += 1;
+        ensure!(tries < TRIES, "one process and services disagree about {}", shape.name);
+    }
+}

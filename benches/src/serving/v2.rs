@@ -1,0 +1,83 @@
+//! Inference on raw tensors: Ondol over REST (JSON and bytes) and gRPC, against MLServer, a FastAPI server and the bare
+//! handler. Nothing is looked up, and nothing is logged: the decision log holds what the gateway looked up.
+
+use super::Bench;
+use super::ondol::Ondol;
+use super::rounds::{Plan, Subject};
+use super::tensors::Vectors;
+use crate::report::Report;
+use anyhow::Result;
+use std::sync::Arc;
+
+const ONDOL: &str = "ondol dev";
+const JSON: &str = "json";
+const BINARY: &str = "binary";
+const GRPC: &str = "grpc";
+/// How many times their requests per CPU second Ondol is to answer.
+const OF_MLSERVER: f64 = 10.0;
+const OF_FASTAPI: f64 = 4.0;
+const OF_BARE: f64 = 0.5;
+
+/// Runs it.
+pub(super) async fn run(bench: &Bench<'_>, ondol: &Ondol, report: &mut Report) -> Result<()> {
+    let peers = bench.peers()?;
+    let (mlserver, mlserver_grpc) = peers.mlserver().await?;
+    let by_hand = peers.fastapi("tensor_app").await?;
+    let bare = peers.bare().await?;
+    let vectors = Vectors::make(&bench.model).await?;
+    let subject = |name, what, server, target, against| Subject {
+        name,
+        what,
+        server: Arc::clone(server),
+        target,
+        against,
+    };
+    let (own, gateway) = (&ondol.server, ondol.gateway);
+    let subjects = [
+        subject(ONDOL, JSON, own, vectors.json(gateway, "bench"), None),
+        subject(ONDOL, BINARY, own, vectors.binary(gateway, "bench"), None),
+        subject(ONDOL, GRPC, own, vectors.grpc(gateway, "bench")?, None),
+        subject(
+            "mlserver",
+            JSON,
+            &mlserver.server,
+            vectors.json(mlserver.address, "bench"),
+            Some((ONDOL, OF_MLSERVER)),
+        ),
+        subject(
+            "mlserver",
+            GRPC,
+            &mlserver.server,
+            vectors.grpc(mlserver_grpc, "bench")?,
+            Some((ONDOL, OF_MLSERVER)),
+        ),
+        subject(
+            "fastapi + onnxruntime",
+            JSON,
+            &by_hand.server,
+            vectors.by_hand(by_hand.address),
+            Some((ONDOL, OF_FASTAPI)),
+        ),
+        subject(
+            "bare axum handler",
+            JSON,
+            &bare.server,
+            vectors.json(bare.address, "json"),
+            Some((ONDOL, OF_BARE)),
+        ),
+        subject(
+            "bare axum handler",
+            BINARY,
+            &bare.server,
+            vectors.binary(bare.address, "binary"),
+            Some((ONDOL, OF_BARE)),
+        ),
+    ];
+    let plan = Plan {
+        part: "v2",
+        rounds: bench.args.rounds,
+        window: bench.window(),
+        redis: None,
+    };
+    plan.run(&subjects, report).await
+}
