@@ -88,7 +88,9 @@ pub(crate) fn fifty_latest() -> Result<DefinitionFiles> {
     }
     text.push_str("\n[model.wide]\ninputs = { card = \"string\" }\nfeatures = [\"wide.*\"]\n");
     let mut files = files(text);
-    files.files.iter_mut().for_each(|file| file.path = "wide.toml".to_owned());
+    for file in &mut files.files {
+        file.path = "wide.toml".to_owned();
+    }
     Ok(files)
 }
 
