@@ -1,6 +1,5 @@
 //! Decisions through the real program: recorded before their answers whatever is killed, replayed to the bit, answered by
-//! outcomes, made into a training set; definitions that a live model reads, which do not change under it; and a Redis that
-//! is slow or dead, which costs features and no answer.
+//! outcomes, made into a training set; and definitions that a live model reads, which do not change under it.
 
 #![allow(
     clippy::unwrap_used,
@@ -23,10 +22,6 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tempfile::TempDir;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
 use url::Url;
 
 /// Five numbers, which is what the fixture takes.
@@ -54,16 +49,11 @@ decisions.audit = "required"
 struct Server {
     folder: TempDir,
     url: Url,
-    environment: Vec<(&'static str, String)>,
     child: Option<Child>,
 }
 
 impl Server {
     async fn start() -> Self {
-        Self::start_with(Vec::new()).await
-    }
-
-    async fn start_with(environment: Vec<(&'static str, String)>) -> Self {
         let address = std::net::TcpListener::bind("127.0.0.1:0")
             .unwrap()
             .local_addr()
@@ -71,7 +61,6 @@ impl Server {
         let mut server = Self {
             folder: tempfile::tempdir().unwrap(),
             url: Url::parse(&format!("http://{address}")).unwrap(),
-            environment,
             child: None,
         };
         server.go().await;
@@ -85,7 +74,6 @@ impl Server {
             .arg(self.folder.path().join("data"))
             .env("ONDOL_LOG_FILTER", "error")
             .env("ONDOL_MODEL_GATEWAY__PYTHON", services::python())
-            .envs(self.environment.clone())
             .current_dir(self.folder.path())
             .stdout(Stdio::null())
             .spawn()
@@ -157,11 +145,7 @@ impl Server {
 
     /// Definitions, events of one card, and a registered model.
     async fn fill(&self) {
-        self.fill_with(DEFINITIONS).await;
-    }
-
-    async fn fill_with(&self, definitions: &str) {
-        self.write("features.toml", definitions);
+        self.write("features.toml", DEFINITIONS);
         self.ondol("apply features.toml");
         let now = ondol_vocabulary::EventTime::now();
         let event = |number: i64| {
@@ -229,134 +213,6 @@ fn request(card: &str, amount: f64) -> PredictRequest {
             ("amount".to_owned(), FeatureValue::F64(amount)),
         ]),
         ..PredictRequest::default()
-    }
-}
-
-/// What stands between the store and Redis.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Line {
-    Open,
-    /// Bytes wait.
-    Slow,
-    /// Connections are cut, and new ones too.
-    Cut,
-}
-
-/// A way to Redis that can be slowed down and cut.
-struct Proxy {
-    port: u16,
-    line: Arc<watch::Sender<Line>>,
-}
-
-impl Proxy {
-    async fn to(target: &str) -> Self {
-        let target = Url::parse(target).unwrap();
-        let target = format!("{}:{}", target.host_str().unwrap(), target.port().unwrap_or(6379));
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let line = Arc::new(watch::Sender::new(Line::Open));
-        let states = Arc::clone(&line);
-        tokio::spawn(async move {
-            while let Ok((client, _)) = listener.accept().await {
-                let (target, states) = (target.clone(), states.subscribe());
-                tokio::spawn(async move {
-                    let Ok(server) = TcpStream::connect(target).await else {
-                        return;
-                    };
-                    let (from_client, to_client) = client.into_split();
-                    let (from_server, to_server) = server.into_split();
-                    tokio::select! {
-                        () = pump(from_client, to_server, states.clone()) => {}
-                        () = pump(from_server, to_client, states) => {}
-                    }
-                });
-            }
-        });
-        Self { port, line }
-    }
-
-    fn set(&self, line: Line) {
-        self.line.send_replace(line);
-    }
-}
-
-/// Copies until either end closes or the line is cut.
-async fn pump(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut states: watch::Receiver<Line>) {
-    let mut bytes = vec![0; 1 << 16];
-    loop {
-        let read = tokio::select! {
-            cut = states.wait_for(|line| *line == Line::Cut) => {
-                drop(cut);
-                return;
-            }
-            read = from.read(&mut bytes) => read,
-        };
-        let Ok(count @ 1..) = read else { return };
-        let Ok(state) = states.wait_for(|line| *line != Line::Slow).await.map(|line| *line) else {
-            return;
-        };
-        if state == Line::Cut || to.write_all(&bytes[..count]).await.is_err() {
-            return;
-        }
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_redis_that_is_slow_or_dead_costs_features_and_never_an_answer_or_its_truth() {
-    let proxy = Proxy::to(&services::redis()).await;
-    let redis = format!("redis://127.0.0.1:{}", proxy.port);
-    let prefix = ondol_testkit::unique_name("away");
-    let server = Server::start_with(vec![
-        ("ONDOL_FEATURE_STORE__ONLINE", redis),
-        ("ONDOL_FEATURE_STORE__ONLINE_PREFIX", prefix),
-    ])
-    .await;
-    let policy = "policy = { unavailable = \"serve\", lookup = \"300ms\" }\n";
-    server.fill_with(&format!("{DEFINITIONS}{policy}")).await;
-    let patient = || PredictRequest {
-        deadline_ms: Some(30_000),
-        ..request("c1", 8.0)
-    };
-    // A busy machine is a slow store, too.
-    let whole = loop {
-        let answer = server.gateway().predict("fraud", patient()).await.unwrap();
-        if answer.degraded.is_empty() {
-            break answer;
-        }
-    };
-    let without = async || {
-        let answer = server.gateway().predict("fraud", patient()).await.unwrap();
-        if answer.degraded.is_empty() {
-            // Whenever features came, they are the right ones.
-            assert_eq!(answer.prediction, whole.prediction);
-            return false;
-        }
-        assert_eq!(answer.degraded[0].trouble.name(), "unavailable");
-        assert_eq!(answer.features["card.n_1h"].value, FeatureValue::Null);
-        assert_eq!(answer.features["card.n_1h"].status.name(), "unavailable");
-        assert_ne!(answer.prediction, whole.prediction);
-        true
-    };
-    for line in [Line::Slow, Line::Cut] {
-        proxy.set(line);
-        let mut degraded = 0;
-        for _ in 0..8 {
-            degraded += usize::from(without().await);
-        }
-        assert!(
-            degraded >= 4,
-            "{degraded} of 8 answers did without features while the line was {line:?}"
-        );
-        proxy.set(Line::Open);
-        let mut back = false;
-        for _ in 0..600 {
-            back = !without().await;
-            if back {
-                break;
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-        assert!(back, "features did not come back after {line:?}");
     }
 }
 

@@ -1,0 +1,149 @@
+//! Redis slow, dead, failing over, and back with nothing: features are right, or said to be missing; never others.
+
+use crate::estate::{Estate, request, until};
+use crate::load::{Load, Seen};
+use crate::scene::{CARDS, Model, Outcome, Row, is_of_features};
+use ondol_model_gateway_api::{ModelGateway, ModelGatewayError};
+use ondol_testkit::process::{Process, free_port};
+use ondol_testkit::proxy::Proxy;
+use ondol_testkit::redis_cluster::RedisCluster;
+use ondol_testkit::{services, unique_name};
+use ondol_vocabulary::FeatureStatus;
+use std::path::Path;
+use tokio::task::block_in_place;
+
+const MODELS: [Model; 4] = [Model::Steady, Model::Soft, Model::Spare, Model::Plain];
+
+/// Only a model that has no answer without features may refuse one, and only for that reason.
+fn features_only(model: Model, error: &ModelGatewayError) -> bool {
+    model == Model::Steady && is_of_features(error)
+}
+
+/// A core on `online`, and a gateway beside it.
+async fn estate(online: &str, more: &str) -> Estate {
+    let prefix = unique_name("chaos");
+    let core = format!(
+        "[feature_store]\nonline = \"{online}\"\nonline_prefix = \"{prefix}\"\nonline_timeout_ms = 500\n{more}\n"
+    );
+    Estate::start(&core, &[""]).await.with_models(&MODELS).await
+}
+
+/// Each model does under the fault what its policy says, and the one without features does not notice.
+async fn without_features(load: &Load) {
+    load.more(Model::Soft, Outcome::Degraded, 6).await;
+    load.more(Model::Spare, Outcome::Degraded, 6).await;
+    load.more(Model::Steady, Outcome::Refused, 2).await;
+    load.more(Model::Plain, Outcome::Whole, 20).await;
+}
+
+fn refused_for_features(seen: &Seen) {
+    assert!(
+        seen.refusals.keys().all(|(model, _)| *model == Model::Steady),
+        "{:?}",
+        seen.refusals
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redis_that_is_slow_or_cut_off_costs_features_and_no_truth() {
+    let server = url::Url::parse(&services::redis()).unwrap();
+    let proxy = Proxy::start("core to redis", &[server.port().unwrap()]).await.unwrap();
+    let estate = estate(&format!("redis://127.0.0.1:{}", proxy.port), "").await;
+    let load = Load::start(&estate, &MODELS, features_only);
+    load.whole(10).await;
+
+    proxy.stall();
+    without_features(&load).await;
+    proxy.mend();
+    load.whole(10).await;
+
+    proxy.cut();
+    without_features(&load).await;
+    proxy.mend();
+    load.whole(10).await;
+    refused_for_features(&load.stop("redis slow and cut off").await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redis_cluster_that_fails_over_under_load_answers_right_before_during_and_after() {
+    let folder = tempfile::tempdir().unwrap();
+    let kept = ["--appendonly", "yes", "--appendfsync", "always"];
+    let mut cluster = block_in_place(|| RedisCluster::start(folder.path(), 3, &kept));
+    let estate = estate(&cluster.url(), "online_wait_replicas = 1").await;
+    let load = Load::start(&estate, &MODELS, features_only);
+    load.whole(10).await;
+
+    // Dead: its replica is promoted, then it comes back as a replica.
+    let killed = cluster.primaries()[0];
+    block_in_place(|| cluster.kill_primary(killed));
+    load.whole(20).await;
+    block_in_place(|| cluster.revive(killed));
+    load.whole(10).await;
+
+    // Hanging: the same, and it wakes up as one who still takes itself for the primary.
+    let paused = cluster.primaries()[1];
+    cluster.process(paused).pause().unwrap();
+    until(
+        || "nobody takes a silent primary's place".to_owned(),
+        async || {
+            let primaries = block_in_place(|| cluster.primaries());
+            !primaries.contains(&paused) && primaries.len() == 3
+        },
+    )
+    .await;
+    load.whole(20).await;
+    cluster.process(paused).resume().unwrap();
+    load.whole(20).await;
+
+    // All of it, with what it had on disk.
+    for node in 0..6 {
+        cluster.process(node).kill().unwrap();
+    }
+    without_features(&load).await;
+    for node in 0..6 {
+        cluster.process(node).start().unwrap();
+    }
+    load.whole(10).await;
+    refused_for_features(&load.stop("redis failing over").await);
+}
+
+/// A server that keeps nothing.
+fn forgetful(port: u16, folder: &Path) -> Process {
+    let port = port.to_string();
+    let arguments = ["--port", &port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"].map(str::to_owned);
+    Process::new("redis", services::redis_server(), arguments, folder)
+}
+
+/// Redis without persistence loses every row at a restart. The store notices and builds them anew from the log; until
+/// then a card's features are said to be missing, which is what a model with `missing = "reject"` would refuse.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redis_that_comes_back_with_nothing_is_filled_again_and_never_passes_for_another() {
+    let folder = tempfile::tempdir().unwrap();
+    let port = free_port();
+    let mut server = forgetful(port, folder.path());
+    server.start().unwrap();
+    let estate = estate(&format!("redis://127.0.0.1:{port}"), "").await;
+    let gateway = estate.front().gateway();
+    let row = Row { card: 3, amount: 2.0 };
+    server.kill().unwrap();
+    server.start().unwrap();
+    let (mut missing, mut whole) = (0, 0);
+    until(
+        || "its rows are not built anew".to_owned(),
+        async || match gateway.predict("soft", request(Model::Soft, &row)).await {
+            Ok(answer) if answer.features["card.n"].status == FeatureStatus::Missing => {
+                let stranger = Row { card: CARDS, ..row };
+                assert_eq!(Model::Soft.judge(&stranger, &answer), Ok(Outcome::Whole));
+                (missing, whole) = (missing + 1, 0);
+                false
+            }
+            Ok(answer) => {
+                whole += usize::from(Model::Soft.judge(&row, &answer).unwrap() == Outcome::Whole);
+                whole > 20
+            }
+            Err(error) => panic!("{error}"),
+        },
+    )
+    .await;
+    eprintln!("chaos: redis empty: {missing} answers said that a known card was missing");
+}
