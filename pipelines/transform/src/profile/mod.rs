@@ -146,8 +146,9 @@ impl ColumnProfile {
             }),
             DataType::I32 => self.add_integers(values::<Int32Type>(column).map(i64::from)),
             DataType::I64 => self.add_integers(values::<Int64Type>(column)),
-            DataType::F32 => self.add_floats(values::<Float32Type>(column).map(f64::from)),
-            DataType::F64 => self.add_floats(values::<Float64Type>(column)),
+            DataType::F32 => self.add_floats(&values::<Float32Type>(column).map(f64::from).collect::<Vec<_>>()),
+            DataType::F64 if nulls == 0 => self.add_floats(column.as_primitive::<Float64Type>().values()),
+            DataType::F64 => self.add_floats(&values::<Float64Type>(column).collect::<Vec<_>>()),
             DataType::Timestamp => self.add_integers(values::<TimestampMicrosecondType>(column)),
             DataType::List(_) => {}
         }
@@ -183,35 +184,37 @@ impl ColumnProfile {
         self.extend_to(ends.map(|(least, greatest)| (ScalarRef::Int(least), ScalarRef::Int(greatest))));
     }
 
-    fn add_floats(&mut self, values: impl Iterator<Item = f64>) {
-        let mut ends: Option<(f64, f64)> = None;
-        for value in values {
-            if let Some(numbers) = &mut self.numbers {
-                numbers.floats.add(value);
-                if !self.is_outline {
-                    numbers.squares.add_square_of_float(value);
-                    numbers.sketch.add(value);
+    fn add_floats(&mut self, values: &[f64]) {
+        if let Some(numbers) = &mut self.numbers {
+            numbers.floats.add_all(values);
+            if !self.is_outline {
+                for value in values {
+                    numbers.squares.add_square_of_float(*value);
+                    numbers.sketch.add(*value);
                 }
             }
-            if value.is_nan() {
-                self.nans += 1;
-            } else {
-                // By the total order: -0.0 is before 0.0.
-                ends = Some(match ends {
-                    None => (value, value),
-                    Some((least, greatest)) => (
-                        if value.total_cmp(&least).is_lt() { value } else { least },
-                        if value.total_cmp(&greatest).is_gt() {
-                            value
-                        } else {
-                            greatest
-                        },
-                    ),
-                });
-            }
-            self.distinct.add(hash(ScalarRef::float(value)));
         }
-        self.extend_to(ends.map(|(least, greatest)| (ScalarRef::Float(least), ScalarRef::Float(greatest))));
+        // By the total order: -0.0 is before 0.0, and what is NaN is before or after all numbers.
+        let mut ends: Option<(i64, i64)> = None;
+        let mut nans = 0;
+        for value in values {
+            let (order, is_nan) = (order(*value), value.is_nan());
+            let (least, greatest) = ends.unwrap_or((i64::MAX, i64::MIN));
+            nans += u64::from(is_nan);
+            ends = Some(if is_nan {
+                (least, greatest)
+            } else {
+                (least.min(order), greatest.max(order))
+            });
+        }
+        self.nans += nans;
+        let ends = ends.filter(|(least, greatest)| least <= greatest);
+        self.extend_to(
+            ends.map(|(least, greatest)| (ScalarRef::Float(ordered(least)), ScalarRef::Float(ordered(greatest)))),
+        );
+        for value in values {
+            self.distinct.add(hash(ScalarRef::float(*value)));
+        }
     }
 
     /// Moves the extremes out to those of some values.
@@ -439,6 +442,17 @@ impl ColumnProfile {
     pub fn decode(data_type: DataType, bytes: &[u8]) -> Result<(Self, &[u8]), RowError> {
         stored::decode(data_type, bytes)
     }
+}
+
+/// An integer in the place of a float in the total order.
+fn order(value: f64) -> i64 {
+    let bits = value.to_bits() as i64;
+    bits ^ (((bits >> 63) as u64) >> 1) as i64
+}
+
+/// The float of an [`order`].
+fn ordered(order: i64) -> f64 {
+    f64::from_bits((order ^ (((order >> 63) as u64) >> 1) as i64) as u64)
 }
 
 /// The values of a column that are not null.
