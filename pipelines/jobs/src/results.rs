@@ -18,6 +18,8 @@ use std::fs::{self, File};
 use std::io::{BufReader, BufWriter};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::thread::JoinHandle;
 
 /// The ending of a result's name. (A dictionary may change from batch to batch in a stream, in an IPC file it may not.)
 const ENDING: &str = "arrows";
@@ -48,11 +50,23 @@ pub(crate) struct Unfinished {
     path: PathBuf,
 }
 
+/// Bytes of a result after which they are brought to the disk, while more are written.
+const FLUSHED_BYTES: usize = 32 << 20;
+
+/// Brings a file to the disk while it is being written, so that at its end little is left to wait for.
+struct Flusher {
+    /// Room for one: who is asked twice meanwhile, brings it all at once.
+    asked: Option<SyncSender<()>>,
+    thread: Option<JoinHandle<std::io::Result<()>>>,
+    written: usize,
+}
+
 /// A result that is being written. Dropped before [`Self::finish`] it leaves nothing.
 pub(crate) struct ResultWriter {
     id: String,
     results: Results,
     writer: StreamWriter<BufWriter<File>>,
+    flusher: Flusher,
     temporary: PathBuf,
     finished: bool,
 }
@@ -111,15 +125,18 @@ impl Results {
     /// Begins the result of job `id`. This and the writer block.
     pub(crate) fn write(&self, id: &str, schema: &SchemaRef) -> Result<ResultWriter, JobError> {
         let temporary = self.folder.join(format!("{id}.tmp"));
-        let begin = || -> Result<StreamWriter<BufWriter<File>>, ArrowError> {
-            StreamWriter::try_new(BufWriter::new(File::create(&temporary)?), schema)
+        let begin = || -> Result<(StreamWriter<BufWriter<File>>, Flusher), ArrowError> {
+            let file = File::create(&temporary)?;
+            let flusher = Flusher::of(file.try_clone()?)?;
+            Ok((StreamWriter::try_new(BufWriter::new(file), schema)?, flusher))
         };
-        let writer =
+        let (writer, flusher) =
             begin().map_err(|cause| JobError::storage(format!("can't write {}", temporary.display()), cause))?;
         Ok(ResultWriter {
             id: id.to_owned(),
             results: self.clone(),
             writer,
+            flusher,
             temporary,
             finished: false,
         })
@@ -263,10 +280,52 @@ async fn blocking<T: Send + 'static>(
     tokio::task::spawn_blocking(work).await.map_err(JobError::internal)?
 }
 
+impl Flusher {
+    fn of(file: File) -> std::io::Result<Self> {
+        let (asked, asks) = sync_channel(1);
+        // An error is told once: whoever meets it keeps it.
+        let flush = move || asks.into_iter().try_for_each(|()| file.sync_data());
+        let thread = std::thread::Builder::new().name("result-flush".to_owned());
+        Ok(Self {
+            asked: Some(asked),
+            thread: Some(thread.spawn(flush)?),
+            written: 0,
+        })
+    }
+
+    /// So many bytes more are written, about.
+    fn add(&mut self, bytes: usize) {
+        self.written += bytes;
+        if self.written >= FLUSHED_BYTES
+            && let Some(asked) = &self.asked
+        {
+            self.written = 0;
+            // At work already, or stopped by an error that is told at the end.
+            let _ = asked.try_send(());
+        }
+    }
+
+    /// Waits for what it was asked for.
+    fn end(&mut self) -> std::io::Result<()> {
+        drop(self.asked.take());
+        match self.thread.take().map(JoinHandle::join) {
+            None => Ok(()),
+            Some(Ok(flushed)) => flushed,
+            Some(Err(_)) => Err(std::io::Error::other(
+                "the thread that brings a result to the disk panicked",
+            )),
+        }
+    }
+}
+
 impl ResultWriter {
     /// Adds rows.
     pub(crate) fn push(&mut self, batch: &RecordBatch) -> Result<(), JobError> {
-        self.writer.write(batch).map_err(|cause| self.fault(&cause))
+        self.writer.write(batch).map_err(|cause| self.fault(&cause))?;
+        let columns = batch.columns().iter();
+        let bytes = columns.map(|column| column.to_data().get_slice_memory_size().unwrap_or(0));
+        self.flusher.add(bytes.sum());
+        Ok(())
     }
 
     /// Makes the result visible. When this returns it survives a crash.
@@ -284,7 +343,7 @@ impl ResultWriter {
     fn close(&mut self) -> Result<(), ArrowError> {
         self.writer.finish()?;
         self.writer.flush()?;
-        Ok(())
+        Ok(self.flusher.end()?)
     }
 
     /// Gives the file its name. When this returns both survive a crash.
@@ -302,6 +361,8 @@ impl ResultWriter {
 
 impl Drop for ResultWriter {
     fn drop(&mut self) {
+        // Of what is not finished nobody cares whether it is on the disk.
+        let _ = self.flusher.end();
         if !self.finished
             && let Err(error) = fs::remove_file(&self.temporary)
         {

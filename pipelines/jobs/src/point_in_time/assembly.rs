@@ -4,6 +4,7 @@
 //! straight to their row, so that a column is held once; the others wait as they came and are gathered at the end.
 
 use crate::error::JobError;
+use crate::pool;
 use arrow::array::{Array, ArrayRef, PrimitiveArray, new_empty_array, new_null_array};
 use arrow::buffer::{BooleanBuffer, Buffer, NullBuffer, ScalarBuffer};
 use arrow::compute::interleave;
@@ -105,13 +106,13 @@ impl Assembly {
         Ok(())
     }
 
-    /// The columns and what entities are worth, in the spine's order.
-    pub(crate) fn finish(self) -> Result<Answers, JobError> {
+    /// The columns and what entities are worth, in the spine's order; put together on `threads` threads.
+    pub(crate) fn finish(self, threads: usize) -> Result<Answers, JobError> {
         let rows = self.rows;
-        let values: Result<_, _> = self.columns.into_iter().map(|target| target.finish(rows)).collect();
+        let values = pool::map(threads, self.columns, |_, target| target.finish(rows))?;
         let worth = self.worth.into_iter().map(AtomicU8::into_inner);
         Ok(Answers {
-            values: values?,
+            values,
             worth: worth.map(|code| Worth::from_code(code).unwrap_or_default()).collect(),
         })
     }

@@ -3,6 +3,8 @@
 //! Entities are numbered in order of first appearance; the rows that name none (a part of the key is null) stand behind
 //! them all, as an entity to which nothing happens. A key's canonical bytes are mostly few: up to 16 of them are one
 //! integer, hashed and compared in registers, and a lookup touches one place in memory. Longer ones lie in one buffer.
+//! Integers that lie close together, as those do that a database has counted out, are places in a list: it is a tenth of
+//! the size of a hash table, and most often stays in the processor's cache.
 
 use crate::error::JobError;
 use arrow::array::{Array, ArrayRef, AsArray, StringArray};
@@ -14,6 +16,13 @@ use xxhash_rust::xxh3::xxh3_64;
 
 /// Stands for no entity.
 pub(crate) const NO_ENTITY: u32 = u32::MAX;
+
+/// A spine whose rows' keys are known by number.
+pub(crate) struct KeyedRows {
+    keys: Keys,
+    /// By row; [`NO_ENTITY`] where a part of the key is null.
+    entities: Vec<u32>,
+}
 
 /// A spine grouped by one view's key.
 pub(crate) struct Entities {
@@ -29,12 +38,66 @@ pub(crate) struct Entities {
 /// Entities by key.
 #[derive(Default)]
 struct Keys {
+    count: u32,
+    /// If all keys are integers that lie close together: then nothing else holds any.
+    dense: Option<Dense>,
     short: HashTable<(u128, u32)>,
     /// Those with keys that no integer holds.
     long: HashTable<u32>,
     /// By entity, empty for short keys.
     bytes: Vec<u8>,
     byte_ends: Vec<usize>,
+}
+
+/// Entities by how far their keys are from the least.
+struct Dense {
+    least: i64,
+    entities: Vec<u32>,
+}
+
+/// Places of a list for each row of the spine, at most: what a hash table would take.
+const DENSE_PLACES: usize = 8;
+/// As many places are given to few rows.
+const FEW_PLACES: usize = 1 << 16;
+
+impl Dense {
+    /// For the keys of `columns`, if there is one for each row and they lie close together.
+    fn of(columns: &[Vec<&ArrayRef>]) -> Option<Self> {
+        let (mut rows, mut ends) = (0usize, None);
+        for columns in columns {
+            let [column] = columns.as_slice() else { return None };
+            rows += column.len();
+            for value in integers(column)?.flatten() {
+                let (least, greatest) = ends.unwrap_or((value, value));
+                ends = Some((least.min(value), greatest.max(value)));
+            }
+        }
+        let (least, greatest) = ends?;
+        let places = usize::try_from(greatest.checked_sub(least)?).ok()?.checked_add(1)?;
+        (places <= FEW_PLACES.max(rows.saturating_mul(DENSE_PLACES))).then(|| Self {
+            least,
+            entities: vec![NO_ENTITY; places],
+        })
+    }
+
+    #[inline]
+    fn find(&self, key: i64) -> u32 {
+        // What is less than the least is far beyond the end.
+        let place = key.wrapping_sub(self.least) as u64 as usize;
+        self.entities.get(place).copied().unwrap_or(NO_ENTITY)
+    }
+}
+
+/// The values of a column of integers.
+fn integers(column: &ArrayRef) -> Option<Box<dyn Iterator<Item = Option<i64>> + '_>> {
+    match column.data_type() {
+        ArrowType::Int64 => Some(Box::new(column.as_primitive::<Int64Type>().iter())),
+        ArrowType::Int32 => {
+            let values = column.as_primitive::<Int32Type>().iter();
+            Some(Box::new(values.map(|value| value.map(i64::from))))
+        }
+        _ => None,
+    }
 }
 
 /// A key of canonical bytes, which tell their own end: zeros behind them make no other key.
@@ -44,6 +107,8 @@ enum Key<'a> {
 }
 
 const SHORT_BYTES: usize = 16;
+/// Bytes of a text that fit into an integer behind its tag and length.
+const MOST_SHORT_TEXT: usize = SHORT_BYTES - 2;
 
 impl<'a> Key<'a> {
     fn of(bytes: &'a [u8]) -> Self {
@@ -61,6 +126,12 @@ impl<'a> Key<'a> {
 /// The canonical bytes of an integer, as an integer.
 fn of_integer(value: i64) -> u128 {
     (u128::from(value as u64) << 8) | 2
+}
+
+/// The integer whose canonical bytes these are.
+fn as_integer(key: u128) -> Option<i64> {
+    let value = (key >> 8) as u64 as i64;
+    (of_integer(value) == key).then_some(value)
 }
 
 /// Multiplied and folded: the bits of keys differ in few places.
@@ -84,6 +155,10 @@ impl Keys {
     }
 
     fn find_short(&self, key: u128) -> Option<u32> {
+        if let Some(dense) = &self.dense {
+            let entity = as_integer(key).map_or(NO_ENTITY, |key| dense.find(key));
+            return (entity != NO_ENTITY).then_some(entity);
+        }
         self.short
             .find(hash_of(key), |(known, _)| *known == key)
             .map(|(_, entity)| *entity)
@@ -104,7 +179,8 @@ impl Keys {
             return entity;
         }
         // A spine has at most u32::MAX rows, so entities fit.
-        let entity = self.byte_ends.len() as u32;
+        let entity = self.count;
+        self.count += 1;
         match key {
             Key::Short(key) => {
                 self.byte_ends.push(self.bytes.len());
@@ -132,38 +208,96 @@ impl Keys {
     }
 }
 
-impl Entities {
-    /// Groups rows at `times` by their `keys`: for each batch of the spine its key columns, in the view's order.
-    pub(crate) fn group(keys: &[Vec<&ArrayRef>], times: &[i64]) -> Result<Self, JobError> {
+impl KeyedRows {
+    /// Of rows with `keys`: for each batch of the spine its key columns, in the view's order.
+    pub(crate) fn of(keys: &[Vec<&ArrayRef>]) -> Result<Self, JobError> {
+        let rows = keys
+            .iter()
+            .filter_map(|columns| columns.first())
+            .map(|column| column.len())
+            .sum();
+        let mut entities: Vec<u32> = Vec::with_capacity(rows);
+        if let Some(dense) = Dense::of(keys) {
+            return Ok(Self::of_integers(dense, keys, entities));
+        }
         let mut known = Keys::default();
-        let mut of_row: Vec<u32> = Vec::with_capacity(times.len());
         let mut buffer = Vec::with_capacity(32);
         for columns in keys {
             let rows = columns.first().map_or(0, |column| column.len());
             let columns = EntityKeyColumns::new(columns.iter().copied()).map_err(JobError::internal)?;
             for row in 0..rows {
-                of_row.push(match columns.encode(row, &mut buffer) {
+                entities.push(match columns.encode(row, &mut buffer) {
                     true => known.intern(&Key::of(&buffer)),
                     false => NO_ENTITY,
                 });
             }
         }
-        if of_row.len() != times.len() {
+        Ok(Self { keys: known, entities })
+    }
+
+    /// Of integers that have a place each.
+    fn of_integers(mut dense: Dense, keys: &[Vec<&ArrayRef>], mut entities: Vec<u32>) -> Self {
+        let mut count = 0;
+        for values in keys.iter().flatten().filter_map(|column| integers(column)) {
+            entities.extend(values.map(|value| {
+                let place = value.map(|value| value.wrapping_sub(dense.least) as u64 as usize);
+                let Some(entity) = place.and_then(|place| dense.entities.get_mut(place)) else {
+                    return NO_ENTITY;
+                };
+                if *entity == NO_ENTITY {
+                    *entity = count;
+                    count += 1;
+                }
+                *entity
+            }));
+        }
+        let keys = Keys {
+            count,
+            dense: Some(dense),
+            ..Keys::default()
+        };
+        Self { keys, entities }
+    }
+
+    /// Rows' entities, [`NO_ENTITY`] where they name none.
+    pub(crate) fn entities(&self) -> &[u32] {
+        &self.entities
+    }
+
+    /// Number of entities that are named.
+    pub(crate) fn count(&self) -> usize {
+        self.keys.count as usize
+    }
+
+    /// As [`Entities::find`].
+    pub(crate) fn find(&self, columns: &[&ArrayRef], found: &mut Vec<u32>) -> Result<(), JobError> {
+        self.keys.find_all(columns, found)
+    }
+
+    /// Grouped, and each group in order of `times`.
+    pub(crate) fn grouped(self, times: &[i64]) -> Result<Entities, JobError> {
+        if self.entities.len() != times.len() {
             return Err(JobError::internal(format!(
                 "{} keys for {} rows",
-                of_row.len(),
+                self.entities.len(),
                 times.len()
             )));
         }
-        let entities = known.byte_ends.len();
-        let (rows, ends) = by_entity(&of_row, entities, times);
+        let (rows, ends) = by_entity(&self.entities, self.count(), times);
         let times = rows.iter().map(|row| times[*row as usize]).collect();
-        Ok(Self {
-            keys: known,
+        Ok(Entities {
+            keys: self.keys,
             rows,
             times,
             ends,
         })
+    }
+}
+
+impl Entities {
+    /// Groups rows at `times` by their `keys`: for each batch of the spine its key columns, in the view's order.
+    pub(crate) fn group(keys: &[Vec<&ArrayRef>], times: &[i64]) -> Result<Self, JobError> {
+        KeyedRows::of(keys)?.grouped(times)
     }
 
     /// Number of entities, with the one that rows without a key make.
@@ -219,6 +353,12 @@ impl Entities {
 
     /// The entity of each row of `columns`, key columns in the view's order: [`NO_ENTITY`] where the spine has none.
     pub(crate) fn find(&self, columns: &[&ArrayRef], found: &mut Vec<u32>) -> Result<(), JobError> {
+        self.keys.find_all(columns, found)
+    }
+}
+
+impl Keys {
+    fn find_all(&self, columns: &[&ArrayRef], found: &mut Vec<u32>) -> Result<(), JobError> {
         found.clear();
         let none = |entity: Option<u32>| entity.unwrap_or(NO_ENTITY);
         match columns {
@@ -226,19 +366,17 @@ impl Entities {
                 self.find_texts(column.as_string::<i32>(), found);
             }
             [column] if *column.data_type() == ArrowType::Int64 => {
-                let values = column.as_primitive::<Int64Type>();
-                found.extend(
-                    values
-                        .values()
-                        .iter()
-                        .map(|value| none(self.keys.find_short(of_integer(*value)))),
-                );
+                let values = column.as_primitive::<Int64Type>().values().iter();
+                match &self.dense {
+                    Some(dense) => found.extend(values.map(|value| dense.find(*value))),
+                    None => found.extend(values.map(|value| none(self.find_short(of_integer(*value))))),
+                }
                 blank(found, column);
             }
             [column] if *column.data_type() == ArrowType::Int32 => {
                 let values = column.as_primitive::<Int32Type>();
                 let wide = values.values().iter().map(|value| of_integer(i64::from(*value)));
-                found.extend(wide.map(|key| none(self.keys.find_short(key))));
+                found.extend(wide.map(|key| none(self.find_short(key))));
                 blank(found, column);
             }
             columns => {
@@ -246,7 +384,7 @@ impl Entities {
                 let columns = EntityKeyColumns::new(columns.iter().copied()).map_err(JobError::internal)?;
                 let mut buffer = Vec::with_capacity(32);
                 found.extend((0..rows).map(|row| match columns.encode(row, &mut buffer) {
-                    true => none(self.keys.find(&Key::of(&buffer))),
+                    true => none(self.find(&Key::of(&buffer))),
                     false => NO_ENTITY,
                 }));
             }
@@ -256,19 +394,20 @@ impl Entities {
 
     fn find_texts(&self, texts: &StringArray, found: &mut Vec<u32>) {
         let mut buffer = Vec::with_capacity(64);
+        let (data, offsets) = (texts.value_data(), texts.value_offsets());
         found.extend((0..texts.len()).map(|row| {
             if texts.is_null(row) {
                 return NO_ENTITY;
             }
-            let text = texts.value(row).as_bytes();
-            let entity = match text.len() {
-                length @ 0..=14 => {
+            let (start, end) = (offsets[row] as usize, offsets[row + 1] as usize);
+            let entity = match end - start {
+                length @ 0..=MOST_SHORT_TEXT => {
                     // The tag of text and its length come first.
-                    let mut short = [0u8; SHORT_BYTES];
-                    short[0] = 1;
-                    short[1] = length as u8;
-                    short[2..2 + length].copy_from_slice(text);
-                    self.keys.find_short(u128::from_le_bytes(short))
+                    let bytes = match data.get(start..).and_then(|data| data.first_chunk()) {
+                        Some(bytes) => u128::from_le_bytes(*bytes) & ((1 << (8 * length)) - 1),
+                        None => short_of(&data[start..end]),
+                    };
+                    self.find_short((bytes << 16) | (length as u128) << 8 | 1)
                 }
                 mut length => {
                     buffer.clear();
@@ -278,13 +417,20 @@ impl Entities {
                         length >>= 7;
                     }
                     buffer.push(length as u8);
-                    buffer.extend_from_slice(text);
-                    self.keys.find(&Key::of(&buffer))
+                    buffer.extend_from_slice(&data[start..end]);
+                    self.find(&Key::of(&buffer))
                 }
             };
             entity.unwrap_or(NO_ENTITY)
         }));
     }
+}
+
+/// The first bytes as an integer, zeros behind them.
+fn short_of(bytes: &[u8]) -> u128 {
+    let mut short = [0u8; SHORT_BYTES];
+    short.iter_mut().zip(bytes).for_each(|(place, byte)| *place = *byte);
+    u128::from_le_bytes(short)
 }
 
 /// Nulls name no entity.

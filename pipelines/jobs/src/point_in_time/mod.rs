@@ -4,7 +4,8 @@
 //! in memory, on one thread. The embedded training set reads tables and goes the same way piece by piece:
 //! 1. `view` is what is joined, made from definitions alone;
 //! 2. `entities` groups the spine's rows by key and time, and finds an event's entity;
-//! 3. `latest` joins views of latest rows, a candidate a row; `shuffle` brings the events of all others together by
+//! 3. `timeline` joins views of latest rows over tables in order of time, `latest` those over others, a candidate a row;
+//!    `shuffle` brings the events of all others together by
 //!    entity, in memory or, beyond its limit, in a `spill` file, where a `crowd` is put in order by parts;
 //! 4. [`ondol_transform::History`] computes a partition's features;
 //! 5. `assembly` puts values into the spine's order, `beyond` tells rows of which only the past is known from those of
@@ -18,14 +19,16 @@ mod entities;
 mod latest;
 mod shuffle;
 mod spill;
+mod timeline;
 mod view;
 
 pub(crate) use account::Account;
 pub(crate) use assembly::Assembly;
 pub(crate) use beyond::Beyond;
-pub(crate) use entities::Entities;
+pub(crate) use entities::{Entities, KeyedRows, NO_ENTITY};
 pub(crate) use latest::Latest;
 pub(crate) use shuffle::{Layout, Shuffle};
+pub(crate) use timeline::{Found, Moments as SpineMoments, Tie, Timeline};
 pub use view::JoinView;
 
 pub use crate::error::JobError;
@@ -63,7 +66,7 @@ pub fn join(
         let slots = entities.slots(&shuffle.entities_of(partition));
         assembly.place(&entities.rows()[slots], &shuffle.answers(partition)?)?;
     }
-    let mut joined = assembly.finish()?;
+    let mut joined = assembly.finish(1)?;
     beyond.settle(view, &entities, false, &mut joined.worth);
     Ok(joined)
 }

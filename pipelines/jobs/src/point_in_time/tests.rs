@@ -207,7 +207,7 @@ fn by_candidates(view: &str, batches: &[RecordBatch], spine: &[(Option<u8>, i64)
             .unwrap();
     }
     winners.settle(&view, &entities, &assembly).unwrap();
-    let mut answers = assembly.finish().unwrap();
+    let mut answers = assembly.finish(2).unwrap();
     beyond.settle(&view, &entities, false, &mut answers.worth);
     filled(&view, answers)
 }
@@ -292,7 +292,7 @@ fn a_join_of_ten_times_its_memory_spills_and_gives_the_same() {
             .place(&entities.rows()[slots], &shuffle.answers(partition).unwrap())
             .unwrap();
     }
-    let mut answers = assembly.finish().unwrap();
+    let mut answers = assembly.finish(2).unwrap();
     beyond.settle(&view, &entities, false, &mut answers.worth);
     assert_eq!(filled(&view, answers), expected);
     assert!(
@@ -346,7 +346,7 @@ fn one_entity_with_ten_times_the_memory_is_folded_piece_by_piece_and_gives_the_s
             .place(&entities.rows()[slots], &shuffle.answers(partition).unwrap())
             .unwrap();
     }
-    let mut answers = assembly.finish().unwrap();
+    let mut answers = assembly.finish(2).unwrap();
     beyond.settle(&view, &entities, false, &mut answers.worth);
     assert_eq!(filled(&view, answers), expected);
     assert!(

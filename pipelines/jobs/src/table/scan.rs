@@ -6,6 +6,9 @@
 //! Decoding is work for a compute thread: [`Scan::read`] blocks on the fetch of one row group's wanted columns and then
 //! decodes them as the iterator is pulled.
 
+mod pages;
+mod picked;
+
 use super::file::UNKNOWN_ROWS;
 use super::local_file::LocalFile;
 use super::{Positions, Table, TableFile, cast};
@@ -185,6 +188,12 @@ impl Scan {
             })
         });
         Ok(bounds.collect())
+    }
+
+    /// The least and greatest event time that `unit` may hold, as its statistics tell.
+    pub(crate) fn bounds(&self, unit: &Unit) -> Option<(i64, i64)> {
+        let group = unit.footer.metadata().row_groups().get(unit.row_group)?;
+        row_group_bounds(&unit.footer, group, &self.time)
     }
 
     /// Whether file `index`, of that schema, has the columns that are wanted: told before any row is read.

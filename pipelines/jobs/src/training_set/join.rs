@@ -1,18 +1,21 @@
 //! The join of one view to the spine: its source read, cut down to what the rows may see, and the view's features as of
 //! each row.
 
+mod timeline;
+
 use super::Limits;
 use super::plan::ViewPlan;
 use super::spine::Spine;
 use super::statuses::Joined;
 use crate::error::JobError;
-use crate::point_in_time::{Account, Assembly, Beyond, Entities, JoinView, Latest, Layout, Shuffle};
+use crate::point_in_time::{Account, Assembly, Beyond, Entities, JoinView, KeyedRows, Latest, Layout, Shuffle};
 use crate::pool::Pool;
 use crate::progress::Progress;
 use crate::table::{Marks, Positions, Scan, Table, TimeRange, Unit};
 use arrow::array::{ArrayRef, RecordBatch};
 use ondol_pipelines_api::wire::AsOf;
 use ondol_vocabulary::Field;
+use timeline::Rows;
 
 /// Which events are read.
 #[derive(Clone, Copy, Debug)]
@@ -55,7 +58,7 @@ pub(super) fn view(
     });
     let keys = keys.collect::<Result<Vec<_>, _>>()?;
     let keys: Vec<Vec<&ArrayRef>> = keys.iter().map(|columns| columns.iter().collect()).collect();
-    let entities = Entities::group(&keys, &spine.times)?;
+    let keyed = KeyedRows::of(&keys)?;
     let join = Join {
         view: &JoinView::compile(definition, &view.source)?,
         name: view.name.name.clone(),
@@ -65,13 +68,24 @@ pub(super) fn view(
         pool,
         progress,
     };
+    if join.view.history().is_latest_only() {
+        let rows = Rows {
+            keyed: &keyed,
+            times: &spine.times,
+            moments: spine.moments(),
+        };
+        if let Some(answers) = join.timeline(&rows)? {
+            return Joined::of(join.view, answers);
+        }
+    }
+    let entities = keyed.grouped(&spine.times)?;
     let assembly = Assembly::new(join.view.features().map(|feature| feature.data_type), spine.rows());
     let beyond = Beyond::new(join.view, &entities);
     let has_older = match join.view.history().is_latest_only() {
         true => join.latest(&entities, &beyond, &assembly)?,
         false => join.shuffle(&entities, &beyond, &assembly)?,
     };
-    let mut answers = assembly.finish()?;
+    let mut answers = assembly.finish(limits.threads)?;
     beyond.settle(join.view, &entities, has_older, &mut answers.worth);
     Joined::of(join.view, answers)
 }
@@ -81,7 +95,7 @@ impl Join<'_> {
     fn latest(&self, entities: &Entities, beyond: &Beyond, assembly: &Assembly) -> Result<bool, JobError> {
         let marks = self.marks();
         let scan = self.scan(self.view.admitting_columns(), marks);
-        let units = self.units(&scan, entities)?;
+        let units = self.units(&scan, entities.times())?;
         self.reading(&units);
         let has_older = scan.has_older();
         let latest = Latest::new(self.view, entities, beyond);
@@ -116,7 +130,7 @@ impl Join<'_> {
     /// events were left unread.
     fn shuffle(&self, entities: &Entities, beyond: &Beyond, assembly: &Assembly) -> Result<bool, JobError> {
         let scan = self.scan(self.view.source_columns(), self.marks());
-        let units = self.units(&scan, entities)?;
+        let units = self.units(&scan, entities.times())?;
         self.reading(&units);
         let account = Account::default();
         let layout = Layout {
@@ -172,8 +186,8 @@ impl Join<'_> {
     }
 
     /// The row groups that may hold what a row can see.
-    fn units(&self, scan: &Scan, entities: &Entities) -> Result<Vec<Unit>, JobError> {
-        let (first, last) = (entities.times().iter().min(), entities.times().iter().max());
+    fn units(&self, scan: &Scan, times: &[i64]) -> Result<Vec<Unit>, JobError> {
+        let (first, last) = (times.iter().min(), times.iter().max());
         let lookback = self.view.lookback_us().filter(|_| !self.reading.is_exact);
         let range = match (first, last) {
             (Some(first), Some(last)) => TimeRange {

@@ -2,6 +2,7 @@
 //!
 //! Everything that can be wrong with a spine is found before any work starts, and told at once, a line per column.
 
+use crate::point_in_time::SpineMoments;
 use arrow::array::{
     Array, ArrayRef, AsArray, RecordBatch, RecordBatchOptions, TimestampMicrosecondArray, new_null_array,
 };
@@ -13,7 +14,7 @@ use ondol_pipelines_api::PipelinesError;
 use ondol_pipelines_api::wire::TrainingSetRequest;
 use ondol_vocabulary::{DataType, EventTime, FeatureOrigin, Field, ModelDefinition};
 use std::collections::HashSet;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 const STRICT: CastOptions<'static> = CastOptions {
     safe: false,
@@ -36,12 +37,19 @@ pub(crate) struct Spine {
     pub times: Vec<i64>,
     /// The column the moments came from.
     pub time_column: String,
+    /// Its rows by moment, once somebody asks.
+    by_moment: OnceLock<SpineMoments>,
 }
 
 impl Spine {
     /// Rows in all batches.
     pub(crate) fn rows(&self) -> usize {
         self.times.len()
+    }
+
+    /// Its rows by moment.
+    pub(crate) fn moments(&self) -> &SpineMoments {
+        self.by_moment.get_or_init(|| SpineMoments::of(&self.times))
     }
 
     /// Checks `request`'s spine against `model`.
@@ -89,6 +97,7 @@ impl Spine {
             inputs,
             times,
             time_column,
+            by_moment: OnceLock::new(),
         })
     }
 }
