@@ -5,7 +5,8 @@
 
 WORK is `windows` (count, sum, mean and max over three windows, from an event log) or `latest` (ten features of each of three
 tables, with a time to live). Each query is the fastest form that was found. They follow the same rules: strictly before the
-moment, known by then, tails on the same hops. Versions: scripts/requirements-test.txt.
+moment, known by then, tails on the same hops. What they write is not compressed, as ours is not. Versions:
+scripts/requirements-test.txt.
 """
 
 import json
@@ -51,7 +52,7 @@ def duckdb_windows(folder):
             LEFT JOIN read_parquet('{folder}/{LOG}') e
                 ON e.card = s.card AND e.ts >= s.tail_7d AND e.ts < s.ts AND e._ingested_at <= s.ts
             GROUP BY s.row
-        ) TO '{folder}/duckdb.parquet' (FORMAT parquet)
+        ) TO '{folder}/duckdb.parquet' (FORMAT parquet, COMPRESSION uncompressed)
     """)
 
 
@@ -68,7 +69,7 @@ def duckdb_latest(folder):
     )
     duckdb_connection().execute(f"""
         COPY (SELECT s.*, {features} FROM read_parquet('{folder}/spine.parquet') s {joins})
-        TO '{folder}/duckdb.parquet' (FORMAT parquet)
+        TO '{folder}/duckdb.parquet' (FORMAT parquet, COMPRESSION uncompressed)
     """)
 
 
@@ -99,7 +100,7 @@ def polars_windows(folder):
         *(pl.col(f"card.n_{name}").fill_null(0) for name in WINDOWS),
         *(pl.when(pl.col(f"card.n_{name}") > 0).then(pl.col(f"card.sum_{name}")).alias(f"card.sum_{name}") for name in WINDOWS),
     )
-    rows.sink_parquet(folder / "polars.parquet", engine="streaming")
+    rows.sink_parquet(folder / "polars.parquet", compression="uncompressed", engine="streaming")
 
 
 def polars_latest(folder):
@@ -113,7 +114,7 @@ def polars_latest(folder):
         rows = rows.join_asof(
             events, on="ts", by=key, tolerance="30d", allow_exact_matches=False, check_sortedness=False, coalesce=True
         )
-    rows.collect().write_parquet(folder / "polars.parquet")
+    rows.collect().write_parquet(folder / "polars.parquet", compression="uncompressed")
 
 
 def run(work, engine, folder):

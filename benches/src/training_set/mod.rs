@@ -40,8 +40,8 @@ pub(crate) struct Args {
     /// Times that each side runs, by turns; results are medians.
     #[arg(long, default_value_t = 3)]
     repetitions: usize,
-    /// Memory for events, in MiB.
-    #[arg(long, default_value_t = 256)]
+    /// Memory for events, in MiB: half of what those of a week take, so that some are spilled.
+    #[arg(long, default_value_t = 128)]
     event_memory_mib: u64,
     /// Memory for events of one more side, in MiB, which has to spill; 0: none.
     #[arg(long, default_value_t = 20)]
