@@ -255,7 +255,9 @@ impl Predictor {
         let at = EventTime::from_micros(self.clock.now_micros());
 
         let lookup = Instant::now();
-        let (scoring, served) = self.look_up(asked, &inputs, share.as_ref(), as_of, at, deadline).await?;
+        let (scoring, served) = self
+            .look_up(asked, &inputs, share.as_ref(), as_of, at, deadline)
+            .await?;
         let Prepared { version, scorer, plan } = scoring;
         let features = lookup.elapsed();
 

@@ -167,7 +167,13 @@ mod tests {
         ]
     }
 
-    const TYPES: [DataType; 5] = [DataType::I64, DataType::I32, DataType::Bool, DataType::F32, DataType::F64];
+    const TYPES: [DataType; 5] = [
+        DataType::I64,
+        DataType::I32,
+        DataType::Bool,
+        DataType::F32,
+        DataType::F64,
+    ];
 
     proptest! {
         #[test]

@@ -97,7 +97,8 @@ async fn the_version_that_was_named_longest_ago_is_evicted_and_loaded_again_when
     let bench = bounded(2).await;
     let base = port(&bench).await;
     for (mark, fixture) in ["matrix", "columns_float", "matrix"].into_iter().enumerate() {
-        bench.register_as("fraud", padded(fixture, 400, mark as u8))
+        bench
+            .register_as("fraud", padded(fixture, 400, mark as u8))
             .await
             .unwrap();
         // Uses are told apart by milliseconds.
@@ -117,7 +118,8 @@ async fn what_is_named_by_an_alias_stays() {
     let bench = bounded(3).await;
     let base = port(&bench).await;
     for (mark, fixture) in ["columns_float", "matrix", "matrix"].into_iter().enumerate() {
-        bench.register_as("fraud", padded(fixture, 400, mark as u8))
+        bench
+            .register_as("fraud", padded(fixture, 400, mark as u8))
             .await
             .unwrap();
         tokio::time::sleep(std::time::Duration::from_millis(5)).await;
@@ -129,7 +131,8 @@ async fn what_is_named_by_an_alias_stays() {
             bench.set_routing("fraud", routing).await.unwrap();
         }
     }
-    bench.register_as("other", padded("columns_float", 400, 9))
+    bench
+        .register_as("other", padded("columns_float", 400, 9))
         .await
         .unwrap();
     assert_eq!(loaded(&base).await, ["fraud@1", "fraud@3", "other@1"]);
@@ -163,7 +166,8 @@ async fn a_model_without_room_is_refused_by_name_and_comes_in_when_another_is_un
 #[tokio::test]
 async fn what_a_graph_runs_stays_with_it() {
     let bench = bounded(2).await;
-    bench.register_as("other", padded("columns_float", 400, 0))
+    bench
+        .register_as("other", padded("columns_float", 400, 0))
         .await
         .unwrap();
     let graph = "output = \"twice\"\n[nodes.other]\nmodel = \"other@1\"\n[nodes.twice]\nweights = { other = 2.0 }\n";
@@ -182,7 +186,8 @@ async fn requests_get_right_answers_while_versions_go_and_come_under_them() {
     let bench = Arc::new(bounded(2).await);
     // Three versions that answer differently, and room for the one that serves and one of the others.
     for (mark, fixture) in ["matrix", "columns_float", "matrix"].into_iter().enumerate() {
-        bench.register_as("fraud", padded(fixture, 400, mark as u8))
+        bench
+            .register_as("fraud", padded(fixture, 400, mark as u8))
             .await
             .unwrap();
     }

@@ -29,7 +29,9 @@ async fn port(bench: &Bench) -> String {
 }
 
 async fn post(base: &str, path: &str, body: Json) -> Json {
-    let call = reqwest::Client::new().post(format!("{base}{path}")).body(body.to_string());
+    let call = reqwest::Client::new()
+        .post(format!("{base}{path}"))
+        .body(body.to_string());
     let response = call.send().await.unwrap();
     assert_eq!(response.status(), 200, "{:?}", response.text().await);
     response.json().await.unwrap()
@@ -63,16 +65,30 @@ async fn a_call_of_tensors_is_recorded_row_by_row_and_replays_to_the_bit() {
     // A count of 1.5 and one of minus zero: nothing that a feature could be, and what the model was run on.
     let sent = json!([[2, -4.0, 0.25, 8, -2], [1.5, 0.1, null, 1e30, 3], [-0.0, 0, 0, 0, 0]]);
     let answer = post(&base, "/v2/models/fraud/infer", rows(&sent)).await;
-    let ids: Vec<&str> = answer["parameters"]["request_ids"].as_str().unwrap().split(',').collect();
+    let ids: Vec<&str> = answer["parameters"]["request_ids"]
+        .as_str()
+        .unwrap()
+        .split(',')
+        .collect();
     let events = bench.ingest.wait_for(3).await;
-    assert_eq!(ids, events.iter().map(|event| event["request_id"].as_str().unwrap()).collect::<Vec<_>>());
+    assert_eq!(
+        ids,
+        events
+            .iter()
+            .map(|event| event["request_id"].as_str().unwrap())
+            .collect::<Vec<_>>()
+    );
     let first = &events[0];
-    let vector = json!({ "card.n_1h": 2, "card.spend_24h": -4.0, "merchant.risk": 0.25, "amount": 8.0, "derived.ratio": -2.0 });
+    let vector =
+        json!({ "card.n_1h": 2, "card.spend_24h": -4.0, "merchant.risk": 0.25, "amount": 8.0, "derived.ratio": -2.0 });
     assert_eq!(nested(first, "vector"), vector);
     assert_eq!(nested(first, "statuses"), json!({}));
     assert_eq!(first["route"], "default");
     let tensor = json!({ "name": "X", "datatype": "FP32", "shape": [3, 5] });
-    assert_eq!(nested(&events[1], "inputs"), json!({ "raw": { "tensors": [tensor], "row": 1 } }));
+    assert_eq!(
+        nested(&events[1], "inputs"),
+        json!({ "raw": { "tensors": [tensor], "row": 1 } })
+    );
     for event in &events {
         let vector: BTreeMap<String, Value> = serde_json::from_value(nested(event, "vector")).unwrap();
         let request = ScoreRequest {
@@ -90,14 +106,22 @@ async fn a_call_of_tensors_is_in_the_routing_report_and_the_statistics() {
     let bench = bench(1 << 10).await;
     let base = port(&bench).await;
     for _ in 0..2 {
-        post(&base, "/v2/models/fraud/infer", rows(&json!([[2, -4.0, 0.25, 8, -2], [1, 1, 1, 1, 1]]))).await;
+        post(
+            &base,
+            "/v2/models/fraud/infer",
+            rows(&json!([[2, -4.0, 0.25, 8, -2], [1, 1, 1, 1, 1]])),
+        )
+        .await;
     }
     let report = bench.gateway.routing_report("fraud").await.unwrap();
     assert_eq!((report.live[0].requests, report.live[0].errors), (4, 0));
     let stats = reqwest::get(format!("{base}/v2/models/fraud/stats")).await.unwrap();
     let stats: Json = stats.json().await.unwrap();
     let of_model = &stats["model_stats"][0];
-    assert_eq!((&of_model["inference_count"], &of_model["execution_count"]), (&json!(4), &json!(2)));
+    assert_eq!(
+        (&of_model["inference_count"], &of_model["execution_count"]),
+        (&json!(4), &json!(2))
+    );
     assert_eq!(of_model["inference_stats"]["queue"]["count"], 2);
     let sizes = of_model["batch_stats"].as_array().unwrap();
     assert_eq!((sizes.len(), &sizes[0]["batch_size"]), (1, &json!(2)));
@@ -109,8 +133,14 @@ async fn a_call_of_tensors_is_in_the_routing_report_and_the_statistics() {
 async fn a_vector_that_comes_to_mlflows_path_is_recorded_too() {
     let bench = bench(1 << 10).await;
     let base = port(&bench).await;
-    let vector = json!({ "card.n_1h": 2, "card.spend_24h": -4.0, "merchant.risk": 0.25, "amount": 8.0, "derived.ratio": -2.0 });
-    let answer = post(&base, "/v1/models/fraud/invocations", json!({ "dataframe_records": [vector] })).await;
+    let vector =
+        json!({ "card.n_1h": 2, "card.spend_24h": -4.0, "merchant.risk": 0.25, "amount": 8.0, "derived.ratio": -2.0 });
+    let answer = post(
+        &base,
+        "/v1/models/fraud/invocations",
+        json!({ "dataframe_records": [vector] }),
+    )
+    .await;
     let event = bench.ingest.wait_for(1).await.remove(0);
     assert_eq!(answer["request_ids"], json!([event["request_id"]]));
     assert_eq!(nested(&event, "vector"), vector);
@@ -131,7 +161,9 @@ async fn a_row_that_is_too_large_is_recorded_without_its_vector_and_says_so() {
 #[tokio::test]
 async fn the_models_own_policy_says_which_calls_are_recorded() {
     let bench = Bench::open().await;
-    bench.store.apply(|snapshot| snapshot.models[0].definition.decisions.sample_ppm = 0);
+    bench
+        .store
+        .apply(|snapshot| snapshot.models[0].definition.decisions.sample_ppm = 0);
     bench.register("matrix").await.unwrap();
     let base = port(&bench).await;
     post(&base, "/v2/models/fraud/infer", rows(&json!([[2, -4.0, 0.25, 8, -2]]))).await;

@@ -29,7 +29,10 @@ async fn split() -> Bench {
     bench.store.apply(|snapshot| {
         let model = &mut snapshot.models[0];
         model.version += 1;
-        model.definition.features.retain(|feature| feature.name != "merchant.risk");
+        model
+            .definition
+            .features
+            .retain(|feature| feature.name != "merchant.risk");
         model.definition.policy.unavailable = Remedy::Serve;
     });
     bench.register("matrix_narrow").await.unwrap();
@@ -68,12 +71,19 @@ async fn each_version_has_its_features_from_one_read() {
         let reads = bench.store.reads.lock().unwrap();
         assert_eq!(reads.len(), 1);
         let read: BTreeSet<String> = reads[0].features.iter().map(ToString::to_string).collect();
-        assert_eq!(read, BTreeSet::from(["card.n_1h", "card.spend_24h", "merchant.risk"].map(String::from)));
+        assert_eq!(
+            read,
+            BTreeSet::from(["card.n_1h", "card.spend_24h", "merchant.risk"].map(String::from))
+        );
     }
     let versions: BTreeSet<u32> = answered.iter().map(|answer| answer.model.version).collect();
     assert_eq!(versions, BTreeSet::from([1, 2]));
     for (card, answer) in answered.iter().enumerate() {
-        let alone = bench.gateway.predict(&answer.model.to_string(), request(&row(card))).await.unwrap();
+        let alone = bench
+            .gateway
+            .predict(&answer.model.to_string(), request(&row(card)))
+            .await
+            .unwrap();
         assert_eq!(answer.prediction, alone.prediction, "{card}");
         assert_eq!(answer.features, alone.features, "{card}");
     }

@@ -16,7 +16,6 @@ use std::sync::Arc;
 use std::time::Duration;
 use support::{Bench, C1, FakeStore, snapshot};
 
-
 /// A gateway whose breaker opens after three lookups of 20 ms, for `open_ms`, and whose model has the answer of `remedy`
 /// without the store.
 async fn bench(remedy: Remedy, open_ms: u64) -> Bench {
@@ -62,7 +61,10 @@ async fn a_store_that_does_not_answer_is_not_waited_for_again_and_again() {
     assert!(asked >= 3);
     for _ in 0..5 {
         let answer = bench.predict(C1).await.unwrap();
-        assert!(answer.degraded[0].detail.contains("did not answer 3 lookups in a row"), "{answer:?}");
+        assert!(
+            answer.degraded[0].detail.contains("did not answer 3 lookups in a row"),
+            "{answer:?}"
+        );
         assert_eq!(answer.features["card.n_1h"].status, FeatureStatus::Unavailable);
     }
     assert_eq!(bench.store.reads.lock().unwrap().len(), asked);

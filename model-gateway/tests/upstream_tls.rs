@@ -22,7 +22,6 @@ use support::{Bench, C1};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
-
 /// Ends TLS before `plain`, with `issued` as its certificate. The port.
 async fn terminate(issued: &Issued, plain: SocketAddr) -> u16 {
     let chain = CertificateDer::pem_file_iter(&issued.certificate).unwrap();
@@ -43,7 +42,9 @@ async fn terminate(issued: &Issued, plain: SocketAddr) -> u16 {
             let acceptor = acceptor.clone();
             tokio::spawn(async move {
                 // A client that refuses the certificate ends the handshake.
-                let Ok(mut secured) = acceptor.accept(stream).await else { return };
+                let Ok(mut secured) = acceptor.accept(stream).await else {
+                    return;
+                };
                 let mut plain = TcpStream::connect(plain).await.unwrap();
                 let _ = tokio::io::copy_bidirectional(&mut secured, &mut plain).await;
             });
@@ -87,8 +88,14 @@ async fn a_gateway_behind_tls_scores_the_same_over_grpc_and_http() {
         // Nobody of the system's authorities knows it.
         let refused = front.register_as("fraud", spec("")).await.unwrap_err();
         assert_eq!(refused.status(), 502, "{refused}");
-        assert!(refused.to_string().to_lowercase().contains("certificate"), "{protocol}: {refused}");
-        let missing = front.register_as("fraud", spec("ca = \"/none.pem\"\n")).await.unwrap_err();
+        assert!(
+            refused.to_string().to_lowercase().contains("certificate"),
+            "{protocol}: {refused}"
+        );
+        let missing = front
+            .register_as("fraud", spec("ca = \"/none.pem\"\n"))
+            .await
+            .unwrap_err();
         assert!(missing.to_string().contains("`ca` is `/none.pem`"), "{missing}");
     }
 }

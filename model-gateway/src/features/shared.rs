@@ -90,7 +90,9 @@ impl Share {
                 feature: need.clone(),
                 view_version: column.view_version,
                 values: take(&column.values, &self.rows, None).ok()?,
-                status: places().map(|row| column.status.get(row).copied()).collect::<Option<_>>()?,
+                status: places()
+                    .map(|row| column.status.get(row).copied())
+                    .collect::<Option<_>>()?,
                 event_time: places()
                     .map(|row| column.event_time.get(row).copied())
                     .collect::<Option<_>>()?,

@@ -95,7 +95,13 @@ impl Shelf {
         size_bytes: usize,
     ) -> Result<Charge, ModelGatewayError> {
         let bytes = self.loader.memory_bytes(kind, size_bytes);
-        let evict = |version: &Arc<Version>| version.residence.evict();
+        // Freeing sessions takes milliseconds: aside from async threads, where nobody else has them.
+        let evict = |version: &Arc<Version>| {
+            let scorer = version.residence.evict();
+            scorer
+                .map(|scorer| tokio::task::spawn_blocking(move || drop(scorer)))
+                .is_some()
+        };
         self.memory.reserve(model, bytes, || self.residents(), evict).await
     }
 

@@ -106,9 +106,9 @@ impl Residence {
         drop(loading);
     }
 
-    /// Gives the model up for another's sake: the next request loads it again. Whether it did.
-    pub(super) fn evict(&self) -> bool {
-        !self.is_held() && self.scorer.swap(None).is_some()
+    /// Gives the model up for another's sake, unless something holds it: the next request loads it again.
+    pub(super) fn evict(&self) -> Option<Arc<Scorer>> {
+        if self.is_held() { None } else { self.scorer.swap(None) }
     }
 
     /// Lets requests load it again.

@@ -319,18 +319,9 @@ mod tests {
             "its shape means 1 elements, `data` has 3"
         );
         assert_eq!(refused(ElementType::I8, 1, "[300]"), "300 is no INT8 value");
-        assert_eq!(
-            refused(ElementType::I64, 1, "[1.5]"),
-            "1.5 is no INT64 value"
-        );
-        assert_eq!(
-            refused(ElementType::Bool, 1, "[null]"),
-            "null is no BOOL value"
-        );
-        assert_eq!(
-            refused(ElementType::F32, 1, r#"["a\n"]"#),
-            r#""a\n" is no FP32 value"#
-        );
+        assert_eq!(refused(ElementType::I64, 1, "[1.5]"), "1.5 is no INT64 value");
+        assert_eq!(refused(ElementType::Bool, 1, "[null]"), "null is no BOOL value");
+        assert_eq!(refused(ElementType::F32, 1, r#"["a\n"]"#), r#""a\n" is no FP32 value"#);
         assert!(refused(ElementType::F32, 1, "[{}]").contains("expected a list of values"));
         assert!(refused(ElementType::F32, 1, "[[[[[[[[[1]]]]]]]]]").contains("deeper than 8 levels"));
     }

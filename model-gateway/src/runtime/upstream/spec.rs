@@ -173,7 +173,10 @@ impl UpstreamSpec {
             return Err(format!("`{key}` is 0: it must be at least 1"));
         }
         if spec.ca.is_some() && !spec.url.starts_with("https:") {
-            return Err(format!("`ca` is set, and `url` is `{}`: TLS is spoken with https://", spec.url));
+            return Err(format!(
+                "`ca` is set, and `url` is `{}`: TLS is spoken with https://",
+                spec.url
+            ));
         }
         if spec.hedge_ms > 0 && !spec.idempotent {
             return Err(

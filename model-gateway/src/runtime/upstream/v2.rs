@@ -4,9 +4,9 @@
 //! `Inference-Header-Content-Length`, then the tensors' bytes in order, little-endian, a text as a 32-bit length and its
 //! bytes. The answer may mix both forms, whatever was asked for.
 
+use crate::open_inference::blob;
 use crate::open_inference::datatype::Datatype;
 use crate::open_inference::json::{self, Flat};
-use crate::open_inference::blob;
 use crate::runtime::signature::{Signature, Slot, SlotKind};
 use crate::runtime::tensor::{ElementType, NamedTensor, TensorData};
 use crate::runtime::upstream::fault::Fault;
@@ -233,8 +233,10 @@ impl OutputTensor<'_> {
                 *blobs = rest;
                 read_blob(&name, &datatype, &shape, blob)?
             }
-            (None, Some(data)) => json::decode(element(&name, &datatype)?, sized(&name, &shape)?, data.get().as_bytes())
-                .map_err(|detail| format!("output `{name}`: {detail}"))?,
+            (None, Some(data)) => {
+                json::decode(element(&name, &datatype)?, sized(&name, &shape)?, data.get().as_bytes())
+                    .map_err(|detail| format!("output `{name}`: {detail}"))?
+            }
             (None, None) => return Err(format!("output `{name}` has no data")),
         };
         tensor(name, shape, data)
