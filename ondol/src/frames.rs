@@ -3,7 +3,9 @@
 mod csv;
 mod file;
 mod folder;
+mod inlet;
 mod outlet;
+mod place;
 
 use anyhow::{Context as _, Result, bail};
 use arrow::array::RecordBatch;
@@ -12,6 +14,7 @@ use clap::ValueEnum;
 use file::{Cutter, WholeFile};
 pub(crate) use folder::Layout;
 use folder::WholeFolder;
+pub(crate) use inlet::Inlet;
 use ondol_vocabulary::Field as NamedField;
 pub(crate) use outlet::Outlet;
 use parquet::arrow::ProjectionMask;
@@ -249,12 +252,6 @@ pub(crate) fn manifest_path(path: &Path) -> PathBuf {
     let mut name = path.components().collect::<PathBuf>().into_os_string();
     name.push(MANIFEST_ENDING);
     PathBuf::from(name)
-}
-
-/// The training set that the manifest at `path` was written beside.
-pub(crate) fn described_by(path: &Path) -> Option<PathBuf> {
-    let name = path.as_os_str().to_str()?.strip_suffix(MANIFEST_ENDING)?;
-    Some(PathBuf::from(name))
 }
 
 #[cfg(test)]

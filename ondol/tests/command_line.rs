@@ -440,7 +440,7 @@ fn a_training_set_goes_into_a_bucket_with_its_manifest_last() {
     contains(&desk.fails(&folder), &["it exists; remove it or name another"]);
 
     // What can be known before any work is done: no job is submitted.
-    let jobs = || desk.succeeds("jobs --output json").matches("\"id\"").count();
+    let jobs = || desk.succeeds("jobs --kind training-set --output json").matches("\"id\"").count();
     let before = jobs();
     contains(
         &desk.fails(&build("s3://ondol-no-such-bucket/train.parquet")),
@@ -456,11 +456,54 @@ fn a_training_set_goes_into_a_bucket_with_its_manifest_last() {
     );
     assert_eq!(jobs(), before);
 
+    // Out of a bucket: the spine, which its manifest remembers, and the manifest.
+    put(&bucket, "labels/spine.csv", &std::fs::read(desk.path().join("spine.csv")).unwrap());
+    let spine = format!("s3://{bucket}/labels/spine.csv");
+    let training_set = |arguments: &str| format!("training-set --config client.toml {arguments}");
+    let first = format!("fraud --spine {spine} -o s3://{bucket}/sets/first.parquet");
+    desk.succeeds(&training_set(&first));
+    let bytes = object(&bucket, "sets/first.parquet");
+    assert_eq!(bytes, std::fs::read(desk.path().join("here.parquet")).unwrap());
+    let manifest = format!("s3://{bucket}/sets/first.parquet.manifest.json");
+    let told: Value = serde_json::from_slice(&object(&bucket, "sets/first.parquet.manifest.json")).unwrap();
+    assert_eq!(told["snapshot"]["spine"]["file"], spine.as_str());
+    desk.succeeds(&training_set(&format!("--from-manifest {manifest} -o again.parquet")));
+    assert_eq!(bytes, std::fs::read(desk.path().join("again.parquet")).unwrap());
+    // Gone from where it was, it is found beside the manifest.
+    put(&bucket, "labels/spine.csv", b"card,amount,time,label\n");
+    desk.succeeds(&training_set(&format!("--from-manifest {manifest} -o again2.parquet")));
+    assert_eq!(bytes, std::fs::read(desk.path().join("again2.parquet")).unwrap());
+    for (arguments, told) in [
+        (format!("fraud --spine {spine} -o {spine}"), "is both spine and output"),
+        (format!("fraud --spine s3://{bucket}/none.csv -o x.csv"), "none.csv"),
+        ("fraud --spine s3://ondol-no-such-bucket/a.csv -o x.csv".to_owned(), "check the bucket's name"),
+        (format!("--from-manifest s3://{bucket}/none.json -o x.csv"), "none.json"),
+        ("fraud --spine gs://b/a.csv -o x.csv".to_owned(), "use a path, file:///… or s3://bucket/prefix"),
+    ] {
+        contains(&desk.fails(&training_set(&arguments)), &[told]);
+    }
+    desk.write("strange.toml", &s3.replace("allow_http = true", "allow_http = false"));
+    let refused = desk.fails(&format!("training-set fraud --config strange.toml --spine {spine} -o x.csv"));
+    contains(&refused, &["allow_http"]);
+
     desk.succeeds(&format!("sql select(1) --config client.toml -o s3://{bucket}/one.csv"));
     assert_eq!(
         object(&bucket, "one.csv").iter().filter(|byte| **byte == b'\n').count(),
         2
     );
+}
+
+/// Makes an object.
+fn put(bucket: &str, key: &str, bytes: &[u8]) {
+    let url = format!("{}/{bucket}/{key}", s3::endpoint());
+    let signed = format!(
+        "AWS4-HMAC-SHA256 Credential={}/20260101/us-east-1/s3/aws4_request",
+        s3::ACCESS_KEY_ID
+    );
+    let request = reqwest::Client::new().put(&url).header("authorization", signed);
+    let sent = request.body(bytes.to_vec()).send();
+    let answer = tokio::runtime::Runtime::new().unwrap().block_on(sent).unwrap();
+    assert!(answer.status().is_success(), "{url}: {}", answer.status());
 }
 
 /// The bytes of an object.
@@ -499,7 +542,7 @@ fn a_large_training_set_goes_into_a_folder_cut_by_day_and_rows() {
     ] {
         assert!(desk.path().join(file).exists(), "{file}");
     }
-    let jobs: Vec<Value> = serde_json::from_str(&desk.succeeds("jobs --output json")).unwrap();
+    let jobs: Vec<Value> = serde_json::from_str(&desk.succeeds("jobs --kind training-set --output json")).unwrap();
     let job = jobs[0]["id"].as_str().unwrap();
     desk.succeeds(&format!("training-set --job {job} -o later.csv"));
     let later = std::fs::read_to_string(desk.path().join("later.csv")).unwrap();

@@ -10,13 +10,13 @@ pub(crate) struct TrainingSetArgs {
     /// The model whose feature vector is built.
     #[arg(required_unless_present_any = ["from_manifest", "job"], conflicts_with_all = ["from_manifest", "job"])]
     pub(crate) model: Option<String>,
-    /// Parquet, CSV or Arrow with the model's inputs, a time column and any extra columns such as the label. With
-    /// --from-manifest: where the spine is now, if not where it was.
-    #[arg(long, value_name = "FILE", required_unless_present_any = ["from_manifest", "job", "from_decisions"], conflicts_with = "job")]
+    /// Parquet, CSV or Arrow with the model's inputs, a time column and any extra columns such as the label: a path,
+    /// file:///… or s3://bucket/…. With --from-manifest: where the spine is now, if not where it was.
+    #[arg(long, value_name = "FILE|URL", required_unless_present_any = ["from_manifest", "job", "from_decisions"], conflicts_with = "job")]
     pub(crate) spine: Option<PathBuf>,
     /// Make the training set of this manifest again: the same definitions, the same versions of the tables, the same
-    /// bytes.
-    #[arg(long, value_name = "FILE", conflicts_with = "job")]
+    /// bytes. A path, file:///… or s3://bucket/….
+    #[arg(long, value_name = "FILE|URL", conflicts_with = "job")]
     pub(crate) from_manifest: Option<PathBuf>,
     /// Take the vectors that were really scored, with the latest outcome of each: no spine, nothing is joined as of
     /// anything.

@@ -3,7 +3,7 @@
 
 use crate::cli::{AsOfArg, Output, TrainingSetArgs};
 use crate::commands::{jobs, logged_training_set};
-use crate::frames::{self, Layout, Outlet, Target};
+use crate::frames::{self, Inlet, Layout, Outlet, Target};
 use crate::print;
 use anyhow::{Context as _, Result, anyhow, bail};
 use arrow::array::RecordBatch;
@@ -35,7 +35,7 @@ pub(crate) async fn run(args: &TrainingSetArgs, output: Output) -> Result<()> {
         Some(id) => (pipelines.job(id, None, Duration::ZERO).await?, None),
         None => {
             let (request, spine) = match &args.from_manifest {
-                Some(manifest) => again(args, manifest)?,
+                Some(manifest) => again(args, manifest).await?,
                 None => anew(args).await?,
             };
             target.check(&request.spine_schema)?;
@@ -50,8 +50,7 @@ pub(crate) async fn run(args: &TrainingSetArgs, output: Output) -> Result<()> {
     write(pipelines.as_ref(), &job.id, &target, &manifest).await?;
 
     if let Some(snapshot) = &mut manifest.snapshot {
-        let spine = spine.and_then(|spine| std::fs::canonicalize(spine).ok());
-        snapshot.spine.file = spine.map(|path| path.display().to_string());
+        snapshot.spine.file = spine.as_ref().and_then(Inlet::recorded);
     }
     let manifest_text = serde_json::to_vec_pretty(&manifest)?;
     frames::write_text(&frames::manifest_path(outlet.path()), &manifest_text)?;
@@ -62,17 +61,18 @@ pub(crate) async fn run(args: &TrainingSetArgs, output: Output) -> Result<()> {
 }
 
 /// A request for a training set of the present.
-async fn anew(args: &TrainingSetArgs) -> Result<(TrainingSetRequest, PathBuf)> {
+async fn anew(args: &TrainingSetArgs) -> Result<(TrainingSetRequest, Inlet)> {
     let (Some(model), Some(spine_file)) = (&args.model, &args.spine) else {
         bail!("name a model and its --spine, or a manifest with --from-manifest");
     };
-    refuse_to_replace(spine_file, &args.out)?;
+    let spine_file = Inlet::open(spine_file, args.config.as_deref()).await?;
+    refuse_to_replace(&spine_file, &args.out)?;
     let snapshot = args.connect.feature_store()?.snapshot().await?;
     let inputs = snapshot
         .model(model)
         .map(|model| model.definition.inputs.clone())
         .unwrap_or_default();
-    let (spine_schema, spine) = frames::read(spine_file, &inputs)?;
+    let (spine_schema, spine) = frames::read(spine_file.path(), &inputs)?;
     let options = TrainingSetOptions {
         model: model.clone(),
         time_column: args.time_column.clone(),
@@ -87,12 +87,13 @@ async fn anew(args: &TrainingSetArgs) -> Result<(TrainingSetRequest, PathBuf)> {
         spine_schema,
         spine,
     };
-    Ok((request, spine_file.clone()))
+    Ok((request, spine_file))
 }
 
 /// A request for the training set that the manifest at `path` describes.
-fn again(args: &TrainingSetArgs, path: &Path) -> Result<(TrainingSetRequest, PathBuf)> {
-    let text = std::fs::read(path).with_context(|| format!("can't read `{}`", path.display()))?;
+async fn again(args: &TrainingSetArgs, path: &Path) -> Result<(TrainingSetRequest, Inlet)> {
+    let file = Inlet::open(path, args.config.as_deref()).await?;
+    let text = std::fs::read(file.path()).with_context(|| format!("can't read `{}`", path.display()))?;
     let manifest: Manifest = serde_json::from_slice(&text).with_context(|| {
         format!(
             "`{}` is no manifest of a training set: name the file written beside its output",
@@ -112,10 +113,11 @@ fn again(args: &TrainingSetArgs, path: &Path) -> Result<(TrainingSetRequest, Pat
     let (schema, spine, file) = match &args.spine {
         // What the caller names is sent as it is: the service says what is wrong with it.
         Some(file) => {
-            let (schema, spine) = frames::read(file, &inputs)?;
-            (schema, spine, file.clone())
+            let file = Inlet::open(file, args.config.as_deref()).await?;
+            let (schema, spine) = frames::read(file.path(), &inputs)?;
+            (schema, spine, file)
         }
-        None => find_spine(&snapshot.spine, path, &inputs, columns)?,
+        None => find_spine(&snapshot.spine, (&file, args.config.as_deref()), &inputs, columns).await?,
     };
     let mut request = TrainingSetRequest::from_manifest(&manifest, &schema, spine)?;
     request.options.exact_status = args.exact_status;
@@ -124,18 +126,22 @@ fn again(args: &TrainingSetArgs, path: &Path) -> Result<(TrainingSetRequest, Pat
 
 /// The spine that `pin` recognizes: the file it was in, or else the training set beside the manifest, which begins with
 /// the spine's columns.
-fn find_spine(
+async fn find_spine(
     pin: &RowsPin,
-    manifest: &Path,
+    (manifest, config): (&Inlet, Option<&Path>),
     inputs: &[Field],
     columns: &[String],
-) -> Result<(SchemaRef, Vec<RecordBatch>, PathBuf)> {
+) -> Result<(SchemaRef, Vec<RecordBatch>, Inlet)> {
     let recorded = pin.file.as_ref().map(PathBuf::from);
-    let candidates = recorded.into_iter().chain(frames::described_by(manifest));
+    let candidates = recorded.into_iter().chain(manifest.described());
     let mut reasons = Vec::new();
     for file in candidates {
-        match recognized(pin, &file, inputs, columns) {
-            Ok((schema, spine)) => return Ok((schema, spine, file)),
+        let found = match Inlet::open(&file, config).await {
+            Ok(file) => recognized(pin, &file, inputs, columns).map(|(schema, spine)| (schema, spine, file)),
+            Err(reason) => Err(reason),
+        };
+        match found {
+            Ok(found) => return Ok(found),
             Err(reason) => reasons.push(format!("\n  {reason:#}")),
         }
     }
@@ -148,20 +154,19 @@ fn find_spine(
 /// The spine's columns of `file`, if their digest is the pinned one.
 fn recognized(
     pin: &RowsPin,
-    file: &Path,
+    file: &Inlet,
     inputs: &[Field],
     columns: &[String],
 ) -> Result<(SchemaRef, Vec<RecordBatch>)> {
-    let (schema, batches) = frames::read_columns(file, inputs, Some(columns))?;
+    let (schema, batches) = frames::read_columns(file.path(), inputs, Some(columns))?;
     if RowsDigest::of(&schema, &batches)? != pin.digest {
-        bail!("`{}` holds other rows than it did", file.display());
+        bail!("`{}` holds other rows than it did", file.shown());
     }
     Ok((schema, batches))
 }
 
-fn refuse_to_replace(spine: &Path, out: &Path) -> Result<()> {
-    let same = |path: &Path| std::fs::canonicalize(path).ok();
-    if same(spine).is_some_and(|spine| same(out) == Some(spine)) {
+fn refuse_to_replace(spine: &Inlet, out: &Path) -> Result<()> {
+    if spine.is(out) {
         bail!(
             "`{}` is both spine and output: the training set would replace the spine",
             out.display()

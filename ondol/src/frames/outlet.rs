@@ -3,15 +3,13 @@
 //! What goes into a bucket is written to a folder of this machine first, whole, and then uploaded: the rows, then the
 //! manifest, so that whoever finds a manifest finds all of what it describes.
 
+use super::place::{Place, stores};
 use super::{MANIFEST_ENDING, manifest_path};
-use crate::cli::ServerArgs;
-use crate::config::OndolConfig;
 use anyhow::{Context as _, Result, anyhow, bail};
 use futures::{StreamExt as _, TryStreamExt as _, stream};
-use ondol_runtime::objects::{self, Location, ObjectStores};
+use ondol_runtime::objects::Location;
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
-use url::Url;
 
 /// Files that are uploaded at the same time.
 const UPLOADS: usize = 4;
@@ -37,17 +35,7 @@ impl Outlet {
     /// `out`: a path, `file:///…` or `s3://bucket/…`. `config` says how S3 is reached.
     pub(crate) fn new(out: &Path, config: Option<&Path>) -> Result<Self> {
         let shown = out.display().to_string();
-        let url = Url::parse(&shown).ok().filter(|url| url.scheme().len() > 1);
-        let Some(url) = url else {
-            return Ok(Self {
-                path: out.to_owned(),
-                shown,
-                bucket: None,
-            });
-        };
-        if url.scheme() == "file" {
-            let path = url.to_file_path();
-            let path = path.map_err(|()| anyhow!("can't write `{shown}`: write it as file:///folder/train.parquet"))?;
+        if let Place::Path(path) = Place::of(out)? {
             return Ok(Self {
                 path,
                 shown,
@@ -55,13 +43,12 @@ impl Outlet {
             });
         }
         let (parent, name) = parted(&shown)?;
-        let config = OndolConfig::load(&ServerArgs::of(config), |_| {})?;
-        objects::configure(&config.s3).context("S3 can't be set up")?;
+        let stores = stores(config)?;
         let staged = tempfile::tempdir().context("can't make a folder for what is to be uploaded")?;
         Ok(Self {
             path: staged.path().join(name),
             bucket: Some(Bucket {
-                parent: ObjectStores::of_process().at(parent)?,
+                parent: stores.at(parent)?,
                 staged,
             }),
             shown,

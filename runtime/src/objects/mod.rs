@@ -11,6 +11,7 @@
 //! header `If-None-Match: *`, which stores that are old or partly compatible ignore without a word:
 //! [`Location::check_writable`] finds out before anything relies on it.
 
+mod download;
 pub mod durable_files;
 mod s3;
 mod upload;
