@@ -38,4 +38,6 @@ async fn triton_scores_to_the_bit_as_the_model_in_process_and_tells_what_is_wron
     assert!(error.to_string().contains("non-number"), "{error}");
     ends_at_the_deadline(&bench, 2).await;
     ends_at_the_deadline(&bench, 3).await;
+    // Its backend keeps a region of shared memory.
+    server.stop();
 }
