@@ -1,11 +1,12 @@
 """Reads an event log and a training set with DuckDB, Polars, pandas and Spark, and checks that all see the same rows.
 
-Spark takes part where its Delta jars are given. It reads no `s3://` here: that would take Amazon's SDK, another 300 MB.
+Spark takes part where its Delta jars are given. `s3://` is `s3a://` to it, reached as the AWS_… variables say.
 DuckDB's extensions (Delta, S3) are downloads, so it reads the files that the `deltalake` package lists, or what that reads.
 """
 
 import argparse
 import glob
+import os
 import sys
 
 import deltalake
@@ -47,7 +48,7 @@ def same(what, readings, order):
 def spark_with_delta(jars):
     from pyspark.sql import SparkSession
 
-    session = (
+    builder = (
         SparkSession.builder.master("local[2]")
         .config("spark.jars", ",".join(glob.glob(f"{jars}/*.jar")))
         .config("spark.sql.extensions", "io.delta.sql.DeltaSparkSessionExtension")
@@ -58,10 +59,25 @@ def spark_with_delta(jars):
         .config("spark.databricks.delta.snapshotPartitions", "2")
         .config("spark.ui.enabled", "false")
         .config("spark.ui.showConsoleProgress", "false")
-        .getOrCreate()
     )
+    for key, value in s3a().items():
+        builder = builder.config(f"spark.hadoop.fs.s3a.{key}", value)
+    session = builder.getOrCreate()
     session.sparkContext.setLogLevel("ERROR")
     return session
+
+
+def s3a():
+    endpoint = os.environ.get("AWS_ENDPOINT_URL")
+    if endpoint is None:
+        return {}
+    return {
+        "endpoint": endpoint,
+        "endpoint.region": os.environ["AWS_REGION"],
+        "path.style.access": "true",
+        "connection.ssl.enabled": str(endpoint.startswith("https://")).lower(),
+        "aws.credentials.provider": "software.amazon.awssdk.auth.credentials.EnvironmentVariableCredentialsProvider",
+    }
 
 
 def from_pandas(frame):
@@ -85,13 +101,14 @@ def check_log(location, spark):
         "duckdb": by_duckdb.fetch_arrow_table(),
     }
     if spark is not None:
-        log = spark.read.format("delta").load(location)
+        to_spark = location.replace("s3://", "s3a://", 1)
+        log = spark.read.format("delta").load(to_spark)
         readings["spark"] = log.toArrow()
         day = log.agg({"_event_date": "max"}).first()[0]
         one_day = log.where(log._event_date == day).count()
         expected = readings["polars"].filter(polars.col("_event_date") == day).height
         assert one_day == expected, f"spark counts {one_day} rows of {day}, polars {expected}"
-        first = spark.read.format("delta").option("versionAsOf", 0).load(location).count()
+        first = spark.read.format("delta").option("versionAsOf", 0).load(to_spark).count()
         assert first == deltalake.DeltaTable(location, version=0).to_pyarrow_table().num_rows
     same("event log", readings, ["_generation", "_partition", "_offset"])
 
