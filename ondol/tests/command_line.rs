@@ -440,7 +440,11 @@ fn a_training_set_goes_into_a_bucket_with_its_manifest_last() {
     contains(&desk.fails(&folder), &["it exists; remove it or name another"]);
 
     // What can be known before any work is done: no job is submitted.
-    let jobs = || desk.succeeds("jobs --kind training-set --output json").matches("\"id\"").count();
+    let jobs = || {
+        desk.succeeds("jobs --kind training-set --output json")
+            .matches("\"id\"")
+            .count()
+    };
     let before = jobs();
     contains(
         &desk.fails(&build("s3://ondol-no-such-bucket/train.parquet")),
@@ -457,7 +461,11 @@ fn a_training_set_goes_into_a_bucket_with_its_manifest_last() {
     assert_eq!(jobs(), before);
 
     // Out of a bucket: the spine, which its manifest remembers, and the manifest.
-    put(&bucket, "labels/spine.csv", &std::fs::read(desk.path().join("spine.csv")).unwrap());
+    put(
+        &bucket,
+        "labels/spine.csv",
+        &std::fs::read(desk.path().join("spine.csv")).unwrap(),
+    );
     let spine = format!("s3://{bucket}/labels/spine.csv");
     let training_set = |arguments: &str| format!("training-set --config client.toml {arguments}");
     let first = format!("fraud --spine {spine} -o s3://{bucket}/sets/first.parquet");
@@ -476,14 +484,22 @@ fn a_training_set_goes_into_a_bucket_with_its_manifest_last() {
     for (arguments, told) in [
         (format!("fraud --spine {spine} -o {spine}"), "is both spine and output"),
         (format!("fraud --spine s3://{bucket}/none.csv -o x.csv"), "none.csv"),
-        ("fraud --spine s3://ondol-no-such-bucket/a.csv -o x.csv".to_owned(), "check the bucket's name"),
+        (
+            "fraud --spine s3://ondol-no-such-bucket/a.csv -o x.csv".to_owned(),
+            "check the bucket's name",
+        ),
         (format!("--from-manifest s3://{bucket}/none.json -o x.csv"), "none.json"),
-        ("fraud --spine gs://b/a.csv -o x.csv".to_owned(), "use a path, file:///… or s3://bucket/prefix"),
+        (
+            "fraud --spine gs://b/a.csv -o x.csv".to_owned(),
+            "use a path, file:///… or s3://bucket/prefix",
+        ),
     ] {
         contains(&desk.fails(&training_set(&arguments)), &[told]);
     }
     desk.write("strange.toml", &s3.replace("allow_http = true", "allow_http = false"));
-    let refused = desk.fails(&format!("training-set fraud --config strange.toml --spine {spine} -o x.csv"));
+    let refused = desk.fails(&format!(
+        "training-set fraud --config strange.toml --spine {spine} -o x.csv"
+    ));
     contains(&refused, &["allow_http"]);
 
     desk.succeeds(&format!("sql select(1) --config client.toml -o s3://{bucket}/one.csv"));

@@ -96,7 +96,10 @@ mod tests {
             assert_eq!((inlet.path(), inlet.shown()), (path.as_path(), place));
             assert!(inlet.is(&path) && inlet.is(Path::new(&url)));
             assert!(!inlet.is(&folder.path().join("other.csv")) && !inlet.is(Path::new("s3://b/spine.csv")));
-            assert_eq!(inlet.recorded().unwrap(), path.canonicalize().unwrap().display().to_string());
+            assert_eq!(
+                inlet.recorded().unwrap(),
+                path.canonicalize().unwrap().display().to_string()
+            );
         }
     }
 

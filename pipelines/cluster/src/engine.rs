@@ -154,7 +154,10 @@ fn joined(batch: &RecordBatch, widths: &[usize]) -> Result<JoinedRows, EngineErr
     let views = widths.iter().map(|width| {
         let values: Vec<ArrayRef> = batch.columns().iter().skip(next).take(*width).cloned().collect();
         next += width;
-        let worth = batch.columns().get(next).and_then(|column| column.as_primitive_opt::<UInt8Type>());
+        let worth = batch
+            .columns()
+            .get(next)
+            .and_then(|column| column.as_primitive_opt::<UInt8Type>());
         next += 1;
         let worth = worth.ok_or_else(odd)?.clone();
         Ok(JoinedView { values, worth })

@@ -87,10 +87,13 @@ fn assert_statuses(manifest: &Manifest, events: &[Event], spine: &[(Option<&str>
             continue;
         };
         let count = |status: Status| {
-            let is = |row: &&Vec<(&str, Status, bool)>| row.iter().any(|(name, is, _)| *name == feature.name && *is == status);
+            let is = |row: &&Vec<(&str, Status, bool)>| {
+                row.iter().any(|(name, is, _)| *name == feature.name && *is == status)
+            };
             rows.iter().filter(is).count() as u64
         };
-        let is_default = |row: &&Vec<(&str, Status, bool)>| row.iter().any(|(name, _, is)| *name == feature.name && *is);
+        let is_default =
+            |row: &&Vec<(&str, Status, bool)>| row.iter().any(|(name, _, is)| *name == feature.name && *is);
         let expected = FeatureStatuses {
             fresh: count(Status::Fresh),
             null: count(Status::Null),

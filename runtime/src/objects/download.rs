@@ -20,7 +20,11 @@ impl Location {
             ObjectsError::new(self.url().as_str(), detail)
         };
         let mut local = tokio::fs::File::create(file).await.map_err(unwritten)?;
-        while let Some(piece) = pieces.try_next().await.map_err(|error| self.explain("reading", &error))? {
+        while let Some(piece) = pieces
+            .try_next()
+            .await
+            .map_err(|error| self.explain("reading", &error))?
+        {
             local.write_all(&piece).await.map_err(unwritten)?;
         }
         local.flush().await.map_err(unwritten)

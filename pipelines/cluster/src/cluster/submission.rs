@@ -141,12 +141,19 @@ impl Scheduler {
         match tokio::time::timeout(CANCEL_TIMEOUT, self.client.cancel_job(request)).await {
             Ok(Ok(_)) => tracing::info!(plan, "a plan was taken back from the cluster"),
             Ok(Err(error)) => tracing::warn!(plan, %error, "a plan was not taken back: the cluster runs it to its end"),
-            Err(_) => tracing::warn!(plan, "a plan was not taken back in time: the cluster may run it to its end"),
+            Err(_) => tracing::warn!(
+                plan,
+                "a plan was not taken back in time: the cluster may run it to its end"
+            ),
         }
     }
 
     /// The rows of one partition of `results`.
-    async fn partition(&self, location: PartitionLocation, proxy: Option<&FlightProxy>) -> Result<SendableRecordBatchStream> {
+    async fn partition(
+        &self,
+        location: PartitionLocation,
+        proxy: Option<&FlightProxy>,
+    ) -> Result<SendableRecordBatchStream> {
         let layout = location.layout();
         let lacks = |what: &str| DataFusionError::Internal(format!("a partition of the rows lacks its {what}"));
         let executor = location.executor_meta.ok_or_else(|| lacks("executor"))?;

@@ -146,7 +146,10 @@ impl Crowd<'_> {
             if is_read || places.len() >= most {
                 // Before its piece goes.
                 let pieces: Vec<&RecordBatch> = runs.iter().map(|run| &run.events).collect();
-                take(&interleave_record_batch(&pieces, &places)?, std::mem::take(&mut entities))?;
+                take(
+                    &interleave_record_batch(&pieces, &places)?,
+                    std::mem::take(&mut entities),
+                )?;
                 places.clear();
             }
             let Some(run) = runs.get_mut(number) else { continue };

@@ -351,9 +351,14 @@ pub(super) fn whole(events: &RecordBatch, view: &JoinView) -> Result<RecordBatch
     let arrays = schema.fields().iter().map(|field| {
         let column = events.column_by_name(field.name());
         let column = column.or_else(|| events.column_by_name(&view.source().time));
-        column.cloned().ok_or_else(|| JobError::internal("events without a time"))
+        column
+            .cloned()
+            .ok_or_else(|| JobError::internal("events without a time"))
     });
-    Ok(RecordBatch::try_new(Arc::clone(&schema), arrays.collect::<Result<_, _>>()?)?)
+    Ok(RecordBatch::try_new(
+        Arc::clone(&schema),
+        arrays.collect::<Result<_, _>>()?,
+    )?)
 }
 
 fn empty_schema(view: &JoinView) -> SchemaRef {

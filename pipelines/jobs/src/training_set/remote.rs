@@ -59,7 +59,12 @@ fn answers(view: &ViewPlan, pieces: &[&JoinedView], places: &[(usize, usize)]) -
         let lacks = || JobError::internal(format!("the engine left out `{}.{}`", view.name, definition.name));
         in_order(&pieces.ok_or_else(lacks)?, places, &definition.data_type.arrow())
     });
-    let odd = || JobError::internal(format!("the engine does not say what rows of `{}` are worth", view.name));
+    let odd = || {
+        JobError::internal(format!(
+            "the engine does not say what rows of `{}` are worth",
+            view.name
+        ))
+    };
     let worth = places.iter().map(|(piece, row)| {
         let codes = pieces.get(*piece).map(|piece| piece.worth.values());
         let code = codes.and_then(|codes| codes.get(*row).copied());

@@ -63,16 +63,17 @@ impl Joined {
     pub(super) fn of(view: &JoinView, answers: Answers) -> Result<Self, JobError> {
         let tally = Tally::of(&answers.worth);
         let features = view.definition().features.iter();
-        let statuses = features
-            .zip(view.history().has_defaults())
-            .zip(&answers.values)
-            .map(|((feature, has_default), values)| {
-                let is_count = match feature.kind {
-                    FeatureKind::Aggregate { function, .. } => function.counts(),
-                    FeatureKind::LatestRow { .. } => false,
-                };
-                tally.statuses(values.logical_null_count() as u64, is_count, has_default)
-            });
+        let statuses =
+            features
+                .zip(view.history().has_defaults())
+                .zip(&answers.values)
+                .map(|((feature, has_default), values)| {
+                    let is_count = match feature.kind {
+                        FeatureKind::Aggregate { function, .. } => function.counts(),
+                        FeatureKind::LatestRow { .. } => false,
+                    };
+                    tally.statuses(values.logical_null_count() as u64, is_count, has_default)
+                });
         Ok(Self {
             statuses: statuses.collect(),
             values: view.filled(answers.values)?,

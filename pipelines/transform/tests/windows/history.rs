@@ -82,7 +82,12 @@ fn read(history: &History, events: &[Event], moments: &[i64]) -> Vec<(Vec<Value>
         assert_eq!(column.len(), times.len());
     }
     (0..times.len())
-        .map(|slot| (columns.iter().map(|column| value(column, slot)).collect(), answers.worth[slot]))
+        .map(|slot| {
+            (
+                columns.iter().map(|column| value(column, slot)).collect(),
+                answers.worth[slot],
+            )
+        })
         .collect()
 }
 
@@ -180,5 +185,8 @@ fn history_of_nothing_is_missing() {
         None,
     )]);
     let history = History::compile(&view.definition(), &source()).unwrap();
-    assert_eq!(read(&history, &[], &[5]), vec![(vec![Value::integer(Some(0))], Worth::Missing); 3]);
+    assert_eq!(
+        read(&history, &[], &[5]),
+        vec![(vec![Value::integer(Some(0))], Worth::Missing); 3]
+    );
 }
