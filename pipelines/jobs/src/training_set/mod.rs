@@ -27,8 +27,8 @@ use crate::results::Results;
 use crate::table::Table;
 use again::Again;
 use arrow::array::{ArrayRef, RecordBatch};
-use ondol_feature_store_api::FeatureStore;
 use join::Reading;
+use ondol_feature_store_api::FeatureStore;
 use ondol_pipelines_api::wire::{AsOf, FeatureStatuses, Manifest, ManifestFeature, TrainingSetRequest};
 use ondol_pipelines_api::{PipelinesError, RowsDigest};
 use ondol_vocabulary::{EventTime, FeatureOrigin, Snapshot, SourceDefinition};
@@ -114,9 +114,7 @@ impl TrainingSet {
             is_exact: self.exact_status,
         };
         let joined = match engine {
-            Some(engine) => {
-                Some(remote::views(engine, &self.plan, &self.spine, reading, &tables, &progress).await?)
-            }
+            Some(engine) => Some(remote::views(engine, &self.plan, &self.spine, reading, &tables, &progress).await?),
             None => None,
         };
         let pool = Pool::new(limits.threads, tokio::runtime::Handle::current());

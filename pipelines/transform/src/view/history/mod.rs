@@ -122,7 +122,10 @@ impl History {
             let mut definition = view.clone();
             definition.features = features.iter().map(|feature| view.features[*feature].clone()).collect();
             // What has no value is null until all is put together: so it can be counted.
-            definition.features.iter_mut().for_each(|feature| feature.default = None);
+            definition
+                .features
+                .iter_mut()
+                .for_each(|feature| feature.default = None);
             let engine = ViewEngine::compile(&definition, source)?;
             Ok(Some(Part { engine, features }))
         };
