@@ -43,9 +43,13 @@ pub fn unmet(limits: &Limits, measured: &Measurements, champion: u32, version: u
         format!("`{name}` needs version {version} to be a shadow beside the champion {champion}: add it to `shadow`")
     };
     if let Some(limit) = limits.max_flip_rate {
-        unmet.extend(match compared {
+        unmet.extend(match compared.map(Comparison::flip_rate) {
             None => Some(unshadowed("max_flip_rate")),
-            Some(_) => shadow.and_then(|shadow| over("max_flip_rate", shadow.flip_rate, Some(limit), "as a shadow")),
+            Some(None) => Some(format!(
+                "`max_flip_rate` has nothing to hold: nobody said at which score a decision turns; give version {version} \
+                 its `flip_at` in `shadow`"
+            )),
+            Some(Some(rate)) => over("max_flip_rate", rate, Some(limit), "as a shadow"),
         });
     }
     if let Some(limit) = limits.max_mean_difference {

@@ -12,8 +12,8 @@ use serde_json::Value;
 pub struct Pair {
     /// The absolute difference of the scores; none of labels.
     pub difference: Option<f64>,
-    /// Whether the decision turned.
-    pub flipped: bool,
+    /// Whether the decision turned; none of scores that nobody said where a decision turns.
+    pub flipped: Option<bool>,
 }
 
 /// Compares what `served` with what the `shadow` says. Numbers differ by their distance and flip when they lie on
@@ -23,16 +23,16 @@ pub fn pair(served: &Value, shadow: &Value, flip_at: Option<f64>) -> Pair {
     match (number(served), number(shadow)) {
         (Some(a), Some(b)) => Pair {
             difference: Some((a - b).abs()),
-            flipped: flip_at.is_some_and(|at| (a >= at) != (b >= at)),
+            flipped: flip_at.map(|at| (a >= at) != (b >= at)),
         },
         _ => match (scores(served), scores(shadow)) {
             (Some(a), Some(b)) if a.len() == b.len() => Pair {
                 difference: Some(a.iter().zip(&b).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max)),
-                flipped: first(&a) != first(&b),
+                flipped: Some(first(&a) != first(&b)),
             },
             _ => Pair {
                 difference: None,
-                flipped: served != shadow,
+                flipped: Some(served != shadow),
             },
         },
     }
@@ -87,6 +87,9 @@ pub struct Comparison {
     pub max: f64,
     /// All of them by size.
     pub difference: Histogram,
+    /// Pairs that are decisions.
+    #[serde(default)]
+    pub decided: u64,
     /// Decisions that turned.
     pub flips: u64,
     /// Time of a run, in microseconds, once a run.
@@ -97,7 +100,8 @@ impl Comparison {
     /// Counts `pair`.
     pub fn add(&mut self, pair: Pair) {
         self.compared += 1;
-        self.flips += u64::from(pair.flipped);
+        self.decided += u64::from(pair.flipped.is_some());
+        self.flips += u64::from(pair.flipped == Some(true));
         // An infinite difference is no part of a mean; it is the maximum all the same, as the largest number that JSON
         // has, in which parts are stored.
         if let Some(difference) = pair.difference.filter(|difference| !difference.is_nan()) {
@@ -127,8 +131,14 @@ impl Comparison {
         self.sum += other.sum;
         self.max = self.max.max(other.max);
         self.difference.merge(&other.difference);
+        self.decided += other.decided;
         self.flips += other.flips;
         self.latency_us.merge(&other.latency_us);
+    }
+
+    /// How many decisions turned, as a share of 1; none where no pair is a decision.
+    pub fn flip_rate(&self) -> Option<f64> {
+        (self.decided > 0).then(|| rate(self.flips, self.decided))
     }
 
     /// The mean of the differences, infinite where one of them is; none where no pair has a difference.
@@ -161,7 +171,7 @@ impl Comparison {
             difference: self.difference.quantiles(1.0),
             flip_at,
             flips: self.flips,
-            flip_rate: rate(self.flips, self.compared),
+            flip_rate: self.flip_rate().unwrap_or_default(),
             latency_ms: self.latency_us.quantiles(1e-3),
         }
     }
@@ -175,7 +185,10 @@ mod tests {
     fn check(served: &Value, shadow: &Value, difference: Option<f64>, flipped: bool) {
         assert_eq!(
             pair(served, shadow, Some(0.5)),
-            Pair { difference, flipped },
+            Pair {
+                difference,
+                flipped: Some(flipped)
+            },
             "{served} {shadow}"
         );
     }
@@ -185,7 +198,7 @@ mod tests {
         check(&json!(0.75), &json!(0.5), Some(0.25), false);
         check(&json!(0.5), &json!(0.25), Some(0.25), true);
         check(&json!("Infinity"), &json!(0.0), Some(f64::INFINITY), true);
-        assert!(!pair(&json!(0.5), &json!(0.25), None).flipped);
+        assert_eq!(pair(&json!(0.5), &json!(0.25), None).flipped, None);
     }
 
     #[test]

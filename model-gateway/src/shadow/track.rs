@@ -274,7 +274,7 @@ impl Task {
         for difference in pairs.iter().filter_map(|pair| pair.difference) {
             differences.record(difference);
         }
-        let flips = pairs.iter().filter(|pair| pair.flipped).count();
+        let flips = pairs.iter().filter(|pair| pair.flipped == Some(true)).count();
         counter!("ondol_gateway_shadow_flips_total", &labels).increment(flips as u64);
     }
 }

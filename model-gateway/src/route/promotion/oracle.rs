@@ -82,7 +82,7 @@ fn live_part(runs: &[Run]) -> TrafficPart {
     whole
 }
 
-fn of_pair(served: f64, shadow: f64) -> Pair {
+fn of_pair(served: f64, shadow: f64, flip_at: Option<f64>) -> Pair {
     let number = |score: f64| {
         if score.is_finite() {
             json!(score)
@@ -90,16 +90,16 @@ fn of_pair(served: f64, shadow: f64) -> Pair {
             json!("Infinity")
         }
     };
-    pair(&number(served), &number(shadow), Some(0.5))
+    pair(&number(served), &number(shadow), flip_at)
 }
 
-fn shadow_part(pairs: &[(Shadowed, u32)]) -> Comparison {
+fn shadow_part(pairs: &[(Shadowed, u32)], flip_at: Option<f64>) -> Comparison {
     let mut whole = Comparison::default();
     for half in pairs.chunks(pairs.len().div_ceil(2).max(1)) {
         let mut part = Comparison::default();
         for (what, took) in half {
             match what {
-                Shadowed::Scored(served, shadow) => part.add(of_pair(*served, *shadow)),
+                Shadowed::Scored(served, shadow) => part.add(of_pair(*served, *shadow, flip_at)),
                 Shadowed::Labelled(same) => {
                     part.add(pair(&json!("a"), &Value::from(if *same { "a" } else { "b" }), None))
                 }
@@ -148,7 +148,7 @@ fn broken_live(limits: &Limits, runs: &[Run]) -> BTreeSet<&'static str> {
 }
 
 /// Which limits all that was measured breaks.
-fn broken(limits: &Limits, runs: &[Run], pairs: &[(Shadowed, u32)]) -> BTreeSet<&'static str> {
+fn broken(limits: &Limits, runs: &[Run], pairs: &[(Shadowed, u32)], flip_at: Option<f64>) -> BTreeSet<&'static str> {
     let mut broken = broken_live(limits, runs);
     let tried = pairs.iter().filter(|(what, _)| !matches!(what, Shadowed::Skipped));
     let tried: Vec<_> = tried.collect();
@@ -168,15 +168,17 @@ fn broken(limits: &Limits, runs: &[Run], pairs: &[(Shadowed, u32)]) -> BTreeSet<
     {
         broken.insert("max_p99_ms");
     }
-    let compared = tried.len() - failed;
-    let flips = tried.iter().filter(|(what, _)| match what {
-        Shadowed::Scored(served, shadow) => (*served >= 0.5) != (*shadow >= 0.5),
-        Shadowed::Labelled(same) => !same,
-        Shadowed::Failed | Shadowed::Skipped => false,
+    // Scores are decisions where somebody said at which score a decision turns; labels always are.
+    let turned = tried.iter().filter_map(|(what, _)| match what {
+        Shadowed::Scored(served, shadow) => flip_at.map(|at| (*served >= at) != (*shadow >= at)),
+        Shadowed::Labelled(same) => Some(!same),
+        Shadowed::Failed | Shadowed::Skipped => None,
     });
+    let turned: Vec<bool> = turned.collect();
+    let flips = turned.iter().filter(|turned| **turned).count();
     if limits
         .max_flip_rate
-        .is_some_and(|limit| compared == 0 || share(flips.count(), compared) > limit)
+        .is_some_and(|limit| turned.is_empty() || share(flips, turned.len()) > limit)
     {
         broken.insert("max_flip_rate");
     }
@@ -231,15 +233,16 @@ proptest! {
         limits in limits(),
         runs in runs(),
         pairs in vec((shadowed(), milliseconds()), 0..60),
+        flip_at in option::of(Just(0.5)),
     ) {
         let live = BTreeMap::from([(TRIED, live_part(&runs))]);
-        let shadows = BTreeMap::from([((CHAMPION, TRIED), shadow_part(&pairs))]);
+        let shadows = BTreeMap::from([((CHAMPION, TRIED), shadow_part(&pairs, flip_at))]);
         let measured = Measurements::of(live, shadows);
         let lines = unmet(&limits, &measured, CHAMPION, TRIED);
-        prop_assert_eq!(named(&lines), broken(&limits, &runs, &pairs), "{:?}", lines);
+        prop_assert_eq!(named(&lines), broken(&limits, &runs, &pairs, flip_at), "{:?}", lines);
         // What was measured beside another champion says nothing.
         let lines = unmet(&limits, &measured, CHAMPION + 2, TRIED);
-        prop_assert_eq!(named(&lines), broken(&limits, &runs, &[]), "{:?}", lines);
+        prop_assert_eq!(named(&lines), broken(&limits, &runs, &[], flip_at), "{:?}", lines);
     }
 
     #[test]
@@ -255,7 +258,7 @@ proptest! {
 fn scores_without_end_are_never_promoted_and_another_replica_reads_them() {
     let mut comparison = Comparison::default();
     for _ in 0..5 {
-        comparison.add(of_pair(f64::INFINITY, 0.5));
+        comparison.add(of_pair(f64::INFINITY, 0.5, None));
     }
     let comparison = stored(&comparison);
     let measured = Measurements::of(BTreeMap::new(), BTreeMap::from([((CHAMPION, TRIED), comparison)]));
