@@ -40,11 +40,11 @@ async fn expectations(fixture: &str) -> Json {
 
 /// A gateway whose model has `features`, of card and merchant `row` those of row `row`; `fixture` is registered.
 /// `derived.country` is the merchant's, or `unknown`: a text has no missing value that a model could take.
-async fn bench(fixture: &str, features: Vec<ModelFeature>, expected: &Json) -> Bench {
+async fn bench(fixture: &str, features: &[ModelFeature], expected: &Json) -> Bench {
     let bench = Bench::of_recent(3).await;
     bench.store.apply(|snapshot| {
         let model = &mut snapshot.models[0].definition;
-        model.features = features.clone();
+        model.features = features.to_vec();
         if features.iter().any(|feature| feature.name == COUNTRY) {
             let country = "coalesce(merchant.country, 'unknown')";
             model.derived = vec![derived("country", country, DataType::String)];
@@ -55,7 +55,7 @@ async fn bench(fixture: &str, features: Vec<ModelFeature>, expected: &Json) -> B
     while bench.gateway.definitions().current().version < version {
         tokio::time::sleep(std::time::Duration::from_millis(2)).await;
     }
-    for feature in &features {
+    for feature in features {
         let source = if feature.name == COUNTRY {
             "merchant.country"
         } else {
@@ -107,7 +107,7 @@ async fn predicted(bench: &Bench, instances: Vec<BTreeMap<String, Value>>) -> Ve
 }
 
 /// `prediction` is the output that stands for the model's answer: a list of its values, or the only one.
-async fn check(fixture: &str, features: Vec<ModelFeature>, prediction: &str) {
+async fn check(fixture: &str, features: &[ModelFeature], prediction: &str) {
     let expected = expectations(fixture).await;
     let bench = bench(fixture, features, &expected).await;
     let answer = |outputs: &str, row: usize| {
@@ -135,26 +135,26 @@ async fn check(fixture: &str, features: Vec<ModelFeature>, prediction: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pipeline_with_its_preprocessing_is_served_as_it_was_exported() {
-    let features = vec![
+    let features = [
         from_view("card.n_1h", DataType::I64),
         from_view("card.spend_24h", DataType::F64),
         from_input("amount", DataType::F64),
         from_derived("country", DataType::String),
     ];
-    check("pipelines/pipeline", features, "probabilities").await;
+    check("pipelines/pipeline", &features, "probabilities").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_network_takes_two_inputs_and_gives_two_outputs() {
-    let features = vec![
+    let features = [
         from_view("card.recent", DataType::List(Element::F64)),
         from_input("amount", DataType::F64),
     ];
-    check("pipelines/network", features, "probability").await;
+    check("pipelines/network", &features, "probability").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn texts_go_in_and_come_out() {
-    let features = vec![from_derived("country", DataType::String)];
-    check("pipelines/regions", features, "region").await;
+    let features = [from_derived("country", DataType::String)];
+    check("pipelines/regions", &features, "region").await;
 }
