@@ -35,24 +35,26 @@ impl Score {
         })
     }
 
-    /// One prediction a row.
-    pub fn predictions(&self, outputs: &[NamedTensor], rows: usize) -> Result<Vec<Value>, ModelGatewayError> {
+    /// The output among `outputs`, if it says something of each of `rows` rows; else how it fails to.
+    pub fn tensor<'a>(&self, outputs: &'a [NamedTensor], rows: usize) -> Result<&'a NamedTensor, String> {
         let tensor = outputs
             .iter()
             .find(|tensor| tensor.name == self.output)
-            .ok_or_else(|| internal(format!("the model gave no output `{}`", self.output)))?;
-        let width = tensor.data.len() / rows.max(1);
-        if tensor
-            .shape
-            .first()
-            .is_none_or(|first| usize::try_from(*first) != Ok(rows))
-            || width * rows != tensor.data.len()
-        {
-            return Err(internal(format!(
+            .ok_or_else(|| format!("the model gave no output `{}`", self.output))?;
+        let first = tensor.shape.first().and_then(|first| usize::try_from(*first).ok());
+        if first != Some(rows) || tensor.data.len() % rows.max(1) != 0 {
+            return Err(format!(
                 "output `{}` has shape {:?} for {rows} rows: its first dimension must be the rows",
                 self.output, tensor.shape
-            )));
+            ));
         }
+        Ok(tensor)
+    }
+
+    /// One prediction a row.
+    pub fn predictions(&self, outputs: &[NamedTensor], rows: usize) -> Result<Vec<Value>, ModelGatewayError> {
+        let tensor = self.tensor(outputs, rows).map_err(internal)?;
+        let width = tensor.data.len() / rows.max(1);
         let row = |row: usize| match width {
             1 => tensor.data.json(row),
             2 if self.is_probability && tensor.shape.len() == 2 => tensor.data.json(row * 2 + 1),

@@ -51,6 +51,7 @@ async fn each_way_to_fail_has_its_own_answer() {
         ),
         (Act::Reset, UpstreamFailure::Failed, 502, "connection"),
         (Act::Garbage, UpstreamFailure::Failed, 502, "its answer can't be read"),
+        (Act::MoreRows, UpstreamFailure::Failed, 502, "shape [2] for 1 rows"),
     ] {
         fixture.will([act]);
         let (found, detail, code) = failure(&bench).await;

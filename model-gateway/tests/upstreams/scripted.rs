@@ -22,6 +22,8 @@ pub enum Act {
     Reset,
     /// Answers what is no answer of the protocol.
     Garbage,
+    /// Answers for a row more than it was asked.
+    MoreRows,
 }
 
 /// A server of the Open Inference Protocol that does as it is told, and answers when it is told nothing.
@@ -89,12 +91,13 @@ async fn answer(mut stream: TcpStream, acts: Arc<Mutex<VecDeque<Act>>>, served: 
     };
     let act = acts.lock().unwrap().pop_front().unwrap_or(Act::Answer);
     served.lock().unwrap().push(act);
+    let rows = if act == Act::MoreRows { rows + 1 } else { rows };
     let data = vec!["0.5"; rows].join(",");
     let good = format!(
         r#"{{"model_name":"m","outputs":[{{"name":"y","datatype":"FP64","shape":[{rows}],"data":[{data}]}}]}}"#
     );
     let (status, body) = match act {
-        Act::Answer => (200, good),
+        Act::Answer | Act::MoreRows => (200, good),
         Act::Status(status) => (status, r#"{"error":"told to fail"}"#.to_owned()),
         Act::Garbage => (200, "<html>".to_owned()),
         Act::Hang => return std::future::pending().await,

@@ -22,6 +22,7 @@ use crate::open_inference::grpc::generated::ModelInferRequest;
 use crate::runtime::signature::{Signature, Slot, SlotKind};
 use crate::runtime::tensor::{ElementType, NamedTensor};
 use crate::runtime::{Runtime, RuntimeError, UpstreamFault};
+use crate::score::Score;
 use async_trait::async_trait;
 use budget::Budget;
 use extension::BinaryTensors;
@@ -47,6 +48,8 @@ pub struct Upstream {
     spec: UpstreamSpec,
     label: String,
     signature: Signature,
+    /// What an answer must have of each row; none where nothing is said of its outputs.
+    score: Option<Score>,
     wire: Wire,
     binary: BinaryTensors,
     breaker: Arc<Breaker>,
@@ -93,6 +96,7 @@ impl Upstream {
                 outputs: Vec::new(),
                 features: None,
             },
+            score: None,
             wire: transport,
             binary: BinaryTensors::new(spec.binary),
             breaker: Breaker::new(spec.breaker),
@@ -108,6 +112,7 @@ impl Upstream {
             },
             None => upstream.describe(definition).await?,
         };
+        upstream.score = Score::choose(&upstream.signature.outputs);
         Ok(upstream)
     }
 
@@ -201,15 +206,15 @@ impl Upstream {
         }
     }
 
-    /// Makes `call`, again if it may help, until `deadline`.
-    async fn call(&self, call: &Encoded, deadline: Instant) -> Result<Vec<NamedTensor>, RuntimeError> {
+    /// Makes `call` for `rows`, again if it may help, until `deadline`.
+    async fn call(&self, call: &Encoded, rows: usize, deadline: Instant) -> Result<Vec<NamedTensor>, RuntimeError> {
         self.budget.earn();
         let mut attempt = 0;
         loop {
             let now = Instant::now();
             let pass = self.breaker.admit(now).map_err(|wait| self.refused(wait))?;
             let limit = self.spec.timeout().min(deadline.saturating_duration_since(now));
-            let result = tokio::time::timeout(limit, self.hedged(call)).await;
+            let result = tokio::time::timeout(limit, self.hedged(call, rows)).await;
             let result = result.unwrap_or(Err(Fault::TimedOut(limit)));
             self.count(&result, now.elapsed());
             let fault = match result {
@@ -242,8 +247,8 @@ impl Upstream {
     }
 
     /// One attempt, and a second one beside it when it takes long: the first answer counts.
-    async fn hedged(&self, call: &Encoded) -> Result<Vec<NamedTensor>, Fault> {
-        let first = self.once(call);
+    async fn hedged(&self, call: &Encoded, rows: usize) -> Result<Vec<NamedTensor>, Fault> {
+        let first = self.once(call, rows);
         let Some(delay) = self.spec.hedge() else {
             return first.await;
         };
@@ -256,7 +261,7 @@ impl Upstream {
             return first.await;
         }
         metrics::counter!("ondol_gateway_upstream_hedges_total", "upstream" => self.label.clone()).increment(1);
-        let second = self.once(call);
+        let second = self.once(call, rows);
         tokio::pin!(second);
         tokio::select! {
             result = &mut first => match result {
@@ -270,16 +275,20 @@ impl Upstream {
         }
     }
 
-    async fn once(&self, call: &Encoded) -> Result<Vec<NamedTensor>, Fault> {
-        match (&self.wire, call) {
+    async fn once(&self, call: &Encoded, rows: usize) -> Result<Vec<NamedTensor>, Fault> {
+        let outputs = match (&self.wire, call) {
             (Wire::Http(http), Encoded::Http(call)) => {
                 let answer = http.send(call.clone()).await?;
-                self.decode(&answer)
+                self.decode(&answer)?
             }
-            (Wire::Grpc(grpc), Encoded::Grpc(message)) => grpc.infer(message.clone()).await,
+            (Wire::Grpc(grpc), Encoded::Grpc(message)) => grpc.infer(message.clone()).await?,
             // Both are chosen by the protocol.
-            _ => Err(Fault::Setup("the request is not in the server's words".to_owned())),
+            _ => return Err(Fault::Setup("the request is not in the server's words".to_owned())),
+        };
+        if let Some(score) = &self.score {
+            score.tensor(&outputs, rows).map_err(Fault::Wrong)?;
         }
+        Ok(outputs)
     }
 
     fn refused(&self, wait: Duration) -> RuntimeError {
@@ -325,7 +334,7 @@ impl Runtime for Upstream {
         let left = deadline.saturating_duration_since(Instant::now());
         let deadline = deadline - (left / 20).min(Duration::from_millis(5));
         let call = self.encode(rows, &inputs, deadline).await;
-        let outputs = self.call(&call, deadline).await;
+        let outputs = self.call(&call, rows, deadline).await;
         let is_open = f64::from(u8::from(self.breaker.is_open()));
         metrics::gauge!("ondol_gateway_upstream_open", "upstream" => self.label.clone()).set(is_open);
         outputs
