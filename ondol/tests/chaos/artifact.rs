@@ -22,7 +22,12 @@ async fn hold_the_champion(estate: &Estate) {
             routing,
             ..RoutingChange::default()
         };
-        estate.front().gateway().set_routing(model.name(), change).await.unwrap();
+        estate
+            .front()
+            .gateway()
+            .set_routing(model.name(), change)
+            .await
+            .unwrap();
     }
 }
 
@@ -33,7 +38,9 @@ async fn a_damaged_artifact_is_refused_and_what_serves_goes_on() {
     let load = Load::start(&estate, &MODELS, none);
     load.whole(5).await;
     let whole = scene::artifact(0.0);
-    let cut_off = (0..whole.len()).step_by(11).map(|end| (format!("cut off at {end}"), whole.slice(..end)));
+    let cut_off = (0..whole.len())
+        .step_by(11)
+        .map(|end| (format!("cut off at {end}"), whole.slice(..end)));
     let strangers = [
         ("zeroes", vec![0; 4_096]),
         ("a page", b"<html><body>not found</body></html>".to_vec()),
@@ -88,17 +95,28 @@ fn damage(file: &Path) {
 
 /// A request of `reference` is refused, naming the file and what is wrong with it.
 async fn refuses(estate: &Estate, model: Model, reference: &str, file: &Path, why: &str) {
-    let error = estate.front().gateway().predict(reference, request(model, &row(1))).await.unwrap_err();
+    let error = estate
+        .front()
+        .gateway()
+        .predict(reference, request(model, &row(1)))
+        .await
+        .unwrap_err();
     assert!(matches!(error, ModelGatewayError::Unavailable { .. }), "{error:?}");
     let text = error.to_string();
-    assert!(text.contains(&file.display().to_string()) && text.contains(why), "{text}");
+    assert!(
+        text.contains(&file.display().to_string()) && text.contains(why),
+        "{text}"
+    );
 }
 
 const CHANGED: &str = "has changed since it was registered";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_damaged_while_it_serves_is_noticed_when_it_is_loaded_and_mended_by_registering_it_again() {
-    let estate = Estate::start("", &[]).await.with_models(&[Model::Plain, Model::Steady]).await;
+    let estate = Estate::start("", &[])
+        .await
+        .with_models(&[Model::Plain, Model::Steady])
+        .await;
     let second = estate.register(Model::Steady, 2).await.unwrap();
     let file = estate.artifact_file(&second.sha256);
     // Version 2 serves from here on.
@@ -114,13 +132,20 @@ async fn a_file_damaged_while_it_serves_is_noticed_when_it_is_loaded_and_mended_
     let (status, text) = front.repository("steady@2/load").await.unwrap_err();
     assert!(status == 503 && text.contains(CHANGED), "{status} {text}");
     refuses(&estate, Model::Steady, "steady", &file, CHANGED).await;
-    let pinned = front.gateway().predict("steady@1", request(Model::Steady, &row(1))).await.unwrap();
+    let pinned = front
+        .gateway()
+        .predict("steady@1", request(Model::Steady, &row(1)))
+        .await
+        .unwrap();
     assert!(Model::Steady.judge(&row(1), &pinned).is_ok());
     let beside = Load::start(&estate, &[Model::Plain], none);
     beside.whole(10).await;
 
     // "Register again": the same version, on a file that is whole.
-    let again = estate.register_bytes(Model::Steady, Model::Steady.artifact(2)).await.unwrap();
+    let again = estate
+        .register_bytes(Model::Steady, Model::Steady.artifact(2))
+        .await
+        .unwrap();
     assert_eq!((&again.model, &again.sha256), (&second.model, &second.sha256));
     front.repository("steady@2/load").await.unwrap();
     beside.stop("beside a damaged file").await;
@@ -158,7 +183,10 @@ async fn a_restart_says_which_files_are_damaged_and_serves_the_others() {
 
     // A file that is back serves with the next request; so does one that is registered again.
     std::fs::write(&gone, kept).unwrap();
-    estate.register_bytes(Model::Steady, Model::Steady.artifact(2)).await.unwrap();
+    estate
+        .register_bytes(Model::Steady, Model::Steady.artifact(2))
+        .await
+        .unwrap();
     let all = Load::start(&estate, &MODELS, none);
     all.whole(10).await;
     all.stop("files restored").await;

@@ -58,8 +58,17 @@ impl Server {
         let ready = self.url.join("/readyz").unwrap();
         let (name, log) = (self.process.name().to_owned(), self.process.log().to_owned());
         until(
-            || format!("{name} is not ready: {}", std::fs::read_to_string(&log).unwrap_or_default()),
-            async || reqwest::get(ready.clone()).await.is_ok_and(|answer| answer.status().is_success()),
+            || {
+                format!(
+                    "{name} is not ready: {}",
+                    std::fs::read_to_string(&log).unwrap_or_default()
+                )
+            },
+            async || {
+                reqwest::get(ready.clone())
+                    .await
+                    .is_ok_and(|answer| answer.status().is_success())
+            },
         )
         .await;
     }
@@ -120,7 +129,12 @@ impl Estate {
         let place = |(number, settings): (usize, &&str)| {
             let urls = format!("feature_store_url = \"{0}\"\ningest_url = \"{0}\"\n", core.url);
             let settings = urls + &gateway_of(settings);
-            Server::new(folder.path(), &format!("gateway-{}", number + 1), "model-gateway", &settings)
+            Server::new(
+                folder.path(),
+                &format!("gateway-{}", number + 1),
+                "model-gateway",
+                &settings,
+            )
         };
         let gateways = gateways.iter().enumerate().map(place).collect();
         let mut estate = Self { folder, core, gateways };
@@ -144,7 +158,12 @@ impl Estate {
         let ingest = IngestClient::new(self.core.url.clone()).unwrap();
         until(
             || "events can't be pushed".to_owned(),
-            async || ingest.push("payments", PushRequest::from(scene::events())).await.is_ok(),
+            async || {
+                ingest
+                    .push("payments", PushRequest::from(scene::events()))
+                    .await
+                    .is_ok()
+            },
         )
         .await;
     }

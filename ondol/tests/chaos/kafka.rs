@@ -2,7 +2,7 @@
 
 use crate::estate::{Estate, until};
 use crate::load::Load;
-use crate::scene::{Model, Outcome};
+use crate::scene::{Model, Outcome, is_of_audit};
 use ondol_model_gateway_api::ModelGatewayError;
 use ondol_testkit::kafka_cluster::{Broker, KafkaCluster};
 use ondol_testkit::proxy::Proxy;
@@ -79,7 +79,8 @@ impl Kafka {
         let metadata = consumer.fetch_metadata(Some(TOPIC), patience).unwrap();
         let mut left = TopicPartitionList::new();
         for partition in metadata.topics()[0].partitions() {
-            left.add_partition_offset(TOPIC, partition.id(), Offset::Beginning).unwrap();
+            left.add_partition_offset(TOPIC, partition.id(), Offset::Beginning)
+                .unwrap();
         }
         consumer.assign(&left).unwrap();
         let (mut ends, mut ids) = (left.count(), BTreeSet::new());
@@ -99,12 +100,7 @@ impl Kafka {
 
 /// Only a model whose decisions must be recorded may refuse, and says that it is for that.
 fn audit_only(model: Model, error: &ModelGatewayError) -> bool {
-    let of_audit = match error {
-        ModelGatewayError::Unavailable { detail } => detail.contains("decisions must be recorded"),
-        ModelGatewayError::DeadlineExceeded { stage, .. } => stage == "audit",
-        _ => false,
-    };
-    model == Model::Strict && of_audit
+    model == Model::Strict && is_of_audit(error)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -140,7 +136,11 @@ async fn without_kafka_models_answer_and_what_is_not_recorded_is_counted_or_refu
 
     let seen = load.stop("kafka down").await;
     let clear = |code: &str| seen.refusals.get(&(Model::Strict, code.to_owned()));
-    assert!(clear("unavailable").or(clear("deadline-exceeded")).is_some(), "{:?}", seen.refusals);
+    assert!(
+        clear("unavailable").or(clear("deadline-exceeded")).is_some(),
+        "{:?}",
+        seen.refusals
+    );
 
     // The account, once what still waited was written by the shutdown: who is answered is recorded, or dropped and
     // counted; who must be recorded is.

@@ -93,7 +93,10 @@ impl Load {
         let enough = self.tally.count(model, outcome) + more;
         let complaint = || {
             let seen = self.tally.counts.lock().unwrap();
-            format!("{} has no {more} more answers that are {outcome:?}: {seen:?}", model.name())
+            format!(
+                "{} has no {more} more answers that are {outcome:?}: {seen:?}",
+                model.name()
+            )
         };
         until(complaint, async || {
             self.tally.count(model, outcome) >= enough || !self.tally.wrong.lock().unwrap().is_empty()
@@ -227,7 +230,9 @@ impl Caller {
         });
         match scored {
             Some(true) => self.tally.saw(self.model, Outcome::Whole),
-            _ => self.tally.wrong(format!("{} of tensors {row:?}: {answer:?}", self.model.name())),
+            _ => self
+                .tally
+                .wrong(format!("{} of tensors {row:?}: {answer:?}", self.model.name())),
         }
     }
 
@@ -267,4 +272,3 @@ pub(crate) fn row(turn: usize) -> Row {
         amount: (turn % 61) as f64 / 2.0,
     }
 }
-

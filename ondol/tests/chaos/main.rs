@@ -5,7 +5,7 @@
 //! that the model's policy allows in the place of features that can't be had, or an error that the fault explains; never
 //! another value, never an answer of another version than it says, never a wait without end.
 //!
-//! A module for each part that fails: [`redis`], [`kafka`], [`upstream`], [`artifact`] (a model's file), [`reload`]
+//! A module for each part that fails: [`redis`], [`store`] (the feature store and ingest), [`kafka`], [`upstream`], [`artifact`] (a model's file), [`reload`]
 //! (versions that come, go and change places), [`rolling`] (gateways that are replaced).
 
 #![allow(
@@ -26,4 +26,5 @@ mod kafka;
 mod redis;
 mod reload;
 mod rolling;
+mod store;
 mod upstream;

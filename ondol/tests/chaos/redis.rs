@@ -110,7 +110,17 @@ async fn a_redis_cluster_that_fails_over_under_load_answers_right_before_during_
 /// A server that keeps nothing.
 fn forgetful(port: u16, folder: &Path) -> Process {
     let port = port.to_string();
-    let arguments = ["--port", &port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"].map(str::to_owned);
+    let arguments = [
+        "--port",
+        &port,
+        "--bind",
+        "127.0.0.1",
+        "--save",
+        "",
+        "--appendonly",
+        "no",
+    ]
+    .map(str::to_owned);
     Process::new("redis", services::redis_server(), arguments, folder)
 }
 

@@ -4,9 +4,7 @@
 use crate::estate::{Estate, request};
 use crate::load::row;
 use crate::scene::{Model, Outcome};
-use ondol_model_gateway_api::wire::{
-    PromoteRequest, RollbackRequest, Routing, RoutingChange, Share, Target,
-};
+use ondol_model_gateway_api::wire::{PromoteRequest, RollbackRequest, Routing, RoutingChange, Share, Target};
 use ondol_model_gateway_api::{ModelGateway, ModelGatewayClient, ModelGatewayError};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -102,9 +100,15 @@ impl Shared {
             Ok(answer) => {
                 Model::Plain.judge(&row, &answer)?;
                 within(&name, answer.model.version, &[MOVED])?;
-                if may.contains(&true) { Ok(()) } else { Err(format!("{name} answered while it was unloaded")) }
+                if may.contains(&true) {
+                    Ok(())
+                } else {
+                    Err(format!("{name} answered while it was unloaded"))
+                }
             }
-            Err(ModelGatewayError::Unavailable { detail }) if detail.contains("was unloaded") && may.contains(&false) => {
+            Err(ModelGatewayError::Unavailable { detail })
+                if detail.contains("was unloaded") && may.contains(&false) =>
+            {
                 Ok(())
             }
             Err(error) => Err(format!("{name}: {error:?}")),
@@ -141,7 +145,9 @@ impl Shared {
             || "callers have no answers".to_owned(),
             async || {
                 let counts = self.answers.iter().zip(&before);
-                counts.into_iter().all(|(count, before)| count.load(Ordering::SeqCst) >= before + more)
+                counts
+                    .into_iter()
+                    .all(|(count, before)| count.load(Ordering::SeqCst) >= before + more)
             },
         )
         .await;
@@ -156,7 +162,11 @@ impl Shared {
         };
         let routing = Routing {
             aliases: BTreeMap::from([("champion".to_owned(), champion)]),
-            split: if split[0] == split[1] { Vec::new() } else { split.map(share).to_vec() },
+            split: if split[0] == split[1] {
+                Vec::new()
+            } else {
+                split.map(share).to_vec()
+            },
             ..Routing::default()
         };
         let change = RoutingChange {
@@ -184,7 +194,9 @@ fn within(name: &str, version: u32, allowed: &[u32]) -> Result<(), String> {
     if allowed.contains(&version) {
         return Ok(());
     }
-    Err(format!("{name} was answered by version {version}, where {allowed:?} serve"))
+    Err(format!(
+        "{name} was answered by version {version}, where {allowed:?} serve"
+    ))
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -233,7 +245,11 @@ async fn versions_change_under_load_and_every_answer_is_of_the_version_it_names(
             // Back to the split, and on to the champion again.
             shared.champion.begin(old);
             shared.split.begin([old, new]);
-            shared.gateway.rollback("plain", RollbackRequest::default()).await.unwrap();
+            shared
+                .gateway
+                .rollback("plain", RollbackRequest::default())
+                .await
+                .unwrap();
             shared.champion.done();
             shared.split.done();
             shared.answered(3).await;

@@ -16,7 +16,10 @@ const MODELS: [Model; 3] = [Model::Plain, Model::Steady, Model::Strict];
 /// What a load balancer does: a gateway that says it is not ready gets no new connections; those that it has stay until
 /// either end closes them.
 fn balance(proxy: &Proxy, gateways: &[Server]) -> tokio::task::JoinHandle<()> {
-    let (proxy, ports) = (proxy.clone(), gateways.iter().map(|gateway| gateway.port).collect::<Vec<_>>());
+    let (proxy, ports) = (
+        proxy.clone(),
+        gateways.iter().map(|gateway| gateway.port).collect::<Vec<_>>(),
+    );
     tokio::spawn(async move {
         let client = reqwest::Client::new();
         loop {
@@ -42,7 +45,10 @@ async fn a_rolling_restart_under_load_drops_no_request_and_no_record() {
          catalog_refresh_ms = 100\ndecision_log = {{ drain_ms = 100000 }}\n",
         artifacts.path().display()
     );
-    let mut estate = Estate::start("", &[&settings, &settings]).await.with_models(&MODELS).await;
+    let mut estate = Estate::start("", &[&settings, &settings])
+        .await
+        .with_models(&MODELS)
+        .await;
     let ports: Vec<u16> = estate.gateways.iter().map(|gateway| gateway.port).collect();
     let proxy = Proxy::start("callers to the gateways", &ports).await.unwrap();
     let balancer = balance(&proxy, &estate.gateways);
@@ -65,7 +71,12 @@ async fn a_rolling_restart_under_load_drops_no_request_and_no_record() {
         || "answers have no record".to_owned(),
         async || {
             let recorded = recorded(&estate);
-            missing = seen.answered.iter().filter(|(_, id)| !recorded.contains(id)).cloned().collect();
+            missing = seen
+                .answered
+                .iter()
+                .filter(|(_, id)| !recorded.contains(id))
+                .cloned()
+                .collect();
             missing.is_empty()
         },
     )
@@ -76,14 +87,21 @@ async fn a_rolling_restart_under_load_drops_no_request_and_no_record() {
 fn recorded(estate: &Estate) -> BTreeSet<String> {
     let output = tokio::task::block_in_place(|| {
         Command::new(env!("CARGO_BIN_EXE_ondol"))
-            .args(["sql", "select request_id from decisions", "--output", "json", "--server"])
+            .args([
+                "sql",
+                "select request_id from decisions",
+                "--output",
+                "json",
+                "--server",
+            ])
             .arg(estate.core.url.as_str())
             .output()
             .unwrap()
     });
     let rows: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
     let ids = rows.as_array().into_iter().flatten();
-    ids.filter_map(|row| Some(row["request_id"].as_str()?.to_owned())).collect()
+    ids.filter_map(|row| Some(row["request_id"].as_str()?.to_owned()))
+        .collect()
 }
 
 /// The URL of a fresh PostgreSQL database.

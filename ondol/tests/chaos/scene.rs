@@ -191,7 +191,12 @@ impl Model {
             };
         }
         let may = matches!(self, Self::Soft | Self::Spare);
-        if !may || answer.degraded.iter().any(|found| found.trouble != Trouble::Unavailable) {
+        if !may
+            || answer
+                .degraded
+                .iter()
+                .any(|found| found.trouble != Trouble::Unavailable)
+        {
             return wrong("its policy has no such answer".to_owned());
         }
         let mut of_views = answer.features.iter().filter(|(name, _)| name.starts_with("card."));
@@ -212,9 +217,21 @@ pub(crate) fn is_of_features(error: &ModelGatewayError) -> bool {
     }
 }
 
+/// Whether `error` says that a decision can't be recorded in time, which its model asks for.
+pub(crate) fn is_of_audit(error: &ModelGatewayError) -> bool {
+    match error {
+        ModelGatewayError::Unavailable { detail } => detail.contains("decisions must be recorded"),
+        ModelGatewayError::DeadlineExceeded { stage, .. } => stage == "audit",
+        _ => false,
+    }
+}
+
 /// The fixture that adds up its row and `offset`.
 pub(crate) fn artifact(offset: f32) -> Bytes {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../model-gateway/tests/fixtures/exact.onnx");
+    let path = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../model-gateway/tests/fixtures/exact.onnx"
+    );
     let mut bytes = std::fs::read(path).unwrap();
     let constant = 1_234_567.0_f32.to_le_bytes();
     let at = bytes.windows(4).position(|window| window == constant).unwrap();

@@ -57,7 +57,9 @@ impl Server {
             mood: moods,
             served: AtomicUsize::new(0),
         });
-        let routes = Router::new().route("/v2/models/m/infer", post(infer)).with_state(temper);
+        let routes = Router::new()
+            .route("/v2/models/m/infer", post(infer))
+            .with_state(temper);
         let task = tokio::spawn(async move { axum::serve(listener, routes).await.unwrap() });
         Self { port, mood, task }
     }
@@ -84,7 +86,9 @@ async fn infer(State(temper): State<Arc<Temper>>, Json(request): Json<Value>) ->
 
 async fn hanging(moods: &mut watch::Receiver<Mood>, request: &Value) -> Response {
     // Whoever asked has gone by then.
-    let _mood = moods.wait_for(|mood| !matches!(mood, Mood::Hanging | Mood::Flapping)).await;
+    let _mood = moods
+        .wait_for(|mood| !matches!(mood, Mood::Hanging | Mood::Flapping))
+        .await;
     well(request)
 }
 
@@ -110,7 +114,10 @@ fn confused(served: usize, request: &Value) -> Response {
         2 => answer(&json!({"name": "y", "datatype": "FP32", "shape": [rows], "data": vec!["much"; rows]})),
         3 => answer(&json!({"name": "y", "datatype": "FP32", "shape": [rows], "data": []})),
         _ => {
-            let broken = [Ok(Bytes::from("{\"outputs\":[{")), Err(std::io::Error::other("told to break off"))];
+            let broken = [
+                Ok(Bytes::from("{\"outputs\":[{")),
+                Err(std::io::Error::other("told to break off")),
+            ];
             axum::body::Body::from_stream(futures::stream::iter(broken)).into_response()
         }
     }
@@ -132,7 +139,10 @@ fn scores(request: &Value) -> Vec<f64> {
     let cells = input["data"].as_array().unwrap().iter();
     let cells: Vec<f64> = cells.map(|cell| cell.as_f64().unwrap_or_default()).collect();
     let offset = f64::from(Model::Remote.offset(1));
-    cells.chunks(width).map(|row| offset + row.iter().sum::<f64>()).collect()
+    cells
+        .chunks(width)
+        .map(|row| offset + row.iter().sum::<f64>())
+        .collect()
 }
 
 const MODELS: [Model; 3] = [Model::Remote, Model::Plain, Model::Steady];
@@ -156,7 +166,10 @@ async fn failing(load: &Load) {
 async fn an_upstream_that_hangs_errs_lies_dies_and_flaps_gives_its_own_answers_or_none() {
     let server = Server::start().await;
     let proxy = Proxy::start("core to the upstream", &[server.port]).await.unwrap();
-    let estate = Estate::start("", &[]).await.with_models(&[Model::Plain, Model::Steady]).await;
+    let estate = Estate::start("", &[])
+        .await
+        .with_models(&[Model::Plain, Model::Steady])
+        .await;
     let spec = format!(
         "url = \"http://127.0.0.1:{}\"\nprotocol = \"v2-rest\"\nmodel = \"m\"\nbinary = false\ntimeout_ms = 400\n\
          hedge_ms = 150\nretries = 1\n[breaker]\nopen_ms = 100\nmax_open_ms = 400\n\
@@ -193,7 +206,10 @@ async fn an_upstream_that_hangs_errs_lies_dies_and_flaps_gives_its_own_answers_o
 /// Every kind of refusal names the server and the model there.
 fn named(seen: &Seen) {
     for ((_, code), text) in &seen.refusals {
-        assert!(code == "deadline-exceeded" || text.contains("127.0.0.1"), "{code}: {text}");
+        assert!(
+            code == "deadline-exceeded" || text.contains("127.0.0.1"),
+            "{code}: {text}"
+        );
     }
     let codes: Vec<&str> = seen.refusals.keys().map(|(_, code)| code.as_str()).collect();
     for code in ["upstream-failed", "upstream-timed-out", "upstream-unavailable"] {
