@@ -48,11 +48,6 @@ struct Figures {
 }
 
 impl Subject {
-    /// In a table.
-    fn title(&self) -> (&'static str, &'static str) {
-        (self.name, self.what)
-    }
-
     async fn measure(&self, plan: &Plan<'_>, callers: usize) -> Result<Figures> {
         let redis = async || match plan.redis {
             Some(redis) => anyhow::Ok(redis.done().await?.cpu_s),
@@ -75,15 +70,9 @@ impl Subject {
 }
 
 impl Plan<'_> {
-    /// Checks every subject's answers, measures all by turns, and reports them.
+    /// Measures all by turns, and reports them.
     pub(super) async fn run(&self, subjects: &[Subject], report: &mut Report) -> Result<()> {
         for subject in subjects {
-            let (name, what) = subject.title();
-            subject
-                .target
-                .check()
-                .await
-                .with_context(|| format!("{name}, {what}: a wrong answer"))?;
             subject.target.load(CALLERS[1], WARM).await?;
         }
         for subject in subjects {
@@ -130,6 +119,15 @@ impl Plan<'_> {
             row
         }
     }
+}
+
+/// Compares every answer of every one of `subjects` with what it must be.
+pub(super) async fn check<'a>(subjects: impl IntoIterator<Item = &'a Subject>) -> Result<()> {
+    for subject in subjects {
+        let checked = subject.target.check().await;
+        checked.with_context(|| format!("{}, {}: a wrong answer", subject.name, subject.what))?;
+    }
+    Ok(())
 }
 
 /// How many times a peer's requests per CPU second Ondol answers: round by round, since rounds differ more than subjects.

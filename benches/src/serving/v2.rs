@@ -3,7 +3,7 @@
 
 use super::Bench;
 use super::ondol::Ondol;
-use super::rounds::{Plan, Subject};
+use super::rounds::{Plan, Subject, check};
 use super::tensors::Vectors;
 use crate::report::Report;
 use anyhow::Result;
@@ -73,6 +73,7 @@ pub(super) async fn run(bench: &Bench<'_>, ondol: &Ondol, report: &mut Report) -
             Some((ONDOL, OF_BARE)),
         ),
     ];
+    check(&subjects).await?;
     let plan = Plan {
         part: "v2",
         rounds: bench.args.rounds,
