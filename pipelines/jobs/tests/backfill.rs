@@ -8,6 +8,9 @@
     reason = "tests"
 )]
 
+#[path = "support/definitions.rs"]
+mod definitions;
+
 use async_trait::async_trait;
 use ondol_feature_store_api::maintenance::Compaction;
 use ondol_feature_store_api::provisioning::{Provisioning, ProvisioningState};
@@ -22,7 +25,7 @@ use ondol_pipelines_api::wire::{
 };
 use ondol_pipelines_api::{Pipelines, PipelinesError};
 use ondol_runtime::{Health, Shutdown, SystemClock};
-use ondol_vocabulary::{DefinitionFile, EventTime, Snapshot, SourceVersion, ViewState, ViewVersion};
+use ondol_vocabulary::{EventTime, Snapshot, ViewState, ViewVersion};
 use serde_json::json;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -76,29 +79,10 @@ struct Store {
 
 impl Store {
     fn building() -> Arc<Self> {
-        let file = DefinitionFile {
-            path: "ondol.toml".to_owned(),
-            text: DEFINITIONS.to_owned(),
-        };
-        let compiled = ondol_transform::definition::compile(&DefinitionFiles { files: vec![file] }).unwrap();
-        let sources = compiled.sources.into_iter();
-        let views = compiled.views.into_iter().map(|definition| ViewVersion {
-            id: if definition.name == "card" { CARD } else { 9 },
-            version: 2,
-            state: match definition.name.as_str() {
-                "card" => ViewState::Provisioning,
-                _ => ViewState::Active,
-            },
-            definition,
-        });
-        let snapshot = Snapshot {
-            version: 5,
-            sources: sources
-                .map(|definition| SourceVersion { version: 1, definition })
-                .collect(),
-            views: views.collect(),
-            models: Vec::new(),
-        };
+        let mut snapshot = definitions::snapshot(DEFINITIONS, ViewState::Active);
+        let card = snapshot.views.iter_mut().find(|view| view.definition.name == "card");
+        let card = card.unwrap();
+        (card.id, card.state) = (CARD, ViewState::Provisioning);
         Arc::new(Self {
             snapshot: Mutex::new(snapshot),
             state: Mutex::new(State {
@@ -596,16 +580,16 @@ async fn a_store_that_does_not_answer_is_asked_again() {
 }
 
 #[tokio::test]
-async fn a_view_over_a_table_is_materialized_and_odd_requests_are_refused() {
+async fn a_view_over_a_table_is_materialized_and_what_means_no_version_makes_no_job() {
     let folder = tempfile::tempdir().unwrap();
     let store = Store::building();
     let bench = Bench::open(&store, config(folder.path(), false)).await;
     let job = bench.service.submit(backfill("shop"), None).await.unwrap();
     assert_eq!((job.kind.as_str(), job.subject.as_str()), ("materialize", "shops"));
+    // Which texts mean what is told beside the code.
     let refused = bench.service.submit(backfill("crad"), None).await.unwrap_err();
-    assert_eq!(refused.to_string(), "unknown view `crad`: did you mean `card`?");
-    let refused = bench.service.submit(backfill("card@9"), None).await.unwrap_err();
-    assert!(refused.to_string().contains("`card@2` is"), "{refused}");
+    assert!(matches!(refused, PipelinesError::Unknown { .. }), "{refused}");
+    assert!(bench.backfills().await.is_empty());
     let schedule = ScheduleRequest {
         name: "nightly".to_owned(),
         cron: "0 0 * * *".to_owned(),

@@ -185,9 +185,12 @@ fn report(progress: &Progress, found: &Provisioning) {
 }
 
 #[cfg(test)]
+#[path = "../../tests/support/definitions.rs"]
+mod definitions;
+
+#[cfg(test)]
 mod tests {
     use super::*;
-    use ondol_vocabulary::{DefinitionFile, DefinitionFiles, SourceVersion};
 
     const DEFINITIONS: &str = r#"
 [source.payments]
@@ -213,31 +216,12 @@ features.since = "since"
 
     /// Version 2 of each view serves; version 3 of `card` is being provisioned.
     fn snapshot() -> Snapshot {
-        let file = DefinitionFile {
-            path: "ondol.toml".to_owned(),
-            text: DEFINITIONS.to_owned(),
-        };
-        let compiled = ondol_transform::definition::compile(&DefinitionFiles { files: vec![file] }).unwrap();
-        let sources = compiled
-            .sources
-            .into_iter()
-            .map(|definition| SourceVersion { version: 1, definition });
-        let views = compiled.views.into_iter().zip(1..).flat_map(|(definition, id)| {
-            let view = |version, state| ViewVersion {
-                id: id * 10 + version,
-                version,
-                state,
-                definition: definition.clone(),
-            };
-            let next = (definition.name == "card").then(|| view(3, ViewState::Provisioning));
-            [Some(view(2, ViewState::Active)), next].into_iter().flatten()
-        });
-        Snapshot {
-            version: 1,
-            sources: sources.collect(),
-            views: views.collect(),
-            models: Vec::new(),
-        }
+        let mut snapshot = definitions::snapshot(DEFINITIONS, ViewState::Active);
+        let card = snapshot.views.iter().find(|view| view.definition.name == "card");
+        let mut next = card.unwrap().clone();
+        (next.id, next.version, next.state) = (next.id + 10, 3, ViewState::Provisioning);
+        snapshot.views.push(next);
+        snapshot
     }
 
     fn check(view: &str, expected: Result<JobRequest, &str>) {

@@ -1,6 +1,7 @@
 //! A feature store that only holds definitions and tables, and the tables themselves, on disk and on S3.
 #![allow(dead_code, reason = "each test binary uses its part")]
 
+pub mod definitions;
 pub mod lake;
 pub mod oracle;
 
@@ -17,15 +18,15 @@ use deltalake_core::protocol::DeltaOperation;
 use deltalake_core::writer::{DeltaWriter, RecordBatchWriter};
 use ondol_feature_store_api::maintenance::Compaction;
 use ondol_feature_store_api::wire::{
-    Applied, DefinitionFile, DefinitionFiles, DefinitionHistory, Delivery, FeatureBatch, OfflineTable,
-    PartitionPosition, Plan, ReadRequest, WriteReceipt,
+    Applied, DefinitionFiles, DefinitionHistory, Delivery, FeatureBatch, OfflineTable, PartitionPosition, Plan,
+    ReadRequest, WriteReceipt,
 };
 use ondol_feature_store_api::{FeatureStore, FeatureStoreError};
 use ondol_jobs::{PipelinesConfig, PipelinesService};
 use ondol_pipelines_api::wire::{AsOf, Job, JobResult, JobState, TrainingSetOptions, TrainingSetRequest};
 use ondol_pipelines_api::{Pipelines, PipelinesError};
 use ondol_runtime::{Health, Shutdown, SystemClock};
-use ondol_vocabulary::{ModelVersion, Snapshot, SourceVersion, ViewState, ViewVersion};
+use ondol_vocabulary::{Snapshot, ViewState};
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -52,33 +53,8 @@ pub struct FakeStore {
 impl FakeStore {
     /// With the definitions of `text` in force and every view in `state`.
     pub fn with(text: &str, state: ViewState) -> Self {
-        let file = DefinitionFile {
-            path: "ondol.toml".to_owned(),
-            text: text.to_owned(),
-        };
-        let definitions = ondol_transform::definition::compile(&DefinitionFiles { files: vec![file] }).unwrap();
-        let sources = definitions
-            .sources
-            .into_iter()
-            .map(|definition| SourceVersion { version: 3, definition });
-        let views = (definitions.views.into_iter().zip(1..)).map(|(definition, id)| ViewVersion {
-            id,
-            version: 2,
-            state,
-            definition,
-        });
-        let models = definitions
-            .models
-            .into_iter()
-            .map(|definition| ModelVersion { version: 5, definition });
-        let snapshot = Snapshot {
-            version: 7,
-            sources: sources.collect(),
-            views: views.collect(),
-            models: models.collect(),
-        };
         Self {
-            snapshot: Mutex::new(snapshot),
+            snapshot: Mutex::new(definitions::snapshot(text, state)),
             ..Self::default()
         }
     }
