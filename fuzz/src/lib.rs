@@ -21,7 +21,7 @@ pub mod wires;
 pub type Target = fn(&[u8]);
 
 /// Every target by its name.
-pub const TARGETS: [(&str, Target); 19] = [
+pub const TARGETS: [(&str, Target); 20] = [
     ("json_events", events::json),
     ("avro_events", events::avro),
     ("protobuf_events", events::protobuf),
@@ -33,6 +33,7 @@ pub const TARGETS: [(&str, Target); 19] = [
     ("online_values", stored::online_value),
     ("entity_keys", stored::entity_key),
     ("feature_batches", wires::feature_batch),
+    ("packed_features", wires::packed_features),
     ("deliveries", wires::delivery),
     ("json_wires", wires::json),
     ("inference_requests", wires::inference_request),

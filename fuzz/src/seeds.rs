@@ -86,7 +86,8 @@ fn of(target: &str) -> Vec<Vec<u8>> {
         "rows" => stored::rows(),
         "online_values" => vec![b"row".to_vec(), ondol_feature_store::fuzzing::sealed(b"row")],
         "entity_keys" => vec![entity_key()],
-        "feature_batches" => vec![feature_batch(0), feature_batch(2)],
+        "feature_batches" => [0, 2].map(|rows| arrow_features(&features(rows))).to_vec(),
+        "packed_features" => [0, 2].map(|rows| packed_features(&features(rows))).to_vec(),
         "deliveries" => vec![delivery()],
         "json_wires" => vec![
             [b"\0".as_slice(), br#"["a",1,-0.5,true,null,"2013-01-01T05:17:00Z"]"#].concat(),
@@ -234,7 +235,7 @@ fn entity_key() -> Vec<u8> {
     key.as_bytes().to_vec()
 }
 
-fn feature_batch(rows: usize) -> Vec<u8> {
+fn features(rows: usize) -> FeatureBatch {
     let column = |name: &str, values: ArrayRef| FeatureColumn {
         feature: FeatureRef::new("card", name),
         view_version: 2,
@@ -252,13 +253,21 @@ fn feature_batch(rows: usize) -> Vec<u8> {
             Arc::new(arrow::array::ListArray::from_iter_primitive::<Float64Type, _, _>(lists)),
         ),
     ];
-    let features = FeatureBatch {
+    FeatureBatch {
         as_of: EventTime::from_micros(6),
         rows,
         columns,
-    };
+    }
+}
+
+fn arrow_features(features: &FeatureBatch) -> Vec<u8> {
     let sent = features.to_arrow().unwrap();
     batch::encode(&sent.schema(), &[sent]).unwrap()
+}
+
+fn packed_features(features: &FeatureBatch) -> Vec<u8> {
+    let asked = u8::try_from(features.columns.len()).unwrap();
+    [&[asked], features.to_packed().unwrap().as_slice()].concat()
 }
 
 fn delivery() -> Vec<u8> {

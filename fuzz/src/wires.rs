@@ -9,7 +9,7 @@ use ondol_model_gateway::open_inference::grpc::generated::ModelInferRequest;
 use ondol_model_gateway::open_inference::tensor::{Elements, InputTensor};
 use ondol_model_gateway::open_inference::wire::InferRequest;
 use ondol_model_gateway::open_inference::{blob, grpc};
-use ondol_vocabulary::{DefinitionFiles, Snapshot, Value, batch};
+use ondol_vocabulary::{DefinitionFiles, FeatureRef, Snapshot, Value, batch};
 use prost::Message;
 use serde::de::DeserializeOwned;
 
@@ -25,6 +25,22 @@ pub fn feature_batch(data: &[u8]) {
     let again = batch::decode_one(&batch::encode(&again.schema(), &[again]).unwrap()).unwrap();
     let again = FeatureBatch::from_arrow(&again).unwrap();
     assert_eq!(serde_json::to_string(&again.to_json()).unwrap(), json);
+}
+
+/// An answer of the feature store as its client takes it; the first byte says how many features were asked for.
+pub fn packed_features(data: &[u8]) {
+    let Some((count, data)) = data.split_first() else {
+        return;
+    };
+    let asked: Vec<_> = (0..count % 16)
+        .map(|place| FeatureRef::new("view", &place.to_string()))
+        .collect();
+    let Ok(features) = FeatureBatch::from_packed(data, asked.clone()) else {
+        return;
+    };
+    let again = FeatureBatch::from_packed(&features.to_packed().unwrap(), asked).unwrap();
+    let json = |features: &FeatureBatch| serde_json::to_string(&features.to_json()).unwrap();
+    assert_eq!(json(&again), json(&features));
 }
 
 /// A delivery of events.

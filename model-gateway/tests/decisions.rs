@@ -48,7 +48,7 @@ async fn a_decision_holds_all_it_takes_to_understand_it() {
     assert_eq!(logged["route"], "default");
     assert_eq!(logged["degraded"], serde_json::Value::Null);
     let times: BTreeMap<String, EventTime> = serde_json::from_str(logged["event_times"].as_str().unwrap()).unwrap();
-    assert_eq!(times["card.n_1h"], EventTime::from_micros(NOW - 60_000_000));
+    assert_eq!(times["card"], EventTime::from_micros(NOW - 60_000_000));
     let views: BTreeMap<String, u32> = serde_json::from_str(logged["views"].as_str().unwrap()).unwrap();
     assert_eq!(
         views,

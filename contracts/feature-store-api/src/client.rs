@@ -1,6 +1,7 @@
 //! The [`FeatureStore`] that calls a [`router`](crate::server::router).
 
 use crate::error::FeatureStoreError;
+use crate::feature_batch::packed;
 use crate::maintenance::{Compaction, Vacuum, VacuumOptions};
 use crate::provisioning::Provisioning;
 use crate::server::MAX_WAIT;
@@ -28,6 +29,9 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// How long a compaction or a vacuum may take: it reads and writes a table.
 const UPKEEP_TIMEOUT: Duration = Duration::from_secs(6 * 3600);
+
+/// How an online read may be answered: packed, or as a store of an earlier release does.
+const READ_MEDIA: &str = "application/vnd.ondol.features, application/vnd.apache.arrow.stream;q=0.5";
 
 /// A feature store somewhere else. Cheap to clone; connections are pooled.
 #[derive(Clone, Debug)]
@@ -132,17 +136,25 @@ impl FeatureStore for FeatureStoreClient {
     }
 
     async fn read(&self, request: ReadRequest) -> Result<FeatureBatch, FeatureStoreError> {
-        let request = self
+        let call = self
             .caller
             .request(Method::POST, "/v1/features:read")
-            .header(header::ACCEPT, batch::MEDIA_TYPE)
+            .header(header::ACCEPT, READ_MEDIA)
             .json(&request);
-        let bytes = self.caller.bytes(request).await?;
-        let outside = |error: ArrowError| {
-            FeatureStoreError::unavailable(format!("{} answered outside its contract: {error}", self.caller.base()))
+        let response = self.caller.response(call).await?;
+        let is_packed = response
+            .headers()
+            .get(header::CONTENT_TYPE)
+            .is_some_and(|media| media == packed::MEDIA_TYPE);
+        let bytes = self.caller.body(response).await?;
+        let batch = if is_packed {
+            FeatureBatch::from_packed(&bytes, request.features)
+        } else {
+            batch::decode_one(&bytes).and_then(|batch| FeatureBatch::from_arrow(&batch))
         };
-        let batch = batch::decode_one(&bytes).map_err(outside)?;
-        FeatureBatch::from_arrow(&batch).map_err(outside)
+        batch.map_err(|error| {
+            FeatureStoreError::unavailable(format!("{} answered outside its contract: {error}", self.caller.base()))
+        })
     }
 
     async fn tables(&self) -> Result<Vec<OfflineTable>, FeatureStoreError> {

@@ -2,7 +2,9 @@
 //! then `status`, one fixed-size binary cell per entity with a byte per feature (the numbers of [`FeatureStatus`]); then
 //! each distinct column of event times once, since the features of one view share theirs. Columns cost more than bytes
 //! in this format, so there are as few as can be. What has no row stands in the schema's metadata. People read the same
-//! as JSON.
+//! as JSON, and our own client takes it [`packed`].
+
+pub mod packed;
 
 use crate::wire::{FeatureBatch, FeatureColumn};
 use arrow::array::{

@@ -325,7 +325,7 @@ fn delivery() -> Delivery {
 
 fn read_request() -> ReadRequest {
     ReadRequest {
-        features: vec![FeatureRef::new("card", "n_1h")],
+        features: features().columns.into_iter().map(|column| column.feature).collect(),
         entities: vec![EntityColumn {
             name: "card_id".to_owned(),
             values: vec![
@@ -526,6 +526,22 @@ async fn every_error_comes_back_as_itself_and_as_a_problem() {
         assert_eq!((&problem["status"], &problem["code"]), (&json!(status), &json!(code)));
         assert_eq!(problem["detail"], error.to_string());
     }
+}
+
+#[tokio::test]
+async fn a_notebook_reads_features_as_arrow() {
+    let (_, _, base) = serve(None).await;
+    let response = reqwest::Client::new()
+        .post(format!("{base}/v1/features:read"))
+        .header("accept", batch::MEDIA_TYPE)
+        .json(&read_request())
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(response.headers()["content-type"], batch::MEDIA_TYPE);
+    let read = batch::decode_one(&response.bytes().await.unwrap()).unwrap();
+    let read = FeatureBatch::from_arrow(&read).unwrap();
+    assert_eq!(read.to_arrow().unwrap(), features().to_arrow().unwrap());
 }
 
 #[tokio::test]

@@ -135,6 +135,11 @@ impl Caller {
     /// Sends `request` and reads the answer's body; a problem becomes the contract's error.
     pub async fn bytes<E: ContractError>(&self, request: reqwest::RequestBuilder) -> Result<Bytes, E> {
         let response = self.response::<E>(request).await?;
+        self.body(response).await
+    }
+
+    /// The rest of an answer.
+    pub async fn body<E: ContractError>(&self, response: reqwest::Response) -> Result<Bytes, E> {
         response.bytes().await.map_err(|error| self.unreachable(&error))
     }
 

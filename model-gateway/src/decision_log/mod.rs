@@ -39,6 +39,9 @@ pub const SOURCE: &str = "decisions";
 /// How often drops are reported at most.
 const REPORT_EVERY_US: i64 = 10_000_000;
 
+/// Decisions of one request that are written as it ends: some ten microseconds each.
+const WRITTEN_AT_ONCE: usize = 4;
+
 /// The gateway's end of the decision log. Clones share the queues.
 #[derive(Clone, Debug)]
 pub struct DecisionLog {
@@ -85,21 +88,42 @@ impl Decisions for Scored {
     }
 }
 
-/// A scored batch that waits to be pushed. Its permit is its room in the queue.
+/// Decisions that wait to be pushed. Their permit is their room in the queue.
 #[derive(Debug)]
 struct Waiting {
-    scored: Arc<dyn Decisions>,
-    /// How many of its rows are recorded.
+    /// How many there are.
     recorded: usize,
+    what: Recorded,
     _room: OwnedSemaphorePermit,
 }
 
-impl Waiting {
-    /// The rows that are recorded.
-    fn rows(&self) -> impl Iterator<Item = usize> {
-        let ppm = self.scored.policy().sample_ppm;
-        (0..self.scored.rows()).filter(move |row| is_sampled(self.scored.request_id(*row), ppm))
-    }
+/// Decisions on their way to the stream.
+#[derive(Debug)]
+enum Recorded {
+    /// Those of a small batch, written as its request ended: what was scored can go at once, from memory that is still
+    /// at hand, where it would wait and go from another thread, cold.
+    Written(Vec<Box<RawValue>>),
+    /// Those of a large batch, whose request does not wait for the writing.
+    Held(Arc<dyn Decisions>),
+}
+
+/// The rows of `scored` that are recorded.
+fn sampled(scored: &dyn Decisions) -> impl Iterator<Item = usize> {
+    let ppm = scored.policy().sample_ppm;
+    (0..scored.rows()).filter(move |row| is_sampled(scored.request_id(*row), ppm))
+}
+
+/// The decisions of `scored` that are recorded, as events. What can't be written is dropped and counted.
+fn written(scored: &dyn Decisions, dropped: &Dropped) -> Vec<Box<RawValue>> {
+    let event = |row| match scored.event(row) {
+        Ok(event) => Some(event),
+        Err(error) => {
+            tracing::error!(%error, "a decision can't be written as JSON");
+            dropped.add(1, "a decision can't be written as JSON", scored.at());
+            None
+        }
+    };
+    sampled(scored).filter_map(event).collect()
 }
 
 #[derive(Debug, Default)]
@@ -172,26 +196,25 @@ impl DecisionLog {
 
     fn queue<D: Decisions + 'static>(&self, scored: &Arc<D>) {
         let Some(queue) = &self.queue else { return };
-        let ppm = scored.policy().sample_ppm;
-        let recorded = (0..scored.rows())
-            .filter(|row| is_sampled(scored.request_id(*row), ppm))
-            .count();
+        let recorded = sampled(scored.as_ref()).count();
         if recorded == 0 {
             return;
         }
         let permits = u32::try_from(recorded).unwrap_or(u32::MAX);
-        let sent = Arc::clone(&self.room)
-            .try_acquire_many_owned(permits)
-            .ok()
-            .is_some_and(|room| {
-                queue
-                    .send(Waiting {
-                        scored: Arc::clone(scored) as Arc<dyn Decisions>,
-                        recorded,
-                        _room: room,
-                    })
-                    .is_ok()
-            });
+        let room = Arc::clone(&self.room).try_acquire_many_owned(permits).ok();
+        let sent = room.is_some_and(|room| {
+            let what = if recorded <= WRITTEN_AT_ONCE {
+                Recorded::Written(written(scored.as_ref(), &self.dropped))
+            } else {
+                Recorded::Held(Arc::clone(scored) as Arc<dyn Decisions>)
+            };
+            let waiting = Waiting {
+                recorded,
+                what,
+                _room: room,
+            };
+            queue.send(waiting).is_ok()
+        });
         if !sent {
             self.dropped.add(u64::from(permits), "the queue is full", scored.at());
         }

@@ -1,6 +1,6 @@
 //! The task that pushes decisions aside from the requests: what it can't bring away it drops and counts.
 
-use super::{Dropped, SOURCE, Waiting};
+use super::{Dropped, Recorded, SOURCE, Waiting, written};
 use crate::config::DecisionLogConfig;
 use crate::predict::Bounds;
 use ondol_ingest_api::wire::PushRequest;
@@ -110,18 +110,13 @@ impl Pusher {
 
 /// Pushes every row of `batch`, at most `size` events a call, until ingest has taken them or refuses them for good.
 async fn push(ingest: &Arc<dyn Ingest>, dropped: &Dropped, size: usize, batch: &[Waiting]) {
-    let mut events = Vec::new();
-    for waiting in batch {
-        for row in waiting.rows() {
-            match waiting.scored.event(row) {
-                Ok(event) => events.push(event),
-                Err(error) => {
-                    tracing::error!(%error, "a decision can't be written as JSON");
-                    dropped.add(1, "a decision can't be written as JSON", waiting.scored.at());
-                }
-            }
-        }
-    }
+    let events: Vec<Box<RawValue>> = batch
+        .iter()
+        .flat_map(|waiting| match &waiting.what {
+            Recorded::Written(events) => events.clone(),
+            Recorded::Held(scored) => written(scored.as_ref(), dropped),
+        })
+        .collect();
     for events in events.chunks(size.max(1)) {
         push_events(ingest, dropped, events).await;
     }

@@ -7,7 +7,7 @@
 //! `decision_log.max_raw_bytes`, that it was left out; its `vector` is empty then.
 
 use super::Decisions;
-use super::record::{Decision, Nested, Object};
+use super::record::{Decision, object};
 use crate::features::value_at;
 use crate::layout::Layout;
 use crate::models::{Scorer, Version};
@@ -18,7 +18,6 @@ use arrow::array::{Array as _, RecordBatch};
 use ondol_vocabulary::{DataType, DecisionPolicy, EventTime, ModelFeature, Value};
 use serde::Serialize;
 use serde_json::value::{RawValue, to_raw_value};
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// What a model was run on.
@@ -118,11 +117,6 @@ struct Raw<'a> {
     left_out_bytes: Option<usize>,
 }
 
-/// An object without entries.
-fn nothing() -> std::iter::Empty<(&'static str, i64)> {
-    std::iter::empty()
-}
-
 impl Decisions for RawScored {
     fn rows(&self) -> usize {
         self.request_ids.len()
@@ -144,18 +138,15 @@ impl Decisions for RawScored {
         let record = &self.version.record;
         let registered = &record.registered;
         let features = record.definition.features.as_slice();
-        let vector = || {
-            features.iter().enumerate().filter_map(move |(place, feature)| {
-                let value = match &self.kept.sent {
-                    Sent::Tensors(tensors) => {
-                        value_of(&self.scorer.layout, tensors, features.len(), feature, place, row)?
-                    }
-                    Sent::Vector(vector) => value_at(vector.columns().get(place)?, row),
-                    Sent::LeftOut { .. } => return None,
-                };
-                Some((feature.name.as_str(), value))
-            })
-        };
+        let vector = features.iter().enumerate().filter_map(|(place, feature)| {
+            let value = match &self.kept.sent {
+                Sent::Tensors(tensors) => value_of(&self.scorer.layout, tensors, features.len(), feature, place, row)?,
+                Sent::Vector(vector) => value_at(vector.columns().get(place)?, row),
+                Sent::LeftOut { .. } => return None,
+            };
+            Some((feature.name.as_str(), value))
+        });
+        let nothing = || "{}".to_owned();
         to_raw_value(&Decision {
             request_id: self.request_id(row),
             model: &registered.model.name,
@@ -166,7 +157,7 @@ impl Decisions for RawScored {
             latency_us: self.timing.latency_us,
             features_us: self.timing.features_us,
             model_us: self.timing.model_us,
-            inputs: Nested(Inputs {
+            inputs: serde_json::to_string(&Inputs {
                 raw: Raw {
                     tensors: &self.kept.shapes,
                     row,
@@ -175,15 +166,15 @@ impl Decisions for RawScored {
                         Sent::Tensors(_) | Sent::Vector(_) => None,
                     },
                 },
-            }),
-            vector: Nested(Object(vector)),
-            statuses: Nested(Object(nothing)),
-            ages_ms: Nested(Object(nothing)),
-            views: Nested(BTreeMap::new()),
-            prediction: Nested(self.predictions.get(row).unwrap_or(&serde_json::Value::Null)),
+            })?,
+            vector: object(vector)?,
+            statuses: nothing(),
+            ages_ms: nothing(),
+            views: nothing(),
+            prediction: serde_json::to_string(self.predictions.get(row).unwrap_or(&serde_json::Value::Null))?,
             model_digest: &registered.sha256,
             route: &self.route,
-            event_times: Nested(Object(nothing)),
+            event_times: nothing(),
             degraded: None,
         })
     }

@@ -5,21 +5,22 @@
 //! `model_us`, `inputs`, `vector`, `statuses`, `ages_ms`, `views`, `prediction`, `model_digest`, `route`, `event_times`,
 //! `degraded`. Floats round-trip exactly; NaN and the infinities are the texts `NaN`, `Infinity` and `-Infinity`.
 //!
-//! Cost model: some kilobytes a decision, beside a prediction that takes microseconds; so it is written in one pass into
-//! one buffer, JSON within JSON ([`Nested`]) as well, names borrowed, and a time that many features share once.
+//! What most of a vector shares is written once: `statuses` holds those that are not `fresh`, and `event_times` and
+//! `ages_ms` have an entry per view, whose features come from one row, and one of its own for a feature that has another.
+//!
+//! Cost model: a decision weighs what its vector does and some hundred bytes, and everything after it (the stream, its
+//! readers, the table) costs by the byte. Names are borrowed.
 
 use crate::features::Entry;
 use crate::predict::Scored;
-use ondol_model_gateway_api::wire::Degradation;
-use ondol_vocabulary::{EventTime, FeatureRef};
+use ondol_vocabulary::{EventTime, FeatureRef, FeatureStatus};
 use serde::{Serialize, Serializer};
 use serde_json::value::{RawValue, to_raw_value};
 use std::collections::BTreeMap;
-use std::{fmt, io};
 
 /// A decision as it is written to the topic.
 #[derive(Debug, Serialize)]
-pub(super) struct Decision<'a, I, V, S, A, T> {
+pub(super) struct Decision<'a> {
     pub(super) request_id: &'a str,
     pub(super) model: &'a str,
     pub(super) model_version: i64,
@@ -29,27 +30,26 @@ pub(super) struct Decision<'a, I, V, S, A, T> {
     pub(super) latency_us: i64,
     pub(super) features_us: i64,
     pub(super) model_us: i64,
-    pub(super) inputs: Nested<I>,
-    pub(super) vector: Nested<V>,
-    pub(super) statuses: Nested<S>,
-    pub(super) ages_ms: Nested<A>,
-    pub(super) views: Nested<BTreeMap<&'a str, u32>>,
-    pub(super) prediction: Nested<&'a serde_json::Value>,
+    pub(super) inputs: String,
+    pub(super) vector: String,
+    pub(super) statuses: String,
+    pub(super) ages_ms: String,
+    pub(super) views: String,
+    pub(super) prediction: String,
     pub(super) model_digest: &'a str,
     pub(super) route: &'a str,
-    pub(super) event_times: Nested<T>,
-    pub(super) degraded: Option<Nested<&'a [Degradation]>>,
+    pub(super) event_times: String,
+    pub(super) degraded: Option<String>,
 }
 
 /// Row `row` of a scored batch as an event of source `decisions`.
 pub(super) fn event(scored: &Scored, row: usize) -> Result<Box<RawValue>, serde_json::Error> {
     let entries: Vec<Entry<'_>> = scored.entries(row).collect();
-    let entries = entries.as_slice();
-    let mut times = Times::default();
-    let event_times: Vec<(&FeatureRef, usize)> = scored
-        .event_times(row)
-        .map(|(feature, time)| (feature, times.place(time)))
-        .collect();
+    let statuses = entries.iter().filter(|entry| entry.status != FeatureStatus::Fresh);
+    let views: BTreeMap<&str, u32> = entries.iter().filter_map(|entry| entry.view).collect();
+    let times = Times::of(scored.event_times(row));
+    let as_of = scored.as_of();
+    let degraded = Some(scored.degraded()).filter(|degraded| !degraded.is_empty());
     let registered = &scored.version().record.registered;
     to_raw_value(&Decision {
         request_id: scored.request_id(row),
@@ -57,104 +57,60 @@ pub(super) fn event(scored: &Scored, row: usize) -> Result<Box<RawValue>, serde_
         model_version: i64::from(registered.model.version),
         definition_version: i64::from(registered.definition_version),
         at: scored.at(),
-        as_of: scored.as_of(),
+        as_of,
         latency_us: scored.timing().latency_us,
         features_us: scored.timing().features_us,
         model_us: scored.timing().model_us,
-        inputs: Nested(scored.inputs(row)),
-        vector: Nested(Object(|| entries.iter().map(|entry| (entry.name, &entry.value)))),
-        statuses: Nested(Object(|| entries.iter().map(|entry| (entry.name, entry.status)))),
-        ages_ms: Nested(Object(|| {
-            entries.iter().filter_map(|entry| Some((entry.name, entry.age_ms?)))
-        })),
-        views: Nested(entries.iter().filter_map(|entry| entry.view).collect()),
-        prediction: Nested(scored.prediction(row)),
+        inputs: serde_json::to_string(&scored.inputs(row))?,
+        vector: object(entries.iter().map(|entry| (entry.name, &entry.value)))?,
+        statuses: object(statuses.map(|entry| (entry.name, entry.status)))?,
+        ages_ms: object(times.each(|time| as_of.since(time) / 1_000))?,
+        views: serde_json::to_string(&views)?,
+        prediction: serde_json::to_string(scored.prediction(row))?,
         model_digest: &registered.sha256,
         route: scored.route(row),
-        event_times: Nested(Object(|| {
-            event_times
-                .iter()
-                .map(|(feature, time)| (Text(feature), times.text(*time)))
-        })),
-        degraded: Some(scored.degraded())
-            .filter(|degraded| !degraded.is_empty())
-            .map(Nested),
+        event_times: object(times.each(|time| time))?,
+        degraded: degraded.map(serde_json::to_string).transpose()?,
     })
 }
 
-/// Texts of times, each once: the features of one view share theirs.
-#[derive(Default)]
-struct Times(Vec<(EventTime, String)>);
+/// The times behind a vector: each view's, then those of features that have another.
+struct Times<'a> {
+    views: Vec<(&'a str, EventTime)>,
+    features: Vec<(&'a FeatureRef, EventTime)>,
+}
 
-impl Times {
-    fn place(&mut self, time: EventTime) -> usize {
-        let known = self.0.iter().position(|(known, _)| *known == time);
-        known.unwrap_or_else(|| {
-            self.0.push((time, time.to_string()));
-            self.0.len() - 1
-        })
+impl<'a> Times<'a> {
+    fn of(times: impl Iterator<Item = (&'a FeatureRef, EventTime)>) -> Self {
+        let (mut views, mut features): (Vec<(&str, EventTime)>, Vec<_>) = (Vec::new(), Vec::new());
+        for (feature, time) in times {
+            match views.iter().find(|(view, _)| *view == feature.view) {
+                Some((_, known)) if *known == time => {}
+                Some(_) => features.push((feature, time)),
+                None => views.push((&feature.view, time)),
+            }
+        }
+        Self { views, features }
     }
 
-    fn text(&self, place: usize) -> &str {
-        self.0.get(place).map_or("", |(_, text)| text)
+    fn each<T>(&self, value: impl Fn(EventTime) -> T + Copy) -> impl Iterator<Item = (String, T)> {
+        let views = self
+            .views
+            .iter()
+            .map(move |(view, time)| ((*view).to_owned(), value(*time)));
+        let features = self
+            .features
+            .iter()
+            .map(move |(feature, time)| (feature.to_string(), value(*time)));
+        views.chain(features)
     }
 }
 
-/// An object of the entries that its function lists.
-pub(super) struct Object<F>(pub(super) F);
-
-impl<F, I, K, V> Serialize for Object<F>
-where
-    F: Fn() -> I,
-    I: Iterator<Item = (K, V)>,
-    K: Serialize,
-    V: Serialize,
-{
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_map((self.0)())
-    }
-}
-
-/// A text as it is displayed.
-struct Text<T>(T);
-
-impl<T: fmt::Display> Serialize for Text<T> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(&self.0)
-    }
-}
-
-/// A text that holds the value as JSON, written without being held by itself.
-#[derive(Debug)]
-pub(super) struct Nested<T>(pub(super) T);
-
-impl<T: Serialize> Serialize for Nested<T> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-impl<T: Serialize> fmt::Display for Nested<T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        serde_json::to_writer(Pieces(f), &self.0).map_err(|_| fmt::Error)
-    }
-}
-
-/// Takes JSON as it is written, piece by piece: each is whole characters.
-struct Pieces<'a, 'f>(&'a mut fmt::Formatter<'f>);
-
-impl io::Write for Pieces<'_, '_> {
-    fn write(&mut self, piece: &[u8]) -> io::Result<usize> {
-        self.write_all(piece)?;
-        Ok(piece.len())
-    }
-
-    fn write_all(&mut self, piece: &[u8]) -> io::Result<()> {
-        let text = std::str::from_utf8(piece).map_err(io::Error::other)?;
-        self.0.write_str(text).map_err(io::Error::other)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
+/// A JSON object of `entries`.
+pub(super) fn object<K: Serialize, V: Serialize>(
+    entries: impl Iterator<Item = (K, V)>,
+) -> Result<String, serde_json::Error> {
+    let mut text = Vec::with_capacity(64 * entries.size_hint().1.unwrap_or_default().min(1_024));
+    serde_json::Serializer::new(&mut text).collect_map(entries)?;
+    String::from_utf8(text).map_err(serde::ser::Error::custom)
 }
