@@ -33,7 +33,7 @@ pub fn packed_features(data: &[u8]) {
         return;
     };
     let asked: Vec<_> = (0..count % 16)
-        .map(|place| FeatureRef::new("view", &place.to_string()))
+        .map(|place| FeatureRef::new("view", place.to_string()))
         .collect();
     let Ok(features) = FeatureBatch::from_packed(data, asked.clone()) else {
         return;

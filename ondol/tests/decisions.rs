@@ -138,7 +138,9 @@ impl Server {
     async fn infer_raw(&self) -> String {
         let tensor = json!({ "name": "X", "shape": [1, 5], "datatype": "FP32", "data": [1.5, 0.1, null, -2, 3] });
         let url = self.url.join("/v2/models/fraud/infer").unwrap();
-        let call = reqwest::Client::new().post(url).body(json!({ "inputs": [tensor] }).to_string());
+        let call = reqwest::Client::new()
+            .post(url)
+            .body(json!({ "inputs": [tensor] }).to_string());
         let answer: Value = call.send().await.unwrap().json().await.unwrap();
         answer["parameters"]["request_ids"].as_str().unwrap().to_owned()
     }
@@ -273,7 +275,12 @@ async fn a_decision_is_replayed_answered_and_learned_from() {
     assert!(unknown.contains("no decision of"), "{unknown}");
 
     // The raw call's outcome is not learned from: its tensors were not features.
-    for (id, outcome) in [(&ids[3], "true"), (&ids[0], "true"), (&ids[1], "false"), (&ids[0], "false")] {
+    for (id, outcome) in [
+        (&ids[3], "true"),
+        (&ids[0], "true"),
+        (&ids[1], "false"),
+        (&ids[0], "false"),
+    ] {
         server.ondol(&format!("outcome fraud {id} {outcome}"));
     }
     let mut made = Value::Null;

@@ -7,10 +7,10 @@ pub use crate::door::Peer;
 use crate::http::{end_with, method_not_allowed, not_found, observe};
 use crate::tls::TlsServer;
 use crate::{Health, Shutdown, docs, metrics};
-use parting::part_after;
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::middleware::from_fn;
+use parting::part_after;
 use tokio::net::TcpListener;
 use utoipa::openapi::OpenApi;
 

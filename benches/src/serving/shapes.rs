@@ -108,7 +108,9 @@ impl Shape {
 
     /// For the peers: the features of every entity by view, as `peers/serving/seed.py` takes them.
     pub(super) fn seed(&self, facts: &Facts) -> Result<serde_json::Value> {
-        let mut views: Vec<(String, Vec<String>, BTreeMap<String, Vec<Option<f32>>>)> = Vec::new();
+        /// A view's name, its features, and their values by entity.
+        type Seed = (String, Vec<String>, BTreeMap<String, Vec<Option<f32>>>);
+        let mut views: Vec<Seed> = Vec::new();
         for (place, feature) in facts.features.iter().enumerate() {
             let (view, feature) = feature.split_once('.').context("a feature without a view")?;
             if views.last().is_none_or(|(last, ..)| last != view) {

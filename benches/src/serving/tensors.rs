@@ -32,7 +32,7 @@ impl Vectors {
     pub(super) async fn make(model: &Model) -> Result<Self> {
         let mut random = StdRng::seed_from_u64(11);
         // Two decimals, as numbers in JSON tend to have.
-        let mut number = || random.random_range(0..50_000_u16) as f32 / 100.0;
+        let mut number = || f32::from(random.random_range(0..50_000_u16)) / 100.0;
         let vectors: Vec<Vec<f32>> = (0..REQUESTS)
             .map(|_| (0..FEATURES).map(|_| number()).collect())
             .collect();

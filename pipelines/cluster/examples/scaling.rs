@@ -186,7 +186,7 @@ async fn main() {
     };
     let request = request(&source).await;
     let started = Instant::now();
-    let joined = engine.join(request).await.unwrap();
+    let joined = engine.join(request, Box::pin(std::future::pending())).await.unwrap();
     let seconds = started.elapsed().as_secs_f64();
     let rows: usize = joined.iter().map(|piece| piece.rows.len()).sum();
     assert_eq!(rows as i64, SPINE_ROWS);
