@@ -108,11 +108,11 @@ fn requests(bench: &Bench) -> Vec<BTreeMap<String, Value>> {
     };
     let row = |row: u32| {
         let (card, merchant) = (format!("card-{row}"), format!("merchant-{row}"));
-        if row % 7 != 0 {
+        if !row.is_multiple_of(7) {
             bench.store.set("card.n_1h", &card, Value::I64(i64::from(row) % 5), 60);
             bench.store.set("card.spend_24h", &card, Value::F64(next() * 9.0), 60);
         }
-        if row % 5 != 0 {
+        if !row.is_multiple_of(5) {
             bench.store.set("merchant.risk", &merchant, Value::F64(next()), 60);
         }
         BTreeMap::from([
