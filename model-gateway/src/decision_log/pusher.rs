@@ -11,7 +11,6 @@ use serde_json::value::RawValue;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Semaphore, mpsc};
-use tokio::time::Instant;
 
 /// Pauses between attempts while ingest is down: from the first, doubled up to the second.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
@@ -40,19 +39,19 @@ impl Pusher {
         self.drain().await;
     }
 
-    /// Waits a little for others to go with `first`.
+    /// Waits a little for others to go with `first`, and takes all that wait then. Nobody listens at the queue meanwhile:
+    /// a listener would be woken, thread and all, for every request.
     async fn collect(&mut self, first: Waiting) -> Vec<Waiting> {
-        let token = self.shutdown.token();
-        let until = Instant::now() + Duration::from_millis(self.config.linger_ms);
-        let mut rows = first.recorded;
+        if self.waiting.len() < self.config.batch {
+            let linger = tokio::time::sleep(Duration::from_millis(self.config.linger_ms));
+            self.shutdown.token().run_until_cancelled(linger).await;
+        }
+        self.all_with(first)
+    }
+
+    fn all_with(&mut self, first: Waiting) -> Vec<Waiting> {
         let mut batch = vec![first];
-        while rows < self.config.batch {
-            let next = tokio::select! {
-                () = token.cancelled() => break,
-                next = tokio::time::timeout_at(until, self.waiting.recv()) => next,
-            };
-            let Ok(Some(next)) = next else { break };
-            rows += next.recorded;
+        while let Ok(next) = self.waiting.try_recv() {
             batch.push(next);
         }
         batch
@@ -67,10 +66,7 @@ impl Pusher {
                 // fill it.
                 match tokio::time::timeout(IDLE, self.waiting.recv()).await {
                     Ok(Some(first)) => {
-                        let mut batch = vec![first];
-                        while let Ok(next) = self.waiting.try_recv() {
-                            batch.push(next);
-                        }
+                        let batch = self.all_with(first);
                         push(&self.ingest, &self.dropped, self.config.batch, &batch).await;
                     }
                     Ok(None) => break,

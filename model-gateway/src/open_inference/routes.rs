@@ -3,7 +3,7 @@
 use crate::open_inference::{grpc, mlflow, rest};
 use crate::predict::Predictor;
 use axum::Router;
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 use utoipa::openapi::OpenApi;
 
 /// The document of the REST surfaces.
@@ -12,7 +12,8 @@ const DOCUMENT: &str = include_str!("../../../contracts/openapi/open-inference.j
 /// What the surfaces share.
 #[derive(Clone)]
 pub(crate) struct OpenInference {
-    pub(crate) predictor: Predictor,
+    /// Shared whole: a handler's state is cloned for every request.
+    pub(crate) predictor: Arc<Predictor>,
     /// The largest request, packed and unpacked.
     pub(crate) max_request_bytes: usize,
 }
@@ -20,7 +21,7 @@ pub(crate) struct OpenInference {
 /// The routes of every surface, with requests of at most `max_request_bytes`.
 pub fn router(predictor: Predictor, max_request_bytes: usize) -> Router {
     let shared = OpenInference {
-        predictor,
+        predictor: Arc::new(predictor),
         max_request_bytes,
     };
     rest::router(shared.clone())

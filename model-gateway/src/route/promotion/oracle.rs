@@ -101,7 +101,7 @@ fn shadow_part(pairs: &[(Shadowed, u32)], flip_at: Option<f64>) -> Comparison {
             match what {
                 Shadowed::Scored(served, shadow) => part.add(of_pair(*served, *shadow, flip_at)),
                 Shadowed::Labelled(same) => {
-                    part.add(pair(&json!("a"), &Value::from(if *same { "a" } else { "b" }), None))
+                    part.add(pair(&json!("a"), &Value::from(if *same { "a" } else { "b" }), None));
                 }
                 Shadowed::Failed => part.errors += 1,
                 Shadowed::Skipped => {
