@@ -79,14 +79,20 @@ pub(crate) fn fifty_features(topic: &str) -> Result<DefinitionFiles> {
     Ok(files(text))
 }
 
-/// 50 features in one view, the latest row's of a card; and a model over all of them. To stand beside
+/// 50 features in one view, the latest row's of a card; and two models over all of them: decisions on `unlogged` are
+/// not kept. To stand beside
 /// [`fifty_features`], whose source it reads.
 pub(crate) fn fifty_latest() -> Result<DefinitionFiles> {
     let mut text = "[view.wide]\nfrom = \"payments\"\nkey = \"card\"\n".to_owned();
     for place in 1..=50 {
         writeln!(text, "features.mix_{place} = \"amount + fee * {place}.0\"")?;
     }
-    text.push_str("\n[model.wide]\ninputs = { card = \"string\" }\nfeatures = [\"wide.*\"]\n");
+    for (model, decisions) in [("wide", "100%"), ("unlogged", "0%")] {
+        writeln!(
+            text,
+            "\n[model.{model}]\ninputs = {{ card = \"string\" }}\nfeatures = [\"wide.*\"]\ndecisions.sample = \"{decisions}\""
+        )?;
+    }
     let mut files = files(text);
     for file in &mut files.files {
         file.path = "wide.toml".to_owned();

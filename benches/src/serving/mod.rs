@@ -179,9 +179,9 @@ impl Bench<'_> {
             now - 1_000_000,
         );
         ondol.push(payments, args.events).await?;
-        for shape in [WINDOWS, LATEST] {
+        for model in [WINDOWS.model, LATEST.model, v2::UNLOGGED] {
             let artifact = self.model.artifact.clone();
-            ondol.register(shape.model, artifact, ArtifactKind::Onnx).await?;
+            ondol.register(model, artifact, ArtifactKind::Onnx).await?;
         }
         Ok(ondol)
     }

@@ -1,5 +1,6 @@
 //! Inference on raw tensors: Ondol over REST (JSON and bytes) and gRPC, against MLServer, a FastAPI server and the bare
-//! handler. Nothing is looked up, and nothing is logged: the decision log holds what the gateway looked up.
+//! handler. Nothing is looked up. Ondol records each call as a decision; rows of a model whose decisions are not kept
+//! say what that costs.
 
 use super::Bench;
 use super::ondol::Ondol;
@@ -9,7 +10,10 @@ use crate::report::Report;
 use anyhow::Result;
 use std::sync::Arc;
 
+/// The model whose decisions are not kept.
+pub(super) const UNLOGGED: &str = "unlogged";
 const ONDOL: &str = "ondol dev";
+const ONDOL_UNLOGGED: &str = "ondol dev, nothing kept";
 const JSON: &str = "json";
 const BINARY: &str = "binary";
 const GRPC: &str = "grpc";
@@ -37,6 +41,9 @@ pub(super) async fn run(bench: &Bench<'_>, ondol: &Ondol, report: &mut Report) -
         subject(ONDOL, JSON, own, vectors.json(gateway, "bench"), None),
         subject(ONDOL, BINARY, own, vectors.binary(gateway, "bench"), None),
         subject(ONDOL, GRPC, own, vectors.grpc(gateway, "bench")?, None),
+        subject(ONDOL_UNLOGGED, JSON, own, vectors.json(gateway, UNLOGGED), None),
+        subject(ONDOL_UNLOGGED, BINARY, own, vectors.binary(gateway, UNLOGGED), None),
+        subject(ONDOL_UNLOGGED, GRPC, own, vectors.grpc(gateway, UNLOGGED)?, None),
         subject(
             "mlserver",
             JSON,
