@@ -177,6 +177,11 @@ impl ModelGatewayService {
             .guard(open_inference::router(self.predictor.clone(), self.max_request_bytes))
     }
 
+    /// Decisions that were dropped since the start: with those recorded, as many as there were.
+    pub fn dropped_decisions(&self) -> u64 {
+        self.predictor.log.dropped()
+    }
+
     /// The definitions it follows.
     pub const fn definitions(&self) -> &Definitions {
         &self.definitions

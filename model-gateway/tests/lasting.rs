@@ -214,6 +214,25 @@ async fn the_shutdown_drains_the_decisions() {
 }
 
 #[tokio::test]
+async fn a_shutdown_while_ingest_is_down_counts_what_it_has_not_recorded() {
+    let bench = Bench::open_with(|config| {
+        config.decision_log.linger_ms = 60_000;
+        config.decision_log.drain_ms = 500;
+        config.decision_log.batch = 2;
+    })
+    .await;
+    bench.register("matrix").await.unwrap();
+    bench.ingest.last.store(true, Ordering::SeqCst);
+    for _ in 0..5 {
+        bench.predict(C1).await.unwrap();
+    }
+    bench.stop().await;
+    let recorded = bench.ingest.events.lock().unwrap().len() as u64;
+    assert!(recorded > 0);
+    assert_eq!(recorded + bench.gateway.dropped_decisions(), 5);
+}
+
+#[tokio::test]
 async fn a_shutdown_while_ingest_is_down_ends() {
     let bench = Bench::open_with(|config| config.decision_log.drain_ms = 20).await;
     bench.register("matrix").await.unwrap();

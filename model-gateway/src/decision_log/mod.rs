@@ -30,7 +30,7 @@ use pusher::Pusher;
 use serde_json::value::RawValue;
 use std::fmt::Debug;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 /// The stream source that takes decisions.
@@ -91,8 +91,6 @@ impl Decisions for Scored {
 /// Decisions that wait to be pushed. Their permit is their room in the queue.
 #[derive(Debug)]
 struct Waiting {
-    /// How many there are.
-    recorded: usize,
     what: Recorded,
     _room: OwnedSemaphorePermit,
 }
@@ -158,6 +156,7 @@ impl DecisionLog {
             bounds,
             dropped: Arc::clone(&dropped),
             shutdown: shutdown.clone(),
+            unsettled: AtomicUsize::new(0),
         };
         shutdown.spawn("gateway-decision-log", pusher.run());
         Self {
@@ -208,12 +207,7 @@ impl DecisionLog {
             } else {
                 Recorded::Held(Arc::clone(scored) as Arc<dyn Decisions>)
             };
-            let waiting = Waiting {
-                recorded,
-                what,
-                _room: room,
-            };
-            queue.send(waiting).is_ok()
+            queue.send(Waiting { what, _room: room }).is_ok()
         });
         if !sent {
             self.dropped.add(u64::from(permits), "the queue is full", scored.at());

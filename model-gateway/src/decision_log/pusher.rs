@@ -9,6 +9,7 @@ use ondol_runtime::Shutdown;
 use ondol_vocabulary::EventTime;
 use serde_json::value::RawValue;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::sync::{Semaphore, mpsc};
 
@@ -26,6 +27,8 @@ pub(super) struct Pusher {
     pub(super) bounds: Bounds,
     pub(super) dropped: Arc<Dropped>,
     pub(super) shutdown: Shutdown,
+    /// Decisions of the batch in hand of which it is not settled yet what becomes of them.
+    pub(super) unsettled: AtomicUsize,
 }
 
 impl Pusher {
@@ -67,7 +70,7 @@ impl Pusher {
                 match tokio::time::timeout(IDLE, self.waiting.recv()).await {
                     Ok(Some(first)) => {
                         let batch = self.all_with(first);
-                        push(&self.ingest, &self.dropped, self.config.batch, &batch).await;
+                        self.push(&batch).await;
                     }
                     Ok(None) => break,
                     Err(_) if self.bounds.is_idle() => break,
@@ -76,8 +79,11 @@ impl Pusher {
             }
         };
         if tokio::time::timeout(limit, rest).await.is_err() {
-            let left = self.config.queue.max(1).saturating_sub(self.room.available_permits());
-            metrics::counter!("ondol_gateway_decisions_dropped_total").increment(left as u64);
+            // The batch in hand is gone, and its room free again: it is counted by itself.
+            let queued = self.config.queue.max(1).saturating_sub(self.room.available_permits());
+            let left = queued + self.unsettled.swap(0, Ordering::Relaxed);
+            self.dropped
+                .add(left as u64, "the shutdown could not wait for them", EventTime::now());
             tracing::error!(
                 left,
                 limit_ms = self.config.drain_ms,
@@ -95,26 +101,29 @@ impl Pusher {
             tokio::time::sleep(limit).await;
         };
         tokio::select! {
-            () = push(&self.ingest, &self.dropped, self.config.batch, batch) => {}
+            () = self.push(batch) => {}
             () = bounded => {
-                let rows: usize = batch.iter().map(|waiting| waiting.recorded).sum();
-                self.dropped.add(rows as u64, "ingest did not take them before the shutdown", EventTime::now());
+                let left = self.unsettled.swap(0, Ordering::Relaxed);
+                self.dropped.add(left as u64, "ingest did not take them before the shutdown", EventTime::now());
             }
         }
     }
-}
 
-/// Pushes every row of `batch`, at most `size` events a call, until ingest has taken them or refuses them for good.
-async fn push(ingest: &Arc<dyn Ingest>, dropped: &Dropped, size: usize, batch: &[Waiting]) {
-    let events: Vec<Box<RawValue>> = batch
-        .iter()
-        .flat_map(|waiting| match &waiting.what {
-            Recorded::Written(events) => events.clone(),
-            Recorded::Held(scored) => written(scored.as_ref(), dropped),
-        })
-        .collect();
-    for events in events.chunks(size.max(1)) {
-        push_events(ingest, dropped, events).await;
+    /// Pushes every row of `batch`, as many events a call as are pushed together, until ingest has taken them or refuses
+    /// them for good.
+    async fn push(&self, batch: &[Waiting]) {
+        let events: Vec<Box<RawValue>> = batch
+            .iter()
+            .flat_map(|waiting| match &waiting.what {
+                Recorded::Written(events) => events.clone(),
+                Recorded::Held(scored) => written(scored.as_ref(), &self.dropped),
+            })
+            .collect();
+        self.unsettled.store(events.len(), Ordering::Relaxed);
+        for events in events.chunks(self.config.batch.max(1)) {
+            push_events(&self.ingest, &self.dropped, events).await;
+            self.unsettled.fetch_sub(events.len(), Ordering::Relaxed);
+        }
     }
 }
 

@@ -13,6 +13,8 @@ pub struct FakeIngest {
     pub events: Mutex<Vec<String>>,
     pub outcomes: Mutex<Vec<String>>,
     pub down: AtomicBool,
+    /// Whether it is down once it has taken a push.
+    pub last: AtomicBool,
     pub refused: AtomicUsize,
 }
 
@@ -49,6 +51,7 @@ impl Ingest for FakeIngest {
         kept.lock()
             .unwrap()
             .extend(request.events.iter().map(|event| event.get().to_owned()));
+        self.down.fetch_or(self.last.load(Ordering::SeqCst), Ordering::SeqCst);
         Ok(PushReceipt { positions: Vec::new() })
     }
 
