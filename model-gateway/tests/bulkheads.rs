@@ -10,7 +10,7 @@
 
 mod support;
 
-use ondol_model_gateway_api::wire::{PredictRequest, RegisterRequest, ScoreRequest};
+use ondol_model_gateway_api::wire::{PredictRequest, Prediction, RegisterRequest, ScoreRequest};
 use ondol_model_gateway_api::{ModelGateway, ModelGatewayError, server};
 use ondol_runtime::{Shutdown, serve};
 use ondol_vocabulary::{DataType, ModelVersion, Value};
@@ -19,6 +19,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 use support::{Bench, C1, field, fraud, from_input, request};
+use tokio::task::JoinHandle;
 
 /// Beside `fraud`, model `plain`, which reads no features: what hangs is not in its way.
 async fn with_plain(change: impl FnOnce(&mut ondol_model_gateway::ModelGatewayConfig)) -> Bench {
@@ -45,6 +46,17 @@ async fn with_plain(change: impl FnOnce(&mut ondol_model_gateway::ModelGatewayCo
         bench.gateway.register(model, request).await.unwrap();
     }
     bench
+}
+
+/// A prediction of `fraud` that hangs at the store until its gate opens.
+async fn hanging(bench: &Bench) -> JoinHandle<Result<Prediction, ModelGatewayError>> {
+    bench.store.gate.forget_permits(1_000);
+    let gateway = Arc::clone(&bench.gateway);
+    let prediction = tokio::spawn(async move { gateway.predict("fraud", request(C1)).await });
+    while bench.store.reads.lock().unwrap().is_empty() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    prediction
 }
 
 fn plain() -> PredictRequest {
@@ -110,12 +122,7 @@ async fn replays_wait_behind_the_bounds_of_their_model() {
         config.deadline_ms = 60_000;
     })
     .await;
-    bench.store.gate.forget_permits(1_000);
-    let gateway = Arc::clone(&bench.gateway);
-    let hanging = tokio::spawn(async move { gateway.predict("fraud", request(C1)).await });
-    while bench.store.reads.lock().unwrap().is_empty() {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    let hanging = hanging(&bench).await;
     let vector = r#"{"card.n_1h":1,"card.spend_24h":null,"merchant.risk":1,"amount":1,"derived.ratio":1}"#;
     let replay = || ScoreRequest {
         vectors: vec![serde_json::from_str(vector).unwrap()],
@@ -140,12 +147,7 @@ async fn a_refused_request_is_told_when_to_come_back() {
     let url = format!("http://{}/v1/models/fraud:predict", listener.local_addr().unwrap());
     let shutdown = Shutdown::new();
     shutdown.spawn("http", serve(listener, bench.gateway.router(), shutdown.clone()));
-    bench.store.gate.forget_permits(1_000);
-    let gateway = Arc::clone(&bench.gateway);
-    let hanging = tokio::spawn(async move { gateway.predict("fraud", request(C1)).await });
-    while bench.store.reads.lock().unwrap().is_empty() {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    let hanging = hanging(&bench).await;
     let body = format!(r#"{{"inputs": {C1}}}"#);
     let response = reqwest::Client::new().post(url).body(body).send().await.unwrap();
     assert_eq!(response.status(), 429);
