@@ -92,6 +92,10 @@ impl FeatureBatch {
         if count != features.len() {
             return Err(malformed("it has other features than were asked for"));
         }
+        // Each is some feature's; of no rows they take no bytes, so that nothing else would bound them.
+        if distinct > count {
+            return Err(malformed("it has more columns of event times than features"));
+        }
         let head = |bytes: &mut Bytes<'_>| {
             let view_version = u32::from_le_bytes(bytes.array()?);
             Ok((view_version, bytes.count()?, type_of(bytes)?))
@@ -462,6 +466,19 @@ mod tests {
         ]
         .concat();
         assert_eq!(one.to_packed().unwrap(), expected);
+    }
+
+    #[test]
+    fn no_more_event_times_than_features_are_read() {
+        let none = FeatureBatch {
+            rows: 0,
+            columns: Vec::new(),
+            ..batch()
+        };
+        let mut bytes = none.to_packed().unwrap();
+        bytes[20..24].copy_from_slice(&u32::MAX.to_le_bytes());
+        let error = FeatureBatch::from_packed(&bytes, Vec::new()).unwrap_err().to_string();
+        assert!(error.contains("more columns of event times"), "{error}");
     }
 
     #[test]
