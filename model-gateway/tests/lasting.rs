@@ -203,6 +203,42 @@ async fn a_full_queue_drops_decisions_and_requests_go_on() {
 }
 
 #[tokio::test]
+async fn a_backlog_goes_batch_by_batch_and_each_makes_room_for_new_decisions() {
+    let bench = Bench::open_with(|config| {
+        config.decision_log.queue = 6;
+        config.decision_log.batch = 2;
+    })
+    .await;
+    bench.register("matrix").await.unwrap();
+    let refused_again = async || {
+        let before = bench.ingest.refused.load(Ordering::SeqCst);
+        while bench.ingest.refused.load(Ordering::SeqCst) == before {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    };
+    bench.ingest.down.store(true, Ordering::SeqCst);
+    bench.predict(C1).await.unwrap();
+    refused_again().await;
+    // One is in hand, and five wait: it is full.
+    for _ in 0..5 {
+        bench.predict(C1).await.unwrap();
+    }
+    bench.ingest.last.store(true, Ordering::SeqCst);
+    for recorded in [1, 3] {
+        bench.ingest.down.store(false, Ordering::SeqCst);
+        bench.ingest.wait_for(recorded).await;
+        refused_again().await;
+    }
+    for _ in 0..3 {
+        bench.predict(C1).await.unwrap();
+    }
+    assert_eq!(bench.gateway.dropped_decisions(), 0);
+    bench.ingest.last.store(false, Ordering::SeqCst);
+    bench.ingest.down.store(false, Ordering::SeqCst);
+    assert_eq!(bench.ingest.wait_for(9).await.len(), 9);
+}
+
+#[tokio::test]
 async fn the_shutdown_drains_the_decisions() {
     let bench = Bench::open_with(|config| config.decision_log.linger_ms = 60_000).await;
     bench.register("matrix").await.unwrap();

@@ -92,7 +92,14 @@ impl Decisions for Scored {
 #[derive(Debug)]
 struct Waiting {
     what: Recorded,
-    _room: OwnedSemaphorePermit,
+    room: OwnedSemaphorePermit,
+}
+
+impl Waiting {
+    /// How many they are.
+    fn decisions(&self) -> usize {
+        self.room.num_permits()
+    }
 }
 
 /// Decisions on their way to the stream.
@@ -207,7 +214,7 @@ impl DecisionLog {
             } else {
                 Recorded::Held(Arc::clone(scored) as Arc<dyn Decisions>)
             };
-            queue.send(Waiting { what, _room: room }).is_ok()
+            queue.send(Waiting { what, room }).is_ok()
         });
         if !sent {
             self.dropped.add(u64::from(permits), "the queue is full", scored.at());

@@ -1,6 +1,6 @@
 //! The task that pushes decisions aside from the requests: what it can't bring away it drops and counts.
 
-use super::{Dropped, Recorded, SOURCE, Waiting, written};
+use super::{Decisions, Dropped, Recorded, SOURCE, Waiting, sampled, written};
 use crate::config::DecisionLogConfig;
 use crate::predict::Bounds;
 use ondol_ingest_api::wire::PushRequest;
@@ -36,25 +36,32 @@ impl Pusher {
         let token = self.shutdown.token();
         while let Some(first) = token.run_until_cancelled(self.waiting.recv()).await {
             let Some(first) = first else { return };
-            let batch = self.collect(first).await;
-            self.push_all(&batch).await;
+            self.linger().await;
+            let batch = self.with_others(first);
+            self.push_all(batch).await;
         }
         self.drain().await;
     }
 
-    /// Waits a little for others to go with `first`, and takes all that wait then. Nobody listens at the queue meanwhile:
-    /// a listener would be woken, thread and all, for every request.
-    async fn collect(&mut self, first: Waiting) -> Vec<Waiting> {
+    /// Waits a little for others. Nobody listens at the queue meanwhile: a listener would be woken, thread and all, for
+    /// every request.
+    async fn linger(&self) {
         if self.waiting.len() < self.config.batch {
             let linger = tokio::time::sleep(Duration::from_millis(self.config.linger_ms));
             self.shutdown.token().run_until_cancelled(linger).await;
         }
-        self.all_with(first)
     }
 
-    fn all_with(&mut self, first: Waiting) -> Vec<Waiting> {
+    /// `first` and what waits behind it, up to what is pushed together. Never all of it: after an ingest that hung that is
+    /// the whole queue, which would keep one thread from requests until it is taken and copied, and its room from new
+    /// decisions until the last of it is pushed.
+    fn with_others(&mut self, first: Waiting) -> Vec<Waiting> {
+        let mut decisions = first.decisions();
         let mut batch = vec![first];
-        while let Ok(next) = self.waiting.try_recv() {
+        while decisions < self.config.batch
+            && let Ok(next) = self.waiting.try_recv()
+        {
+            decisions += next.decisions();
             batch.push(next);
         }
         batch
@@ -69,8 +76,8 @@ impl Pusher {
                 // fill it.
                 match tokio::time::timeout(IDLE, self.waiting.recv()).await {
                     Ok(Some(first)) => {
-                        let batch = self.all_with(first);
-                        self.push(&batch).await;
+                        let batch = self.with_others(first);
+                        self.push(batch).await;
                     }
                     Ok(None) => break,
                     Err(_) if self.bounds.is_idle() => break,
@@ -93,7 +100,7 @@ impl Pusher {
     }
 
     /// Pushes `batch`; a shutdown that comes while ingest is down bounds the attempts.
-    async fn push_all(&self, batch: &[Waiting]) {
+    async fn push_all(&self, batch: Vec<Waiting>) {
         let token = self.shutdown.token();
         let limit = Duration::from_millis(self.config.drain_ms);
         let bounded = async {
@@ -109,21 +116,37 @@ impl Pusher {
         }
     }
 
-    /// Pushes every row of `batch`, as many events a call as are pushed together, until ingest has taken them or refuses
-    /// them for good.
-    async fn push(&self, batch: &[Waiting]) {
-        let events: Vec<Box<RawValue>> = batch
-            .iter()
-            .flat_map(|waiting| match &waiting.what {
-                Recorded::Written(events) => events.clone(),
-                Recorded::Held(scored) => written(scored.as_ref(), &self.dropped),
-            })
-            .collect();
+    /// Pushes every decision of `batch`, as many events a call as are pushed together, until ingest has taken them or
+    /// refuses them for good.
+    async fn push(&self, batch: Vec<Waiting>) {
+        let decisions = batch.iter().map(Waiting::decisions).sum();
+        self.unsettled.store(decisions, Ordering::Relaxed);
+        let mut events = Vec::with_capacity(decisions);
+        // Their room, until all of them are settled.
+        let mut rooms = Vec::with_capacity(batch.len());
+        for Waiting { what, room } in batch {
+            match what {
+                Recorded::Written(written) => events.extend(written),
+                Recorded::Held(scored) => events.extend(self.write(scored).await),
+            }
+            rooms.push(room);
+        }
         self.unsettled.store(events.len(), Ordering::Relaxed);
         for events in events.chunks(self.config.batch.max(1)) {
             push_events(&self.ingest, &self.dropped, events).await;
             self.unsettled.fetch_sub(events.len(), Ordering::Relaxed);
         }
+    }
+
+    /// Writes a large batch's decisions, on a thread that serves no requests: some ten microseconds each.
+    async fn write(&self, scored: Arc<dyn Decisions>) -> Vec<Box<RawValue>> {
+        let (dropped, at, decisions) = (Arc::clone(&self.dropped), scored.at(), sampled(&*scored).count());
+        let task = tokio::task::spawn_blocking(move || written(&*scored, &dropped));
+        task.await.unwrap_or_else(|error| {
+            tracing::error!(%error, decisions, "decisions could not be written");
+            self.dropped.add(decisions as u64, "they could not be written", at);
+            Vec::new()
+        })
     }
 }
 
