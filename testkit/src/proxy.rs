@@ -1,10 +1,11 @@
-//! A TCP proxy that cuts and stalls: it stands between two processes under test, and in front of several replicas it
+//! A TCP proxy that cuts, stalls and slows: it stands between two processes under test, and in front of several replicas it
 //! shares out connections as a load balancer would.
 
 use crate::process::free_port;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
@@ -41,6 +42,8 @@ struct State {
     refuses: bool,
     /// Bytes are held until the stall ends.
     stalls: bool,
+    /// How long bytes are on their way, each way.
+    delay: Duration,
     /// Connections of an older epoch are closed.
     epoch: u64,
     backends: Vec<Backend>,
@@ -107,11 +110,18 @@ impl Proxy {
         self.state.send_modify(|state| state.stalls = true);
     }
 
+    /// Lets bytes through `delay` late, each way, until [`Self::mend`]: what comes meanwhile waits with them, so that a
+    /// connection has at most one piece, of what fits its buffer, in each `delay`.
+    pub fn slow(&self, delay: Duration) {
+        self.state.send_modify(|state| state.delay = delay);
+    }
+
     /// Lets everything through again.
     pub fn mend(&self) {
         self.state.send_modify(|state| {
             state.refuses = false;
             state.stalls = false;
+            state.delay = Duration::ZERO;
         });
     }
 
@@ -145,7 +155,7 @@ async fn accept(listener: TcpListener, state: Arc<watch::Sender<State>>) {
         // Ended ones are forgotten as new ones come.
         while connections.try_join_next().is_some() {}
         let Ok((client, _)) = listener.accept().await else {
-            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+            tokio::time::sleep(Duration::from_millis(10)).await;
             continue;
         };
         let first = turn.fetch_add(1, Ordering::Relaxed);
@@ -209,6 +219,10 @@ async fn pump(
         let Ok(read) = from.read(&mut buffer).await else {
             return;
         };
+        let delay = state.borrow().delay;
+        if !delay.is_zero() {
+            tokio::time::sleep(delay).await;
+        }
         if state.wait_for(|state| !state.stalls).await.is_err() {
             return;
         }

@@ -1,14 +1,16 @@
-//! One model's tail while something that it does not need is in trouble: the upstream of another model hangs or is dead,
-//! Redis hangs for a model that reads features beside one that reads none, ingest hangs behind the decision log.
+//! One model's tail while something that it does not need is in trouble: the upstream of another model hangs or is dead;
+//! Redis hangs, is slow or is dead, for a model that reads features beside one that reads none; Kafka hangs or is dead, for
+//! a model whose decisions must be recorded beside one whose decisions may be lost; ingest hangs behind the decision log.
 //!
 //! Requests come on the clock, at a rate that the gateway bears easily, and a request's time begins when it is due. Windows
 //! take turns: alone, in trouble, alone, in trouble …; in trouble, requests that meet the trouble come too, at a rate of their
-//! own, and are left to fail. Each begins after a breath, so that one is not measured while the other's requests still end.
+//! own, and are left to fail. Each begins when the one before it is over for the server, too: who met the trouble is
+//! answered again, and what requests leave to be done (decisions to be written, and to be committed a second later) is done.
 
 use super::Bench;
 use super::http1::post;
-use super::load::Door;
-use super::load::{Paced, Target};
+use super::kafka::Kafka;
+use super::load::{Caller, Door, Paced, Target};
 use super::model::FEATURES;
 use super::ondol::{Ondol, Way};
 use super::shapes::WINDOWS;
@@ -24,7 +26,7 @@ use ondol_runtime::Shutdown;
 use ondol_testkit::proxy::Proxy;
 use serde_json::{Value, json};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
 use tokio::process::Command;
 
@@ -34,14 +36,19 @@ const TROUBLED: f64 = 50.0;
 /// Callers of each: as many as may be waiting at a time.
 const WATCHING: usize = 16;
 const WAITING: usize = 64;
-/// Between two windows.
-const BREATH: Duration = Duration::from_millis(700);
+/// How late Redis's answers, and what is asked of it, are when it is slow.
+const SLOW: Duration = Duration::from_millis(250);
+/// How long a trouble may last after its end, and how often it is looked whether it does.
+const LONGEST: Duration = Duration::from_secs(60);
+const LOOK: Duration = Duration::from_millis(100);
 /// How much longer the tail may be.
 const AIM: f64 = 1.5;
 
 /// Something to be switched on and off.
+#[derive(Clone, Copy)]
 enum Trouble<'a> {
     Hangs(&'a Proxy),
+    IsSlow(&'a Proxy),
     IsDead(&'a Proxy),
     /// A process stands still.
     Stops(u32),
@@ -51,6 +58,7 @@ enum Trouble<'a> {
 struct Scene<'a> {
     what: &'static str,
     server: &'static str,
+    ondol: &'a Ondol,
     watched: Target,
     trouble: Trouble<'a>,
     meets_it: Option<Target>,
@@ -58,56 +66,91 @@ struct Scene<'a> {
 
 /// Runs it.
 pub(super) async fn run(bench: &Bench<'_>, report: &mut Report) -> Result<()> {
+    one_process(bench, report).await?;
+    services(bench, report).await?;
+    on_kafka(bench, report).await
+}
+
+/// What is by itself in `ondol dev`: other models' upstreams, and Redis.
+async fn one_process(bench: &Bench<'_>, report: &mut Report) -> Result<()> {
     let redis = Proxy::start("redis", &[bench.redis_port()?]).await?;
     let (upstream, _upstream) = start_upstream().await?;
-    let one = bench
-        .ondol_at(
-            Way::OneProcess,
-            "isolation",
-            &format!("redis://127.0.0.1:{}", redis.port),
-        )
+    let mut places = bench.places("isolation")?;
+    places.redis = format!("redis://127.0.0.1:{}", redis.port);
+    let ondol = bench.ondol_at(Way::OneProcess, places).await?;
+    ondol.apply_more(models()).await?;
+    ondol
+        .register("plain", bench.model.artifact.clone(), ArtifactKind::Onnx)
         .await?;
-    one.apply_more(models()).await?;
-    one.register("plain", bench.model.artifact.clone(), ArtifactKind::Onnx)
+    ondol
+        .register("far", far(upstream.port), ArtifactKind::Upstream)
         .await?;
-    one.register("far", far(upstream.port), ArtifactKind::Upstream).await?;
-    let services = bench
-        .ondol_at(Way::Services, "isolation-services", &bench.redis.url)
-        .await?;
-    let ingest = services.server.id("serve-ingest").context("ingest does not run")?;
+    let of_upstream = |what, trouble| Scene {
+        what,
+        server: "ondol dev",
+        ondol: &ondol,
+        watched: by_key(bench, &ondol),
+        trouble,
+        meets_it: Some(asked("far", &json!({"x": 1.0}), &ondol)),
+    };
+    let of_redis = |what, trouble| Scene {
+        what,
+        server: "ondol dev",
+        ondol: &ondol,
+        watched: asked("plain", &plain_inputs(), &ondol),
+        trouble,
+        meets_it: Some(by_key(bench, &ondol)),
+    };
+    for scene in [
+        of_upstream("another model's upstream hangs", Trouble::Hangs(&upstream)),
+        of_upstream("another model's upstream is dead", Trouble::IsDead(&upstream)),
+        of_redis("redis hangs, the model reads no features", Trouble::Hangs(&redis)),
+        of_redis("redis is slow, the model reads no features", Trouble::IsSlow(&redis)),
+        of_redis("redis is dead, the model reads no features", Trouble::IsDead(&redis)),
+    ] {
+        report.row(scene.measure(bench).await?);
+    }
+    Ok(())
+}
 
-    let by_key = |ondol: &Ondol| WINDOWS.asked(bench.args.cards, bench.args.merchants, ondol.gateway);
-    let scenes = [
-        Scene {
-            what: "another model's upstream hangs",
-            server: "ondol dev",
-            watched: by_key(&one),
-            trouble: Trouble::Hangs(&upstream),
-            meets_it: Some(asked("far", &json!({"x": 1.0}), &one)),
-        },
-        Scene {
-            what: "another model's upstream is dead",
-            server: "ondol dev",
-            watched: by_key(&one),
-            trouble: Trouble::IsDead(&upstream),
-            meets_it: Some(asked("far", &json!({"x": 1.0}), &one)),
-        },
-        Scene {
-            what: "redis hangs, the model reads no features",
-            server: "ondol dev",
-            watched: asked("plain", &plain_inputs(), &one),
-            trouble: Trouble::Hangs(&redis),
-            meets_it: Some(by_key(&one)),
-        },
-        Scene {
-            what: "ingest hangs",
-            server: "ondol serve ×3",
-            watched: by_key(&services),
-            trouble: Trouble::Stops(ingest),
-            meets_it: None,
-        },
-    ];
-    for scene in &scenes {
+/// What is a process of its own.
+async fn services(bench: &Bench<'_>, report: &mut Report) -> Result<()> {
+    let ondol = bench.ondol_at(Way::Services, bench.places("isolation-services")?).await?;
+    let ingest = ondol.server.id("serve-ingest").context("ingest does not run")?;
+    let scene = Scene {
+        what: "ingest hangs",
+        server: "ondol serve ×3",
+        ondol: &ondol,
+        watched: by_key(bench, &ondol),
+        trouble: Trouble::Stops(ingest),
+        meets_it: None,
+    };
+    report.row(scene.measure(bench).await?);
+    Ok(())
+}
+
+/// The streams in Kafka: decisions, and the payments too.
+async fn on_kafka(bench: &Bench<'_>, report: &mut Report) -> Result<()> {
+    let kafka = Kafka::start(bench.args.kafka.as_deref(), bench.folder.path()).await?;
+    let mut places = bench.places("isolation-kafka")?;
+    places.kafka = Some(kafka.bootstrap());
+    let ondol = bench.ondol_at(Way::OneProcess, places).await?;
+    ondol.apply_more(models()).await?;
+    ondol
+        .register("strict", bench.model.artifact.clone(), ArtifactKind::Onnx)
+        .await?;
+    let scene = |what, trouble| Scene {
+        what,
+        server: "ondol dev on kafka",
+        ondol: &ondol,
+        watched: by_key(bench, &ondol),
+        trouble,
+        meets_it: Some(asked("strict", &plain_inputs(), &ondol)),
+    };
+    for scene in [
+        scene("kafka hangs, decisions may be lost", Trouble::Hangs(&kafka.proxy)),
+        scene("kafka is dead, decisions may be lost", Trouble::IsDead(&kafka.proxy)),
+    ] {
         report.row(scene.measure(bench).await?);
     }
     Ok(())
@@ -119,9 +162,9 @@ impl Scene<'_> {
         self.watched.paced(WATCHING, WATCHED, time).await?;
         let (mut alone, mut troubled) = (Vec::new(), Vec::new());
         for _ in 0..bench.args.rounds {
-            tokio::time::sleep(BREATH).await;
+            self.ondol.server.settle().await?;
             alone.push(self.watched.paced(WATCHING, WATCHED, time).await?);
-            tokio::time::sleep(BREATH).await;
+            self.ondol.server.settle().await?;
             self.trouble.begin().await?;
             let watched = self.watched.paced(WATCHING, WATCHED, time);
             let both = async {
@@ -133,47 +176,74 @@ impl Scene<'_> {
             let outcome = both.await;
             self.trouble.end().await?;
             troubled.push(outcome?);
+            self.is_over().await?;
         }
-        let mid = |windows: &[Paced], of: fn(&Paced) -> f64| median(windows.iter().map(of));
         let failed: u64 = alone.iter().chain(&troubled).map(|window| window.failed).sum();
         ensure!(
             failed == 0,
             "{}: {failed} requests of the model that is watched failed",
             self.what
         );
+        Ok(self.row(&alone, &troubled))
+    }
+
+    /// Returns once who met the trouble is answered again.
+    async fn is_over(&self) -> Result<()> {
+        let Some(target) = &self.meets_it else { return Ok(()) };
+        let request = target.requests.first().context("nothing is asked")?;
+        let begun = Instant::now();
+        loop {
+            let told = async { Caller::open(&target.door).await?.call(request).await };
+            let Err(error) = told.await else { return Ok(()) };
+            ensure!(begun.elapsed() < LONGEST, "{} is not over: {error:#}", self.what);
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    fn row(&self, alone: &[Paced], troubled: &[Paced]) -> Row {
         let p99 = |paced: &Paced| paced.latency.p99();
-        let ratio = mid(&troubled, p99) / mid(&alone, p99);
-        Ok(Row::default()
+        let mid = |windows: &[Paced], of: fn(&Paced) -> f64| median(windows.iter().map(of));
+        let ratio = mid(troubled, p99) / mid(alone, p99);
+        // Each beside the one before it: how far apart chance alone takes them.
+        let rounds = || troubled.iter().zip(alone).map(|(troubled, alone)| p99(troubled) / p99(alone));
+        Row::default()
             .with("part", "isolation")
             .with("what", self.what)
             .with("server", self.server)
-            .figure("p50_us", mid(&troubled, |paced| paced.latency.p50()))
-            .figure("p99_us", mid(&troubled, p99))
-            .figure("alone_p50_us", mid(&alone, |paced| paced.latency.p50()))
-            .figure("alone_p99_us", mid(&alone, p99))
+            .figure("p50_us", mid(troubled, |paced| paced.latency.p50()))
+            .figure("p99_us", mid(troubled, p99))
+            .figure("alone_p50_us", mid(alone, |paced| paced.latency.p50()))
+            .figure("alone_p99_us", mid(alone, p99))
             .figure("times", ratio)
+            .figure("least", rounds().fold(f64::INFINITY, f64::min))
+            .figure("most", rounds().fold(0.0, f64::max))
             .with("aim", AIM)
-            .with("verdict", if ratio <= AIM { "met" } else { "missed" }))
+            .with("verdict", if ratio <= AIM { "met" } else { "missed" })
     }
 }
 
 impl Trouble<'_> {
-    async fn begin(&self) -> Result<()> {
+    async fn begin(self) -> Result<()> {
         match self {
             Self::Hangs(proxy) => proxy.stall(),
+            Self::IsSlow(proxy) => proxy.slow(SLOW),
             Self::IsDead(proxy) => proxy.cut(),
-            Self::Stops(process) => signal("-STOP", *process).await?,
+            Self::Stops(process) => signal("-STOP", process).await?,
         }
         Ok(())
     }
 
-    async fn end(&self) -> Result<()> {
+    async fn end(self) -> Result<()> {
         match self {
-            Self::Hangs(proxy) | Self::IsDead(proxy) => proxy.mend(),
-            Self::Stops(process) => signal("-CONT", *process).await?,
+            Self::Hangs(proxy) | Self::IsSlow(proxy) | Self::IsDead(proxy) => proxy.mend(),
+            Self::Stops(process) => signal("-CONT", process).await?,
         }
         Ok(())
     }
+}
+
+fn by_key(bench: &Bench<'_>, ondol: &Ondol) -> Target {
+    WINDOWS.asked(bench.args.cards, bench.args.merchants, ondol.gateway)
 }
 
 async fn signal(signal: &str, process: u32) -> Result<()> {
@@ -185,14 +255,14 @@ async fn signal(signal: &str, process: u32) -> Result<()> {
     Ok(())
 }
 
-/// A model that reads no features, and one that is on another server.
+/// Models that read no features, one of whose decisions must be recorded, and one that is on another server.
 fn models() -> DefinitionFiles {
     let names: Vec<String> = (1..=FEATURES).map(|place| format!("a{place}")).collect();
     let inputs: Vec<String> = names.iter().map(|name| format!("{name} = \"f64\"")).collect();
+    let of_inputs = format!("inputs = {{ {} }}\nfeatures = {}\n", inputs.join(", "), json!(names));
     let text = format!(
-        "[model.plain]\ninputs = {{ {} }}\nfeatures = {}\n\n[model.far]\ninputs = {{ x = \"f64\" }}\nfeatures = [\"x\"]\n",
-        inputs.join(", "),
-        json!(names)
+        "[model.plain]\n{of_inputs}\n[model.strict]\n{of_inputs}decisions.audit = \"required\"\n\n\
+         [model.far]\ninputs = {{ x = \"f64\" }}\nfeatures = [\"x\"]\n",
     );
     DefinitionFiles {
         files: vec![DefinitionFile {

@@ -7,12 +7,14 @@
 //! compared with what the model says here.
 //!
 //! [`shapes`] and [`tensors`] are what is asked, [`load`] asks it over [`http1`] or [`grpc`], [`rounds`] takes turns, and
-//! [`predict`] and [`v2`] say who is measured against whom, [`isolation`] what is troubled. [`ondol`], [`peers`] and [`floor`] are the servers.
+//! [`predict`] and [`v2`] say who is measured against whom, [`isolation`] what is troubled. [`ondol`], [`peers`] and [`floor`]
+//! are the servers; [`kafka`] is where the streams are that are to be troubled.
 
 mod floor;
 mod grpc;
 mod http1;
 mod isolation;
+mod kafka;
 mod load;
 mod model;
 mod ondol;
@@ -55,6 +57,12 @@ pub(crate) struct Args {
     /// Windows of each subject and number of callers; results are medians.
     #[arg(long, default_value_t = 3)]
     rounds: usize,
+    /// Callers at a time: one, and enough to keep a server busy.
+    #[arg(long, value_delimiter = ',', default_value = "1,16")]
+    callers: Vec<usize>,
+    /// Leaves out the peers that are programs in Python: for who works on what is measured.
+    #[arg(long)]
+    without_peers: bool,
     /// Payments in the store, over the last 7 days.
     #[arg(long, default_value_t = 200_000)]
     events: u64,
@@ -73,6 +81,9 @@ pub(crate) struct Args {
     /// What writes the model.
     #[arg(long, default_value = "benches/peers/boosting.py")]
     model: PathBuf,
+    /// The folder of Kafka's libraries (`libs/*.jar`), for `isolation`.
+    #[arg(long, env = "ONDOL_TEST_KAFKA_HOME")]
+    kafka: Option<PathBuf>,
     #[command(flatten)]
     peers: Python,
 }
@@ -158,16 +169,21 @@ impl Bench<'_> {
     }
 
     async fn ondol(&self, way: Way) -> Result<Ondol> {
-        self.ondol_at(way, &format!("{way:?}"), &self.redis.url).await
+        self.ondol_at(way, self.places(&format!("{way:?}"))?).await
     }
 
-    /// Ondol with payments in its store and a version of each model registered, in a folder of that name.
-    async fn ondol_at(&self, way: Way, name: &str, redis: &str) -> Result<Ondol> {
-        let places = Places {
+    /// Where an installation keeps what, in a folder of that name.
+    fn places(&self, name: &str) -> Result<Places> {
+        Ok(Places {
             binary: ondol::binary(self.args.binary.as_deref())?,
             folder: self.folder.path().join(name),
-            redis: redis.to_owned(),
-        };
+            redis: self.redis.url.clone(),
+            kafka: None,
+        })
+    }
+
+    /// Ondol with payments in its store and a version of each model registered.
+    async fn ondol_at(&self, way: Way, places: Places) -> Result<Ondol> {
         let ondol = Ondol::start(way, &places).await?;
         ondol.apply(ondol::definitions()?).await?;
         let (args, now) = (self.args, self.now_us);

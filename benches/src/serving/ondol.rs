@@ -1,5 +1,5 @@
 //! Ondol as it is run: the `ondol` binary, all services in one process or the three of a request in a process each, online
-//! rows in Redis, everything else embedded. The decision log is on, as it is by default.
+//! rows in Redis, everything else embedded (where it is not said that the streams are in Kafka). The decision log is on, as it is by default.
 
 use super::server::{Server, free_address, url};
 use crate::payments::{Payments, SOURCE, fifty_features, fifty_latest};
@@ -43,6 +43,8 @@ pub(super) struct Places {
     pub(super) folder: PathBuf,
     /// The Redis of the online rows, as the feature store is to reach it.
     pub(super) redis: String,
+    /// Bootstrap servers of the Kafka of the streams; none: they are embedded.
+    pub(super) kafka: Option<String>,
 }
 
 /// It, running.
@@ -83,6 +85,11 @@ impl Ondol {
                 .env("ONDOL_FEATURE_STORE__ONLINE_PREFIX", &prefix)
                 .env("ONDOL_FEATURE_STORE_URL", format!("http://{store}"))
                 .env("ONDOL_INGEST_URL", format!("http://{ingest}"));
+            if let Some(bootstrap) = &places.kafka {
+                command
+                    .env("ONDOL_INGEST__STREAM__KIND", "kafka")
+                    .env("ONDOL_INGEST__STREAM__BOOTSTRAP", bootstrap);
+            }
             // The gateway and ingest are ready when they have the definitions of the store, which is there by then.
             let ready = url(*address, "/readyz")?;
             server.add(&name, &places.folder, command, &ready).await?;
