@@ -1,8 +1,10 @@
 //! Predictions by key: Ondol against a FastAPI server around Feast's SDK, and one around a packed value in Redis.
 
 use super::Bench;
+use super::load::Target;
 use super::ondol::{Ondol, Way};
 use super::rounds::{Plan, Subject, check};
+use super::server::Server;
 use super::shapes::{Facts, LATEST, Shape, WINDOWS};
 use crate::report::Report;
 use anyhow::{Result, ensure};
@@ -21,37 +23,29 @@ const TRIES: usize = 3;
 /// Runs it.
 pub(super) async fn run(bench: &Bench<'_>, one: &Ondol, report: &mut Report) -> Result<()> {
     let services = bench.ondol(Way::Services).await?;
-    let peers = bench.peers()?;
     let shapes = [WINDOWS, LATEST];
     let mut facts = Vec::new();
     for shape in &shapes {
         facts.push(learn(bench, shape, one, &services).await?);
     }
-    let seeds = shapes.iter().zip(&facts).map(|(shape, facts)| shape.seed(facts));
-    peers.seed(&seeds.collect::<Result<Vec<_>>>()?).await?;
-    let (feast, packed) = (peers.fastapi("feast_app").await?, peers.fastapi("packed_app").await?);
-
     let mut subjects = Vec::new();
     for (shape, facts) in shapes.iter().zip(&facts) {
-        let subject = |name, server, target, against| Subject {
-            name,
-            what: shape.name,
-            server: Arc::clone(server),
-            target,
-            against,
-        };
-        subjects.push(subject(
-            ONE,
-            &one.server,
-            shape.of_ondol(facts, one.gateway, false),
-            None,
-        ));
-        let target = shape.of_ondol(facts, services.gateway, false);
-        subjects.push(subject(SERVICES, &services.server, target, None));
-        let target = shape.of_peer(facts, feast.address);
-        subjects.push(subject(FEAST, &feast.server, target, Some((ONE, OF_FEAST))));
-        let target = shape.of_peer(facts, packed.address);
-        subjects.push(subject(PACKED, &packed.server, target, Some((ONE, OF_PACKED))));
+        for (name, ondol) in [(ONE, one), (SERVICES, &services)] {
+            let target = shape.of_ondol(facts, ondol.gateway, false);
+            subjects.push(subject(name, shape, &ondol.server, target, None));
+        }
+    }
+    if !bench.args.without_peers {
+        let peers = bench.peers()?;
+        let seeds = shapes.iter().zip(&facts).map(|(shape, facts)| shape.seed(facts));
+        peers.seed(&seeds.collect::<Result<Vec<_>>>()?).await?;
+        let (feast, packed) = (peers.fastapi("feast_app").await?, peers.fastapi("packed_app").await?);
+        for (shape, facts) in shapes.iter().zip(&facts) {
+            for (name, peer, aim) in [(FEAST, &feast, OF_FEAST), (PACKED, &packed, OF_PACKED)] {
+                let target = shape.of_peer(facts, peer.address);
+                subjects.push(subject(name, shape, &peer.server, target, Some((ONE, aim))));
+            }
+        }
     }
     if let Some(facts) = facts.first() {
         subjects.push(Subject {
@@ -66,11 +60,28 @@ pub(super) async fn run(bench: &Bench<'_>, one: &Ondol, report: &mut Report) -> 
     check(subjects.iter().filter(|subject| subject.against.is_some())).await?;
     let plan = Plan {
         part: "predict",
+        callers: &bench.args.callers,
         rounds: bench.args.rounds,
         window: bench.window(),
         redis: Some(&bench.redis),
     };
     plan.run(&subjects, report).await
+}
+
+fn subject(
+    name: &'static str,
+    shape: &Shape,
+    server: &Arc<Server>,
+    target: Target,
+    against: Option<(&'static str, f64)>,
+) -> Subject {
+    Subject {
+        name,
+        what: shape.name,
+        server: Arc::clone(server),
+        target,
+        against,
+    }
 }
 
 /// What both installations say, which must be the same, with the features in the answer and without.

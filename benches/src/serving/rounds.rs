@@ -12,8 +12,8 @@ use anyhow::{Context as _, Result};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Callers at a time: one, and enough to keep a server busy.
-const CALLERS: [usize; 2] = [1, 16];
+/// Callers while a subject warms up.
+const WARM_CALLERS: usize = 16;
 /// How long each subject runs before it is measured.
 const WARM: Duration = Duration::from_millis(700);
 
@@ -32,6 +32,8 @@ pub(super) struct Subject {
 /// How it is measured.
 pub(super) struct Plan<'a> {
     pub(super) part: &'static str,
+    /// Callers at a time.
+    pub(super) callers: &'a [usize],
     pub(super) rounds: usize,
     pub(super) window: Duration,
     /// Whose CPU is shown beside.
@@ -73,12 +75,12 @@ impl Plan<'_> {
     /// Measures all by turns, and reports them.
     pub(super) async fn run(&self, subjects: &[Subject], report: &mut Report) -> Result<()> {
         for subject in subjects {
-            subject.target.load(CALLERS[1], WARM).await?;
+            subject.target.load(WARM_CALLERS, WARM).await?;
         }
         for subject in subjects {
             subject.server.settle().await?;
         }
-        for callers in CALLERS {
+        for callers in self.callers.iter().copied() {
             let mut figures: Vec<Vec<Figures>> = subjects.iter().map(|_| Vec::new()).collect();
             for _ in 0..self.rounds {
                 for (subject, figures) in subjects.iter().zip(&mut figures) {

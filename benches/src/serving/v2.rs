@@ -5,6 +5,7 @@
 use super::Bench;
 use super::ondol::Ondol;
 use super::rounds::{Plan, Subject, check};
+use super::server::Server;
 use super::tensors::Vectors;
 use crate::report::Report;
 use anyhow::Result;
@@ -25,11 +26,9 @@ const OF_BARE: f64 = 0.5;
 /// Runs it.
 pub(super) async fn run(bench: &Bench<'_>, ondol: &Ondol, report: &mut Report) -> Result<()> {
     let peers = bench.peers()?;
-    let (mlserver, mlserver_grpc) = peers.mlserver().await?;
-    let by_hand = peers.fastapi("tensor_app").await?;
     let bare = peers.bare().await?;
     let vectors = Vectors::make(&bench.model).await?;
-    let subject = |name, what, server, target, against| Subject {
+    let subject = |name, what, server: &Arc<Server>, target, against| Subject {
         name,
         what,
         server: Arc::clone(server),
@@ -37,52 +36,35 @@ pub(super) async fn run(bench: &Bench<'_>, ondol: &Ondol, report: &mut Report) -
         against,
     };
     let (own, gateway) = (&ondol.server, ondol.gateway);
-    let subjects = [
-        subject(ONDOL, JSON, own, vectors.json(gateway, "bench"), None),
-        subject(ONDOL, BINARY, own, vectors.binary(gateway, "bench"), None),
-        subject(ONDOL, GRPC, own, vectors.grpc(gateway, "bench")?, None),
-        subject(ONDOL_UNLOGGED, JSON, own, vectors.json(gateway, UNLOGGED), None),
-        subject(ONDOL_UNLOGGED, BINARY, own, vectors.binary(gateway, UNLOGGED), None),
-        subject(ONDOL_UNLOGGED, GRPC, own, vectors.grpc(gateway, UNLOGGED)?, None),
-        subject(
-            "mlserver",
-            JSON,
-            &mlserver.server,
-            vectors.json(mlserver.address, "bench"),
-            Some((ONDOL, OF_MLSERVER)),
-        ),
-        subject(
-            "mlserver",
-            GRPC,
-            &mlserver.server,
-            vectors.grpc(mlserver_grpc, "bench")?,
-            Some((ONDOL, OF_MLSERVER)),
-        ),
-        subject(
-            "fastapi + onnxruntime",
-            JSON,
-            &by_hand.server,
-            vectors.by_hand(by_hand.address),
-            Some((ONDOL, OF_FASTAPI)),
-        ),
-        subject(
-            "bare axum handler",
-            JSON,
-            &bare.server,
-            vectors.json(bare.address, "json"),
-            Some((ONDOL, OF_BARE)),
-        ),
-        subject(
-            "bare axum handler",
-            BINARY,
-            &bare.server,
-            vectors.binary(bare.address, "binary"),
-            Some((ONDOL, OF_BARE)),
-        ),
-    ];
+    let mut subjects = Vec::new();
+    for (name, model) in [(ONDOL, "bench"), (ONDOL_UNLOGGED, UNLOGGED)] {
+        subjects.push(subject(name, JSON, own, vectors.json(gateway, model), None));
+        subjects.push(subject(name, BINARY, own, vectors.binary(gateway, model), None));
+        subjects.push(subject(name, GRPC, own, vectors.grpc(gateway, model)?, None));
+    }
+    if !bench.args.without_peers {
+        let (mlserver, grpc) = peers.mlserver().await?;
+        let server = &mlserver.server;
+        let against = Some((ONDOL, OF_MLSERVER));
+        let target = vectors.json(mlserver.address, "bench");
+        subjects.push(subject("mlserver", JSON, server, target, against));
+        subjects.push(subject("mlserver", GRPC, server, vectors.grpc(grpc, "bench")?, against));
+        let by_hand = peers.fastapi("tensor_app").await?;
+        let target = vectors.by_hand(by_hand.address);
+        let against = Some((ONDOL, OF_FASTAPI));
+        subjects.push(subject("fastapi + onnxruntime", JSON, &by_hand.server, target, against));
+    }
+    let against = Some((ONDOL, OF_BARE));
+    for (what, target) in [
+        (JSON, vectors.json(bare.address, JSON)),
+        (BINARY, vectors.binary(bare.address, BINARY)),
+    ] {
+        subjects.push(subject("bare axum handler", what, &bare.server, target, against));
+    }
     check(&subjects).await?;
     let plan = Plan {
         part: "v2",
+        callers: &bench.args.callers,
         rounds: bench.args.rounds,
         window: bench.window(),
         redis: None,
