@@ -115,7 +115,9 @@ async fn one_process(bench: &Bench<'_>, report: &mut Report) -> Result<()> {
 
 /// What is a process of its own.
 async fn services(bench: &Bench<'_>, report: &mut Report) -> Result<()> {
-    let ondol = bench.ondol_at(Way::Services, bench.places("isolation-services")?).await?;
+    let ondol = bench
+        .ondol_at(Way::Services, bench.places("isolation-services")?)
+        .await?;
     let ingest = ondol.server.id("serve-ingest").context("ingest does not run")?;
     let scene = Scene {
         what: "ingest hangs",
@@ -205,7 +207,12 @@ impl Scene<'_> {
         let mid = |windows: &[Paced], of: fn(&Paced) -> f64| median(windows.iter().map(of));
         let ratio = mid(troubled, p99) / mid(alone, p99);
         // Each beside the one before it: how far apart chance alone takes them.
-        let rounds = || troubled.iter().zip(alone).map(|(troubled, alone)| p99(troubled) / p99(alone));
+        let rounds = || {
+            troubled
+                .iter()
+                .zip(alone)
+                .map(|(troubled, alone)| p99(troubled) / p99(alone))
+        };
         Row::default()
             .with("part", "isolation")
             .with("what", self.what)
