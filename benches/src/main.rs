@@ -21,6 +21,8 @@ mod bytes_per_key;
 mod catch_up;
 mod freshness;
 mod gateway;
+#[path = "../../ondol/src/heap.rs"]
+mod heap;
 mod http;
 mod ingest;
 mod measure;
@@ -90,6 +92,8 @@ enum Benchmark {
 }
 
 fn main() -> Result<()> {
+    // As in the `ondol` binary.
+    heap::give_back_soon();
     let cli = Cli::parse();
     ondol_runtime::telemetry::init(ondol_runtime::LogFormat::Text, "error").context("logs can't be set up")?;
     ondol_runtime::metrics::install().context("metrics can't be set up")?;

@@ -8,6 +8,7 @@ mod connect;
 mod demo;
 mod failure;
 mod frames;
+mod heap;
 mod print;
 mod server;
 
@@ -20,6 +21,7 @@ use std::process::ExitCode;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
+    heap::give_back_soon();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => return failure::usage(&error),

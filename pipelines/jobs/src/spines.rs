@@ -5,18 +5,28 @@
 //! appears whole or not at all.
 
 use crate::error::JobError;
+use arrow::array::{Array, RecordBatch};
+use arrow::buffer::Buffer;
+use arrow::datatypes::SchemaRef;
+use arrow::error::ArrowError;
+use arrow::ipc::reader::StreamDecoder;
+use arrow::ipc::writer::StreamWriter;
+use bytes::Bytes;
 use futures::TryStreamExt;
 use object_store::path::Path;
 use object_store::{Error, ObjectStore, ObjectStoreExt};
 use ondol_pipelines_api::RowsDigest;
 use ondol_pipelines_api::wire::{TrainingSetOptions, TrainingSetRequest};
 use ondol_runtime::objects::{Location, ObjectStores};
-use ondol_vocabulary::batch;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 const ENDING: &str = ".arrows";
+/// What a column of a batch takes in a stream beside its values, about.
+const COLUMN_BYTES: usize = 256;
+/// What a schema takes, about.
+const SCHEMA_BYTES: usize = 4_096;
 
 /// Where spines are kept. Clones share the place.
 #[derive(Clone)]
@@ -32,11 +42,16 @@ pub(crate) struct Encoded {
 }
 
 impl Encoded {
-    /// The spine of `request`. CPU work in proportion to it.
+    /// The spine of `request`. CPU work in proportion to it, on two threads.
     pub(crate) fn of(request: &TrainingSetRequest) -> Result<Self, JobError> {
+        let (bytes, digest) = std::thread::scope(|scope| {
+            let digest = scope.spawn(|| digest(request));
+            (encoded(&request.spine_schema, &request.spine), digest.join())
+        });
+        let panicked = |_| JobError::internal("digesting a spine panicked");
         Ok(Self {
-            bytes: batch::encode(&request.spine_schema, &request.spine)?,
-            digest: digest(request)?,
+            bytes: bytes?,
+            digest: digest.map_err(panicked)??,
         })
     }
 
@@ -49,6 +64,34 @@ impl Encoded {
     pub(crate) fn bytes(&self) -> u64 {
         self.bytes.len() as u64
     }
+}
+
+/// An Arrow IPC stream of `batches`, in memory that is neither much too large nor ever moved.
+fn encoded(schema: &SchemaRef, batches: &[RecordBatch]) -> Result<Vec<u8>, ArrowError> {
+    let columns = batches.iter().flat_map(RecordBatch::columns);
+    let bytes = columns.map(|column| column.to_data().get_slice_memory_size().unwrap_or(0) + COLUMN_BYTES);
+    let mut writer = StreamWriter::try_new(Vec::with_capacity(bytes.sum::<usize>() + SCHEMA_BYTES), schema)?;
+    for batch in batches {
+        writer.write(batch)?;
+    }
+    writer.finish()?;
+    writer.into_inner()
+}
+
+/// The schema and batches of an Arrow IPC stream, which stay where they are in `bytes`. Arrow panics on some streams that
+/// are corrupt; it holds no state that outlives the call.
+fn decoded(bytes: Bytes) -> Result<(SchemaRef, Vec<RecordBatch>), ArrowError> {
+    let broken = || ArrowError::IpcError("a kept spine is corrupt".to_owned());
+    let decode = move || {
+        let mut decoder = StreamDecoder::new();
+        let (mut rest, mut batches) = (Buffer::from(bytes), Vec::new());
+        while !rest.is_empty() {
+            batches.extend(decoder.decode(&mut rest)?);
+        }
+        decoder.finish()?;
+        Ok((decoder.schema().ok_or_else(broken)?, batches))
+    };
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(decode)).unwrap_or_else(|_| Err(broken()))
 }
 
 /// Not of the bytes: a schema's metadata has no order, and comes in another one every time.
@@ -93,7 +136,7 @@ impl Spines {
     pub(crate) async fn request(&self, id: &str, options: TrainingSetOptions) -> Result<TrainingSetRequest, JobError> {
         let read = async { self.store.get(&path(id)).await?.bytes().await };
         let bytes = read.await.map_err(|cause| self.failed("reading a spine", &cause))?;
-        let decode = move || batch::decode(&bytes);
+        let decode = move || decoded(bytes);
         let (spine_schema, spine) = tokio::task::spawn_blocking(decode)
             .await
             .map_err(JobError::internal)??;

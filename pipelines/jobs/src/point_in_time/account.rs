@@ -19,6 +19,11 @@ impl Account {
         }
     }
 
+    /// `bytes` that are held already, until the loan is dropped.
+    pub(crate) fn loan(&self, bytes: u64) -> Loan<'_> {
+        Loan { account: self, bytes }
+    }
+
     /// `bytes` more are held.
     pub(crate) fn add(&self, bytes: u64) {
         let held = self.held.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes);

@@ -223,6 +223,14 @@ impl KeyedRows {
         let mut known = Keys::default();
         let mut buffer = Vec::with_capacity(32);
         for columns in keys {
+            if let [column] = columns.as_slice()
+                && let Some(texts) = column.as_string_opt::<i32>()
+            {
+                each_text(texts, |key| {
+                    entities.push(key.map_or(NO_ENTITY, |key| known.intern(&key)));
+                });
+                continue;
+            }
             let rows = columns.first().map_or(0, |column| column.len());
             let columns = EntityKeyColumns::new(columns.iter().copied()).map_err(JobError::internal)?;
             for row in 0..rows {
@@ -363,7 +371,9 @@ impl Keys {
         let none = |entity: Option<u32>| entity.unwrap_or(NO_ENTITY);
         match columns {
             [column] if *column.data_type() == ArrowType::Utf8 => {
-                self.find_texts(column.as_string::<i32>(), found);
+                each_text(column.as_string(), |key| {
+                    found.push(none(key.and_then(|key| self.find(&key))));
+                });
             }
             [column] if *column.data_type() == ArrowType::Int64 => {
                 let values = column.as_primitive::<Int64Type>().values().iter();
@@ -391,38 +401,40 @@ impl Keys {
         }
         Ok(())
     }
+}
 
-    fn find_texts(&self, texts: &StringArray, found: &mut Vec<u32>) {
-        let mut buffer = Vec::with_capacity(64);
-        let (data, offsets) = (texts.value_data(), texts.value_offsets());
-        found.extend((0..texts.len()).map(|row| {
-            if texts.is_null(row) {
-                return NO_ENTITY;
+/// Calls `take` with the key of each of `texts`, none where it is null.
+#[inline]
+fn each_text(texts: &StringArray, mut take: impl FnMut(Option<Key<'_>>)) {
+    let mut buffer = Vec::with_capacity(64);
+    let (data, offsets) = (texts.value_data(), texts.value_offsets());
+    for row in 0..texts.len() {
+        if texts.is_null(row) {
+            take(None);
+            continue;
+        }
+        let (start, end) = (offsets[row] as usize, offsets[row + 1] as usize);
+        match end - start {
+            length @ 0..=MOST_SHORT_TEXT => {
+                // The tag of text and its length come first.
+                let bytes = match data.get(start..).and_then(|data| data.first_chunk()) {
+                    Some(bytes) => u128::from_le_bytes(*bytes) & ((1 << (8 * length)) - 1),
+                    None => short_of(&data[start..end]),
+                };
+                take(Some(Key::Short((bytes << 16) | (length as u128) << 8 | 1)));
             }
-            let (start, end) = (offsets[row] as usize, offsets[row + 1] as usize);
-            let entity = match end - start {
-                length @ 0..=MOST_SHORT_TEXT => {
-                    // The tag of text and its length come first.
-                    let bytes = match data.get(start..).and_then(|data| data.first_chunk()) {
-                        Some(bytes) => u128::from_le_bytes(*bytes) & ((1 << (8 * length)) - 1),
-                        None => short_of(&data[start..end]),
-                    };
-                    self.find_short((bytes << 16) | (length as u128) << 8 | 1)
+            mut length => {
+                buffer.clear();
+                buffer.push(1);
+                while length >= 0x80 {
+                    buffer.push((length as u8 & 0x7f) | 0x80);
+                    length >>= 7;
                 }
-                mut length => {
-                    buffer.clear();
-                    buffer.push(1);
-                    while length >= 0x80 {
-                        buffer.push((length as u8 & 0x7f) | 0x80);
-                        length >>= 7;
-                    }
-                    buffer.push(length as u8);
-                    buffer.extend_from_slice(&data[start..end]);
-                    self.find(&Key::of(&buffer))
-                }
-            };
-            entity.unwrap_or(NO_ENTITY)
-        }));
+                buffer.push(length as u8);
+                buffer.extend_from_slice(&data[start..end]);
+                take(Some(Key::of(&buffer)));
+            }
+        }
     }
 }
 

@@ -104,7 +104,7 @@ impl<'a> Latest<'a> {
 
     /// Takes the candidates of `batch`, whose first row is `first_row` of those that `unit` gives.
     pub(crate) fn push(&self, batch: &RecordBatch, unit: u32, first_row: u32) -> Result<(), JobError> {
-        let seen = self.view.seen(self.entities, self.beyond, batch)?;
+        let seen = self.view.seen((self.entities, None), self.beyond, batch)?;
         let times = batch.column_by_name(&self.view.source().time);
         let times = times.and_then(|column| column.as_primitive_opt::<TimestampMicrosecondType>());
         let times = times
@@ -302,7 +302,7 @@ impl Winners {
         }
         if !rows.is_empty() {
             let won = take_record_batch(batch, &UInt32Array::from(rows))?;
-            assembly.place(&places, &view.history().latest(&won)?)?;
+            assembly.place(&places, view.history().latest(&won)?)?;
         }
         if !tied.is_empty() {
             let mut ties = self.ties.lock().map_err(|_| JobError::internal("a reader panicked"))?;
@@ -340,6 +340,6 @@ impl Winners {
             times: &times,
             ends: &ends,
         };
-        assembly.place(&rows, &view.history().answers(&events, &lanes, &moments)?)
+        assembly.place(&rows, view.history().answers(&events, &lanes, &moments)?)
     }
 }

@@ -3,12 +3,13 @@
 //! [`join`] is the seam for whoever groups and reads by itself (a query engine, an executor of a cluster): one partition,
 //! in memory, on one thread. The embedded training set reads tables and goes the same way piece by piece:
 //! 1. `view` is what is joined, made from definitions alone;
-//! 2. `entities` groups the spine's rows by key and time, and finds an event's entity;
+//! 2. `entities` groups the spine's rows by key and time, and finds an event's entity; `seen` cuts a batch down to what they
+//!    may see;
 //! 3. `timeline` joins views of latest rows over tables in order of time, `latest` those over others, a candidate a row;
 //!    `shuffle` brings the events of all others together by
-//!    entity, in memory or, beyond its limit, in a `spill` file, where a `crowd` is put in order by parts;
+//!    entity, `held` in memory or, beyond its limit, in a `spill` file, where a `crowd` is put in order by parts;
 //! 4. [`ondol_transform::History`] computes a partition's features;
-//! 5. `assembly` puts values into the spine's order, `beyond` tells rows of which only the past is known from those of
+//! 5. `assembly` keeps values for the spine's order, `beyond` tells rows of which only the past is known from those of
 //!    strangers.
 
 mod account;
@@ -16,14 +17,17 @@ mod assembly;
 mod beyond;
 mod crowd;
 mod entities;
+mod held;
 mod latest;
+mod packed;
+mod seen;
 mod shuffle;
 mod spill;
 mod timeline;
 mod view;
 
 pub(crate) use account::Account;
-pub(crate) use assembly::Assembly;
+pub(crate) use assembly::{Assembled, Assembly};
 pub(crate) use beyond::Beyond;
 pub(crate) use entities::{Entities, KeyedRows, NO_ENTITY};
 pub(crate) use latest::Latest;
@@ -64,11 +68,11 @@ pub fn join(
     let assembly = Assembly::new(view.features().map(|feature| feature.data_type), times.len());
     for partition in 0..shuffle.partitions() {
         let slots = entities.slots(&shuffle.entities_of(partition));
-        assembly.place(&entities.rows()[slots], &shuffle.answers(partition)?)?;
+        assembly.place(&entities.rows()[slots], shuffle.answers(partition)?)?;
     }
-    let mut joined = assembly.finish(1)?;
+    let mut joined = assembly.finish()?;
     beyond.settle(view, &entities, false, &mut joined.worth);
-    Ok(joined)
+    joined.into_answers()
 }
 
 #[cfg(test)]

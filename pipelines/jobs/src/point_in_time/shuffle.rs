@@ -1,38 +1,40 @@
 //! Events brought together by entity: from batches in any order to partitions of a few entities each.
 //!
 //! Each batch is cut down at once to events that some row may see, and to the columns that features are made of; keys
-//! have become numbers by then. What is left is put in order of its partition and kept, until more is held than the
-//! join may hold: then all of it goes to a file, a segment per partition, and is read again when its partition's turn
+//! have become numbers by then. What is left is put in order of its partition and [`super::held`], until more is held than
+//! the join may hold: then all of it goes to a file, a segment per partition, and is read again when its partition's turn
 //! comes. So the tables are read once and what does not fit is written and read once more. A partition that is too large
 //! even by itself, since most events happened to one entity, is a [`super::crowd`].
 
 use super::account::{Account, Loan};
 use super::beyond::Beyond;
 use super::crowd::{Crowd, GROUPS, Part};
-use super::entities::{Entities, NO_ENTITY};
-use super::spill::{Segment, Spill};
+use super::entities::Entities;
+use super::held::{Held, Run};
+use super::seen::Spans;
+use super::spill::Spill;
 use super::view::JoinView;
 use crate::error::JobError;
-use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, UInt32Array};
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, UInt32Array};
 use arrow::compute::{concat_batches, take};
-use arrow::datatypes::{
-    DataType as ArrowType, Field as ArrowField, Schema, SchemaRef, TimestampMicrosecondType, UInt32Type,
-};
+use arrow::datatypes::{DataType as ArrowType, Field as ArrowField, Schema, SchemaRef, UInt32Type};
 use ondol_transform::{Answers, Moments};
 use ondol_vocabulary::columns;
 use std::ops::Range;
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 /// The column of entities.
 pub(super) const ENTITY: &str = "_entity";
-/// Bytes of events of one partition, about: as much as lies well in a core's cache.
-const PARTITION_BYTES: u64 = 4 << 20;
+/// Bytes of events of one partition, about: what is worked on lies well in a core's cache then.
+const PARTITION_BYTES: u64 = 1 << 20;
 /// What a partition takes while it is worked on, in multiples of its events: those, the same in order, running sums.
 const WORKING_COPIES: u64 = 5;
 /// How much larger a partition may be than it was laid out to be before it is a crowd: twice by the rounding of entities, and
 /// as much again by what happened to happen to them.
 const UNEVENNESS: u64 = 4;
+/// The part of what may be held that is parted at a time.
+const PARTED_SHARE: u64 = 8;
 /// Most partitions.
 const MOST_PARTITIONS: u64 = 4_096;
 /// Bytes of a partition's events that are written at a time, about: what one entity may bring by the million.
@@ -42,6 +44,7 @@ const SEGMENT_BYTES: u64 = 8 << 20;
 pub(crate) struct Shuffle<'a> {
     view: &'a JoinView,
     entities: &'a Entities,
+    spans: Spans,
     beyond: &'a Beyond,
     /// Entities of partition p: those whose number is p after this shift.
     shift: u32,
@@ -54,22 +57,6 @@ pub(crate) struct Shuffle<'a> {
     account: &'a Account,
 }
 
-/// What has been kept.
-#[derive(Default)]
-struct Held {
-    runs: Vec<Run>,
-    bytes: u64,
-    /// By partition.
-    segments: Vec<Vec<Segment>>,
-}
-
-/// Events of one batch by partition.
-struct Run {
-    events: RecordBatch,
-    /// Where each partition's events end.
-    ends: Vec<u32>,
-}
-
 /// How a shuffle is laid out.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Layout {
@@ -79,20 +66,6 @@ pub(crate) struct Layout {
     pub limit: u64,
     /// Partitions that are worked on at a time.
     pub threads: usize,
-}
-
-impl Run {
-    fn range(&self, partition: usize) -> Range<usize> {
-        let start = partition
-            .checked_sub(1)
-            .map_or(0, |previous| self.ends[previous] as usize);
-        start..self.ends[partition] as usize
-    }
-
-    fn part(&self, partition: usize) -> Option<RecordBatch> {
-        let range = self.range(partition);
-        (!range.is_empty()).then(|| self.events.slice(range.start, range.len()))
-    }
 }
 
 impl<'a> Shuffle<'a> {
@@ -119,6 +92,7 @@ impl<'a> Shuffle<'a> {
         Self {
             view,
             entities,
+            spans: Spans::of(view, entities),
             beyond,
             shift,
             limit,
@@ -157,16 +131,40 @@ impl<'a> Shuffle<'a> {
     /// Takes what matters of `batch`.
     pub(crate) fn push(&self, batch: &RecordBatch) -> Result<(), JobError> {
         let Some(run) = self.run(batch)? else { return Ok(()) };
-        let bytes = run.events.get_array_memory_size() as u64;
-        self.account.add(bytes);
-        let mut held = self.held.lock().map_err(|_| JobError::internal("a reader panicked"))?;
-        held.runs.push(run);
-        held.bytes += bytes;
+        self.account.add(run.bytes());
+        let mut held = self.held()?;
+        held.push(run);
         // Others wait meanwhile: what they would read could not be held.
-        if held.bytes > self.limit {
-            self.spill(&mut held)?;
+        if held.bytes() > self.limit {
+            return self.spill(&mut held);
         }
+        let runs = held.to_be_parted(self.partitions(), self.limit / PARTED_SHARE);
+        drop(held);
+        runs.map_or(Ok(()), |runs| self.part(runs))
+    }
+
+    /// Puts `runs` together, partition by partition.
+    fn part(&self, runs: Vec<Run>) -> Result<(), JobError> {
+        let mut bytes = 0;
+        let parts = (0..self.partitions()).map(|partition| {
+            let mut parts: Vec<RecordBatch> = runs.iter().filter_map(|run| run.part(partition)).collect();
+            let Some(first) = parts.first() else { return Ok(None) };
+            // One alone would stay a view of all of its run.
+            parts.push(RecordBatch::new_empty(first.schema()));
+            let part = together(&parts, self.view)?;
+            let more = part.get_array_memory_size() as u64;
+            self.account.add(more);
+            bytes += more;
+            Ok(Some(part))
+        });
+        let parts = parts.collect::<Result<Vec<_>, JobError>>()?;
+        self.account.subtract(runs.iter().map(Run::bytes).sum());
+        self.held()?.keep(parts, bytes);
         Ok(())
+    }
+
+    fn held(&self) -> Result<MutexGuard<'_, Held>, JobError> {
+        self.held.lock().map_err(|_| JobError::internal("a reader panicked"))
     }
 
     /// The entities of `partition`.
@@ -175,7 +173,7 @@ impl<'a> Shuffle<'a> {
         (partition << self.shift).min(end)..((partition + 1) << self.shift).min(end)
     }
 
-    /// The features of the entities of `partition`, a value for each of their places.
+    /// The features of the entities of `partition`, a value for each of their places. Its events are gone then.
     pub(crate) fn answers(&self, partition: usize) -> Result<Answers, JobError> {
         let entities = self.entities_of(partition);
         let slots = self.entities.slots(&entities);
@@ -187,7 +185,8 @@ impl<'a> Shuffle<'a> {
             times: &self.entities.times()[slots],
             ends: &ends,
         };
-        let parts = self.parts(partition)?;
+        let (parts, taken) = self.held()?.take(partition);
+        let _taken = self.account.loan(taken);
         if self.is_crowd(&parts) {
             let mut folding = self.view.history().folding(moments);
             let crowd = Crowd {
@@ -206,14 +205,6 @@ impl<'a> Shuffle<'a> {
         let lanes = lanes.ok_or_else(|| JobError::internal("events without entities"))?;
         let lanes: Vec<u32> = lanes.values().iter().map(|entity| entity - first).collect();
         Ok(self.view.history().answers(&events, &lanes, &moments)?)
-    }
-
-    /// Where the events of `partition` are.
-    fn parts(&self, partition: usize) -> Result<Vec<Part>, JobError> {
-        let held = self.held.lock().map_err(|_| JobError::internal("a reader panicked"))?;
-        let kept = held.runs.iter().filter_map(|run| run.part(partition)).map(Part::Held);
-        let segments = held.segments.get(partition).into_iter().flatten();
-        Ok(kept.chain(segments.copied().map(Part::Spilled)).collect())
     }
 
     /// Whether these are too many events to be worked on at once.
@@ -236,16 +227,14 @@ impl<'a> Shuffle<'a> {
 
     /// Writes all that is held to the file.
     fn spill(&self, held: &mut Held) -> Result<(), JobError> {
-        held.segments.resize_with(self.partitions(), Vec::new);
         let width = self.view.carried_width() + size_of::<u32>() as u64;
         // Of a crowd, a few are sorted at a time.
         let most = SEGMENT_BYTES.min(self.room / GROUPS / 2);
         for partition in 0..self.partitions() {
             let mut parts: Vec<RecordBatch> = Vec::new();
             let mut rows = 0;
-            let runs = held.runs.iter().filter_map(|run| run.part(partition));
             let mut segments = Vec::new();
-            for part in runs {
+            for part in held.parts(partition) {
                 rows += part.num_rows() as u64;
                 parts.push(part);
                 if rows.saturating_mul(width) >= most {
@@ -257,17 +246,15 @@ impl<'a> Shuffle<'a> {
             if !parts.is_empty() {
                 segments.push(self.spill.write(&together(&parts, self.view)?)?);
             }
-            held.segments[partition].extend(segments);
+            held.spilled(partition, segments);
         }
-        held.runs.clear();
-        self.account.subtract(held.bytes);
-        held.bytes = 0;
+        self.account.subtract(held.clear());
         Ok(())
     }
 
     /// What matters of `batch`, by partition; none if nothing does.
     fn run(&self, batch: &RecordBatch) -> Result<Option<Run>, JobError> {
-        let seen = self.view.seen(self.entities, self.beyond, batch)?;
+        let seen = self.view.seen((self.entities, Some(&self.spans)), self.beyond, batch)?;
         if seen.rows.is_empty() {
             return Ok(None);
         }
@@ -296,7 +283,7 @@ impl<'a> Shuffle<'a> {
         arrays.push(Arc::new(entities));
         fields.push(ArrowField::new(ENTITY, ArrowType::UInt32, false));
         let events = RecordBatch::try_new(Arc::new(Schema::new(fields)), arrays)?;
-        Ok(Some(Run { events, ends }))
+        Ok(Some(Run::new(events, ends)))
     }
 
     /// A counting sort.
@@ -368,66 +355,4 @@ fn empty_schema(view: &JoinView) -> SchemaRef {
         .collect();
     fields.push(ArrowField::new(ENTITY, ArrowType::UInt32, false));
     Arc::new(Schema::new(fields))
-}
-
-/// The events of a batch that some row may see.
-pub(crate) struct Seen {
-    /// Their rows in the batch.
-    pub rows: Vec<u32>,
-    /// Whose they are.
-    pub entities: Vec<u32>,
-    /// The first place of the spine that sees each.
-    pub slots: Vec<u32>,
-    /// Whether any was known later than as soon as it had happened.
-    pub arrives_later: bool,
-}
-
-impl JoinView {
-    /// What the rows of `entities` may see of `batch`. What is too old for them is marked in `beyond`.
-    pub(crate) fn seen(&self, entities: &Entities, beyond: &Beyond, batch: &RecordBatch) -> Result<Seen, JobError> {
-        let column = |name: &str| {
-            batch
-                .column_by_name(name)
-                .ok_or_else(|| JobError::internal(format!("column `{name}` was not read")))
-        };
-        let keys = self.definition().key.iter().map(|field| column(&field.name));
-        let mut found = Vec::with_capacity(batch.num_rows());
-        entities.find(&keys.collect::<Result<Vec<_>, _>>()?, &mut found)?;
-        let admits: Option<BooleanArray> = self.history().admits(batch)?;
-        let micros = |column: &'_ ArrayRef| {
-            let column = column.as_primitive_opt::<TimestampMicrosecondType>();
-            column
-                .map(|column| column.values().clone())
-                .ok_or_else(|| JobError::internal("a time that is no timestamp"))
-        };
-        let times = micros(column(&self.source().time)?)?;
-        let known = batch.column_by_name(columns::INGESTED_AT).map(micros).transpose()?;
-        let mut seen = Seen {
-            rows: Vec::with_capacity(batch.num_rows()),
-            entities: Vec::with_capacity(batch.num_rows()),
-            slots: Vec::with_capacity(batch.num_rows()),
-            arrives_later: false,
-        };
-        for (row, (&entity, &time)) in found.iter().zip(times.iter()).enumerate() {
-            if entity == NO_ENTITY || admits.as_ref().is_some_and(|admits| !admits.value(row)) {
-                continue;
-            }
-            let next = time.saturating_add(1);
-            let visible = known.as_ref().map_or(next, |known| next.max(known[row]));
-            let Some(slot) = entities.first_seeing(entity, visible) else {
-                continue;
-            };
-            // Later rows reach back less far.
-            let reaches = |lookback: i64| time >= entities.times()[slot].saturating_sub(lookback);
-            if self.lookback_us().is_none_or(reaches) {
-                seen.rows.push(row as u32);
-                seen.entities.push(entity);
-                seen.slots.push(slot as u32);
-                seen.arrives_later |= visible > next;
-            } else {
-                beyond.mark(slot);
-            }
-        }
-        Ok(seen)
-    }
 }

@@ -207,8 +207,9 @@ fn by_candidates(view: &str, batches: &[RecordBatch], spine: &[(Option<u8>, i64)
             .unwrap();
     }
     winners.settle(&view, &entities, &assembly).unwrap();
-    let mut answers = assembly.finish(2).unwrap();
-    beyond.settle(&view, &entities, false, &mut answers.worth);
+    let mut assembled = assembly.finish().unwrap();
+    beyond.settle(&view, &entities, false, &mut assembled.worth);
+    let answers = assembled.into_answers().unwrap();
     filled(&view, answers)
 }
 
@@ -289,11 +290,12 @@ fn a_join_of_ten_times_its_memory_spills_and_gives_the_same() {
     for partition in 0..shuffle.partitions() {
         let slots = entities.slots(&shuffle.entities_of(partition));
         assembly
-            .place(&entities.rows()[slots], &shuffle.answers(partition).unwrap())
+            .place(&entities.rows()[slots], shuffle.answers(partition).unwrap())
             .unwrap();
     }
-    let mut answers = assembly.finish(2).unwrap();
-    beyond.settle(&view, &entities, false, &mut answers.worth);
+    let mut assembled = assembly.finish().unwrap();
+    beyond.settle(&view, &entities, false, &mut assembled.worth);
+    let answers = assembled.into_answers().unwrap();
     assert_eq!(filled(&view, answers), expected);
     assert!(
         account.peak() <= layout.limit,
@@ -343,11 +345,12 @@ fn one_entity_with_ten_times_the_memory_is_folded_piece_by_piece_and_gives_the_s
     for partition in 0..shuffle.partitions() {
         let slots = entities.slots(&shuffle.entities_of(partition));
         assembly
-            .place(&entities.rows()[slots], &shuffle.answers(partition).unwrap())
+            .place(&entities.rows()[slots], shuffle.answers(partition).unwrap())
             .unwrap();
     }
-    let mut answers = assembly.finish(2).unwrap();
-    beyond.settle(&view, &entities, false, &mut answers.worth);
+    let mut assembled = assembly.finish().unwrap();
+    beyond.settle(&view, &entities, false, &mut assembled.worth);
+    let answers = assembled.into_answers().unwrap();
     assert_eq!(filled(&view, answers), expected);
     assert!(
         account.peak() <= layout.limit,

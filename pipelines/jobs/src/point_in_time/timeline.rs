@@ -19,6 +19,9 @@ use std::ops::Range;
 /// No event: events are numbered from 1 here.
 const NONE: u32 = 0;
 
+/// Rows of the spine that a leg looks ahead.
+const AHEAD: usize = 256;
+
 /// A spine's rows in order of time.
 #[derive(Debug)]
 pub(crate) struct Moments {
@@ -27,10 +30,17 @@ pub(crate) struct Moments {
 }
 
 impl Moments {
-    /// Of rows at `times`.
-    pub(crate) fn of(times: &[i64]) -> Self {
+    /// Of rows at `times`, put in order by `threads` threads.
+    pub(crate) fn of(times: &[i64], threads: usize) -> Self {
         let mut pairs: Vec<(i64, u32)> = times.iter().copied().zip(0..).collect();
-        pairs.sort_unstable();
+        let part = pairs.len().div_ceil(threads.max(1)).max(1);
+        std::thread::scope(|scope| {
+            for part in pairs.chunks_mut(part) {
+                scope.spawn(|| part.sort_unstable());
+            }
+        });
+        // What is in order already is merged.
+        pairs.sort();
         let (times, rows) = pairs.into_iter().unzip();
         Self { rows, times }
     }
@@ -74,6 +84,8 @@ pub(crate) struct Leg<'a> {
     timeline: &'a Timeline<'a>,
     /// The rows of the spine whose moments lie in it, those before the first taken care of.
     span: Range<usize>,
+    /// The next rows of those, and whose they are, the last one first.
+    ahead: Vec<(u32, u32)>,
     /// When the leg may begin and the next one does, by the statistics of the row groups.
     from: i64,
     /// The number of the latest event, by entity.
@@ -100,6 +112,7 @@ impl<'a> Timeline<'a> {
         Leg {
             timeline: self,
             span: self.moments.before(from, self.lag_us).min(end)..end,
+            ahead: Vec::with_capacity(AHEAD),
             from,
             latest: vec![NONE; self.keyed.count()],
             ties: HashMap::new(),
@@ -209,15 +222,26 @@ impl Leg<'_> {
     }
 
     fn take_next(&mut self) {
-        let row = self.timeline.moments.rows[self.span.start];
+        if self.ahead.is_empty() {
+            self.look_ahead();
+        }
+        let Some((row, entity)) = self.ahead.pop() else { return };
         self.span.start += 1;
-        let entity = self.timeline.keyed.entities()[row as usize];
         match self.latest.get(entity as usize) {
             // A row without a key takes nothing.
             None => {}
             Some(&NONE) => self.elsewhere.push(row),
             Some(_) => self.give(entity, row),
         }
+    }
+
+    /// Fetches whose the next rows are. They lie all over memory, which answers many questions at once as fast as one.
+    fn look_ahead(&mut self) {
+        let rows = &self.timeline.moments.rows[self.span.clone()];
+        let entities = self.timeline.keyed.entities();
+        let next = rows.iter().take(AHEAD).map(|row| (*row, entities[*row as usize]));
+        self.ahead.extend(next);
+        self.ahead.reverse();
     }
 
     /// Gives `row` the latest event of `entity`.
@@ -292,7 +316,7 @@ mod tests {
         let timeline = Timeline {
             view: &view,
             keyed: &KeyedRows::of(&[vec![&keys]]).unwrap(),
-            moments: &Moments::of(&times),
+            moments: &Moments::of(&times, 1 + batch_rows % 3),
             lag_us,
         };
         let from = |cut: usize| events.get(cut).map_or(i64::MIN, |(_, time)| time - 1);

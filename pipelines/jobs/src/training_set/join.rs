@@ -37,7 +37,7 @@ struct Join<'a> {
     progress: &'a Progress,
 }
 
-/// The features of one view for every row of the spine, in the view's order.
+/// The features of one view for every row of the spine.
 pub(super) fn view(
     spine: &Spine,
     view: &ViewPlan,
@@ -59,8 +59,9 @@ pub(super) fn view(
     let keys = keys.collect::<Result<Vec<_>, _>>()?;
     let keys: Vec<Vec<&ArrayRef>> = keys.iter().map(|columns| columns.iter().collect()).collect();
     let keyed = KeyedRows::of(&keys)?;
+    let compiled = JoinView::compile(definition, &view.source)?;
     let join = Join {
-        view: &JoinView::compile(definition, &view.source)?,
+        view: &compiled,
         name: view.name.name.clone(),
         table,
         reading,
@@ -72,10 +73,10 @@ pub(super) fn view(
         let rows = Rows {
             keyed: &keyed,
             times: &spine.times,
-            moments: spine.moments(),
+            moments: spine.moments(limits.threads),
         };
-        if let Some(answers) = join.timeline(&rows)? {
-            return Joined::of(join.view, answers);
+        if let Some(assembled) = join.timeline(&rows)? {
+            return Ok(Joined::new(compiled, assembled));
         }
     }
     let entities = keyed.grouped(&spine.times)?;
@@ -85,9 +86,9 @@ pub(super) fn view(
         true => join.latest(&entities, &beyond, &assembly)?,
         false => join.shuffle(&entities, &beyond, &assembly)?,
     };
-    let mut answers = assembly.finish(limits.threads)?;
-    beyond.settle(join.view, &entities, has_older, &mut answers.worth);
-    Joined::of(join.view, answers)
+    let mut assembled = assembly.finish()?;
+    beyond.settle(join.view, &entities, has_older, &mut assembled.worth);
+    Ok(Joined::new(compiled, assembled))
 }
 
 impl Join<'_> {
@@ -150,7 +151,7 @@ impl Join<'_> {
             self.progress.checkpoint()?;
             let slots = entities.slots(&shuffle.entities_of(*partition));
             let rows = &entities.rows()[slots];
-            assembly.place(rows, &shuffle.answers(*partition)?)?;
+            assembly.place(rows, shuffle.answers(*partition)?)?;
             self.progress.add(rows.len() as u64);
             Ok(())
         })?;

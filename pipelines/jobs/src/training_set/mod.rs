@@ -26,7 +26,7 @@ use crate::progress::Progress;
 use crate::results::Results;
 use crate::table::Table;
 use again::Again;
-use arrow::array::{ArrayRef, RecordBatch};
+use arrow::array::RecordBatch;
 use join::Reading;
 use ondol_feature_store_api::FeatureStore;
 use ondol_pipelines_api::wire::{AsOf, FeatureStatuses, Manifest, ManifestFeature, TrainingSetRequest};
@@ -48,14 +48,6 @@ pub(crate) struct TrainingSet {
     again: Option<Again>,
     /// Whether statuses are told exactly, whatever has to be read for it.
     exact_status: bool,
-}
-
-/// Every feature that the vector needs, in the order of its needs.
-struct Features {
-    /// A value per row of the spine.
-    values: Vec<Option<ArrayRef>>,
-    /// How many rows have which status.
-    statuses: Vec<Option<FeatureStatuses>>,
 }
 
 /// Whether training sets of `model` can be built: it is known, and all its views serve.
@@ -119,53 +111,38 @@ impl TrainingSet {
         };
         let pool = Pool::new(limits.threads, tokio::runtime::Handle::current());
         let work = move || {
-            let features = self.features(joined, reading, &tables, &limits, &pool, &progress)?;
+            let joined = match joined {
+                Some(joined) => joined,
+                None => self.joined(reading, &tables, &limits, &pool, &progress)?,
+            };
             let (results, name) = &result;
-            self.write(features, &tables, built_at, &progress, results, name)
+            self.write(joined, &tables, built_at, &progress, results, name)
         };
         tokio::task::spawn_blocking(work).await.map_err(JobError::internal)?
     }
 
-    /// Every feature that the vector needs, a value per row of the spine: of the views as they were joined elsewhere, or
-    /// joined here.
-    fn features(
+    /// Every view joined, in the plan's order.
+    fn joined(
         &self,
-        joined: Option<Vec<Joined>>,
         reading: Reading,
         tables: &BTreeMap<String, Table>,
         limits: &Limits,
         pool: &Pool,
         progress: &Progress,
-    ) -> Result<Features, JobError> {
-        let needs = self.plan.vector.needs().len();
-        let mut features = Features {
-            values: vec![None; needs],
-            statuses: vec![None; needs],
-        };
-        let mut joined = joined.map(Vec::into_iter);
-        for view in &self.plan.views {
+    ) -> Result<Vec<Joined>, JobError> {
+        let views = self.plan.views.iter().map(|view| {
             let table = tables.get(&view.source.name);
             let table =
                 table.ok_or_else(|| JobError::internal(format!("source `{}` was not opened", view.source.name)))?;
-            let joined = match joined.as_mut().map(Iterator::next) {
-                Some(joined) => joined.ok_or_else(|| JobError::internal("a view was not joined"))?,
-                None => join::view(&self.spine, view, reading, table, limits, pool, progress)?,
-            };
-            let of_view = joined.values.into_iter().zip(joined.statuses).zip(&view.needs);
-            for ((values, statuses), places) in of_view {
-                for place in places {
-                    features.values[*place] = Some(Arc::clone(&values));
-                    features.statuses[*place] = Some(statuses.clone());
-                }
-            }
-        }
-        Ok(features)
+            join::view(&self.spine, view, reading, table, limits, pool, progress)
+        });
+        views.collect()
     }
 
     /// Writes the rows as the result of job `id`. It becomes visible once it is whole, and what it should be.
     fn write(
         &self,
-        features: Features,
+        mut joined: Vec<Joined>,
         tables: &BTreeMap<String, Table>,
         built_at: EventTime,
         progress: &Progress,
@@ -176,14 +153,13 @@ impl TrainingSet {
         let schema = output::schema(&self.plan, &self.spine);
         let mut writer = results.write(id, &schema)?;
         let write = |batch: &RecordBatch| writer.push(batch);
-        let Features { values, statuses } = features;
         let (assembled, spine) = std::thread::scope(|scope| {
             let spine = scope.spawn(|| RowsDigest::of(&self.spine.schema, &self.spine.batches));
-            let assembled = output::assemble(&self.plan, &self.spine, values, &schema, progress, write);
+            let assembled = output::assemble(&self.plan, &self.spine, &mut joined, &schema, progress, write);
             (assembled, spine.join())
         });
         let Assembled { mut features, digest } = assembled?;
-        self.tell(&statuses, &mut features);
+        self.tell(&joined, &mut features);
         let spine = spine.map_err(|_| JobError::internal("digesting the spine panicked"))??;
         let pins = tables.iter().map(|(source, table)| (source.clone(), table.pin()));
         let pins = pins.collect();
@@ -203,7 +179,17 @@ impl TrainingSet {
     }
 
     /// Puts the statuses of what views serve beside the features that show it.
-    fn tell(&self, statuses: &[Option<FeatureStatuses>], features: &mut [ManifestFeature]) {
+    fn tell(&self, joined: &[Joined], features: &mut [ManifestFeature]) {
+        let mut statuses: Vec<Option<FeatureStatuses>> = vec![None; self.plan.vector.needs().len()];
+        for (view, joined) in self.plan.views.iter().zip(joined) {
+            for (of_feature, places) in joined.statuses().into_iter().zip(&view.needs) {
+                for place in places {
+                    if let Some(statuses) = statuses.get_mut(*place) {
+                        *statuses = Some(of_feature.clone());
+                    }
+                }
+            }
+        }
         let needs = self.plan.vector.needs();
         for (told, defined) in features.iter_mut().zip(&self.plan.model.definition.features) {
             let FeatureOrigin::View { feature } = &defined.origin else {

@@ -2,21 +2,28 @@
 
 use super::plan::Plan;
 use super::spine::Spine;
+use super::statuses::Joined;
 use crate::error::JobError;
 use crate::progress::Progress;
 use crate::table::Table;
-use arrow::array::{Array, ArrayRef, RecordBatch};
+use arrow::array::{ArrayRef, RecordBatch};
 use arrow::datatypes::{Field as ArrowField, Schema, SchemaRef};
 use ondol_pipelines_api::RowsDigest;
 use ondol_pipelines_api::wire::{FeatureStatistics, Manifest, ManifestFeature, TrainingSetSnapshot};
 use ondol_transform::profile::ColumnProfile;
 use ondol_vocabulary::{EventTime, Value, VersionedName};
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
-/// Rows of one batch of the result.
-const BATCH_ROWS: usize = 16_384;
+/// Rows of one batch of the result, at most and at least.
+const MOST_ROWS: usize = 16_384;
+const FEWEST_ROWS: usize = 2_048;
+/// Bytes of one batch, about: it goes from core to core, and stays in their caches.
+const BATCH_BYTES: usize = 1 << 20;
+/// What a value takes that is of no fixed width, about.
+const TEXT_BYTES: usize = 16;
 /// Batches that may wait to be digested.
 const AHEAD_BATCHES: usize = 2;
 
@@ -25,27 +32,26 @@ const AHEAD_BATCHES: usize = 2;
 pub(super) fn assemble(
     plan: &Plan,
     spine: &Spine,
-    features: Vec<Option<ArrayRef>>,
+    joined: &mut [Joined],
     schema: &SchemaRef,
     progress: &Progress,
     mut write: impl FnMut(&RecordBatch) -> Result<(), JobError>,
 ) -> Result<Assembled, JobError> {
-    let features: Option<Vec<ArrayRef>> = features.into_iter().collect();
-    let features = features.ok_or_else(|| JobError::internal("a feature that the vector needs was not computed"))?;
-    let added = added(plan, spine);
+    let (added, most) = (added(plan, spine), batch_rows(schema));
     std::thread::scope(|scope| {
-        // Digesting takes as long as writing, and so does profiling: all three go on at once.
+        // Digesting takes as long as writing, and so do profiling and gathering: all of it goes on at once.
         let (to_digest, rows_to_digest) = sync_channel::<RecordBatch>(AHEAD_BATCHES);
         let digest = scope.spawn(move || digest_of(schema, rows_to_digest));
         let (to_profile, vectors_to_profile) = sync_channel::<RecordBatch>(AHEAD_BATCHES);
         let profile = scope.spawn(|| profile_of(plan, vectors_to_profile));
-        let mut first_row = 0;
+        let (to_assemble, features) = sync_channel(AHEAD_BATCHES);
+        scope.spawn(move || gather(plan, (spine, most), joined, &to_assemble));
         for (batch, inputs) in spine.batches.iter().zip(&spine.inputs) {
-            for start in (0..batch.num_rows()).step_by(BATCH_ROWS) {
+            for (start, rows) in cuts(batch, most) {
                 progress.checkpoint()?;
-                let rows = BATCH_ROWS.min(batch.num_rows() - start);
-                let slices: Vec<ArrayRef> = features.iter().map(|values| values.slice(first_row, rows)).collect();
-                let assembled = plan.vector.assemble(&inputs.slice(start, rows), &slices)?;
+                let features = features.recv();
+                let features = features.map_err(|_| JobError::internal("gathering rows panicked"))??;
+                let assembled = plan.vector.assemble(&inputs.slice(start, rows), &features)?;
                 // Whoever stops listening has failed, and says so itself.
                 let _ = to_profile.send(assembled.clone());
                 let mut columns = batch.slice(start, rows).columns().to_vec();
@@ -56,7 +62,6 @@ pub(super) fn assemble(
                 let batch = RecordBatch::try_new(Arc::clone(schema), columns)?;
                 let _ = to_digest.send(batch.clone());
                 write(&batch)?;
-                first_row += rows;
                 progress.add(rows as u64);
             }
         }
@@ -67,6 +72,57 @@ pub(super) fn assemble(
             digest: digest.join().map_err(panicked)??,
         })
     })
+}
+
+/// Rows of one batch of the result.
+fn batch_rows(schema: &Schema) -> usize {
+    let widths = schema.fields().iter();
+    let widths = widths.map(|field| field.data_type().primitive_width().unwrap_or(TEXT_BYTES));
+    let rows = BATCH_BYTES / widths.sum::<usize>().max(1);
+    rows.next_power_of_two().clamp(FEWEST_ROWS, MOST_ROWS)
+}
+
+/// Where parts of so many rows begin in `batch`, and how many rows each has.
+fn cuts(batch: &RecordBatch, most: usize) -> impl Iterator<Item = (usize, usize)> {
+    let rows = batch.num_rows();
+    (0..rows)
+        .step_by(most)
+        .map(move |start| (start, most.min(rows - start)))
+}
+
+/// Hands over the features of each batch of the result, until the first error.
+fn gather(
+    plan: &Plan,
+    (spine, most): (&Spine, usize),
+    joined: &mut [Joined],
+    features: &SyncSender<Result<Vec<ArrayRef>, JobError>>,
+) {
+    let mut first_row = 0;
+    for (_, rows) in spine.batches.iter().flat_map(|batch| cuts(batch, most)) {
+        let needed = needed(plan, joined, first_row..first_row + rows);
+        first_row += rows;
+        let is_last = needed.is_err();
+        // Whoever does not listen any more has failed.
+        if features.send(needed).is_err() || is_last {
+            return;
+        }
+    }
+}
+
+/// The features of `rows` that the vector needs, in the order of its needs.
+fn needed(plan: &Plan, joined: &mut [Joined], rows: Range<usize>) -> Result<Vec<ArrayRef>, JobError> {
+    let mut features: Vec<Option<ArrayRef>> = vec![None; plan.vector.needs().len()];
+    for (view, joined) in plan.views.iter().zip(joined) {
+        for (values, places) in joined.rows(rows.clone())?.into_iter().zip(&view.needs) {
+            for place in places {
+                if let Some(feature) = features.get_mut(*place) {
+                    *feature = Some(Arc::clone(&values));
+                }
+            }
+        }
+    }
+    let features: Option<Vec<ArrayRef>> = features.into_iter().collect();
+    features.ok_or_else(|| JobError::internal("a feature that the vector needs was not computed"))
 }
 
 fn digest_of(schema: &SchemaRef, rows: Receiver<RecordBatch>) -> Result<RowsDigest, JobError> {

@@ -1,4 +1,4 @@
-//! The joins of a training set on an engine elsewhere: what it is asked, and its answer in the spine's order.
+//! The joins of a training set on an engine elsewhere: what it is asked, and where its answer has each row of the spine.
 
 use super::join::Reading;
 use super::plan::{Plan, ViewPlan};
@@ -6,15 +6,15 @@ use super::spine::Spine;
 use super::statuses::Joined;
 use crate::engine::{JoinEngine, JoinRequest, JoinedRows, JoinedView, ViewJoin};
 use crate::error::JobError;
-use crate::point_in_time::{Answers, JoinView, Worth};
+use crate::point_in_time::{Assembled, JoinView, Worth};
 use crate::progress::Progress;
 use crate::table::Table;
 use crate::table::event_files::{EventFiles, EventRange};
 use arrow::array::{Array, ArrayRef, TimestampMicrosecondArray, new_empty_array};
-use arrow::compute::{concat, interleave};
+use arrow::compute::concat;
 use std::collections::BTreeMap;
 
-/// For each view of `plan` a column per feature, a value per row of `spine`.
+/// For each view of `plan` what it has of the rows of `spine`.
 pub(super) async fn views(
     engine: &dyn JoinEngine,
     plan: &Plan,
@@ -41,24 +41,18 @@ pub(super) async fn views(
         .map(|(number, (view, unread))| {
             let pieces: Option<Vec<&JoinedView>> = joined.iter().map(|piece| piece.views.get(number)).collect();
             let lacks = || JobError::internal(format!("the engine left out `{}`", view.name));
-            let mut answers = answers(view, &pieces.ok_or_else(lacks)?, &places)?;
+            let mut assembled = assembled(view, &pieces.ok_or_else(lacks)?, &places)?;
             if unread {
-                doubt(spine, view, &mut answers.worth);
+                doubt(spine, view, &mut assembled.worth);
             }
-            Joined::of(&JoinView::compile(view.engine.definition(), &view.source)?, answers)
+            let compiled = JoinView::compile(view.engine.definition(), &view.source)?;
+            Ok(Joined::new(compiled, assembled))
         })
         .collect()
 }
 
-/// What `view` answered, in the spine's order.
-fn answers(view: &ViewPlan, pieces: &[&JoinedView], places: &[(usize, usize)]) -> Result<Answers, JobError> {
-    let features = view.engine.definition().features.iter().enumerate();
-    let values = features.map(|(feature, definition)| {
-        let column = |piece: &&JoinedView| piece.values.get(feature).cloned();
-        let pieces: Option<Vec<ArrayRef>> = pieces.iter().map(column).collect();
-        let lacks = || JobError::internal(format!("the engine left out `{}.{}`", view.name, definition.name));
-        in_order(&pieces.ok_or_else(lacks)?, places, &definition.data_type.arrow())
-    });
+/// What `view` answered, and where each row of the spine finds it.
+fn assembled(view: &ViewPlan, pieces: &[&JoinedView], places: &[(u32, u32)]) -> Result<Assembled, JobError> {
     let odd = || {
         JobError::internal(format!(
             "the engine does not say what rows of `{}` are worth",
@@ -66,14 +60,18 @@ fn answers(view: &ViewPlan, pieces: &[&JoinedView], places: &[(usize, usize)]) -
         ))
     };
     let worth = places.iter().map(|(piece, row)| {
-        let codes = pieces.get(*piece).map(|piece| piece.worth.values());
-        let code = codes.and_then(|codes| codes.get(*row).copied());
+        let codes = pieces.get(*piece as usize).map(|piece| piece.worth.values());
+        let code = codes.and_then(|codes| codes.get(*row as usize).copied());
         code.and_then(Worth::from_code).ok_or_else(odd)
     });
-    Ok(Answers {
-        values: values.collect::<Result<_, _>>()?,
-        worth: worth.collect::<Result<_, _>>()?,
-    })
+    let worth = worth.collect::<Result<_, _>>()?;
+    let types = view.engine.definition().features.iter();
+    Assembled::seated(
+        types.map(|feature| feature.data_type),
+        pieces.iter().map(|piece| piece.values.clone()),
+        places,
+        worth,
+    )
 }
 
 /// Of entities to which nothing happened in reach nobody knows what happened before. Rows that name none are missing.
@@ -145,10 +143,10 @@ fn input(spine: &Spine, name: &str, data_type: &arrow::datatypes::DataType) -> R
 }
 
 /// Where each row of the spine is among the pieces.
-fn places(rows: usize, joined: &[JoinedRows]) -> Result<Vec<(usize, usize)>, JobError> {
+fn places(rows: usize, joined: &[JoinedRows]) -> Result<Vec<(u32, u32)>, JobError> {
     let mut places = vec![None; rows];
-    for (piece, JoinedRows { rows: numbers, .. }) in joined.iter().enumerate() {
-        for (index, row) in numbers.values().iter().enumerate() {
+    for (piece, JoinedRows { rows: numbers, .. }) in (0..).zip(joined) {
+        for (index, row) in (0..).zip(numbers.values()) {
             let place = places.get_mut(*row as usize);
             let place = place.ok_or_else(|| JobError::internal("the engine made up a row"))?;
             if place.replace((piece, index)).is_some() {
@@ -156,18 +154,6 @@ fn places(rows: usize, joined: &[JoinedRows]) -> Result<Vec<(usize, usize)>, Job
             }
         }
     }
-    let all: Option<Vec<(usize, usize)>> = places.into_iter().collect();
+    let all: Option<Vec<(u32, u32)>> = places.into_iter().collect();
     all.ok_or_else(|| JobError::internal("the engine left out rows"))
-}
-
-fn in_order(
-    pieces: &[ArrayRef],
-    places: &[(usize, usize)],
-    data_type: &arrow::datatypes::DataType,
-) -> Result<ArrayRef, JobError> {
-    if pieces.is_empty() {
-        return Ok(new_empty_array(data_type));
-    }
-    let pieces: Vec<&dyn Array> = pieces.iter().map(AsRef::as_ref).collect();
-    Ok(interleave(&pieces, places)?)
 }

@@ -47,9 +47,9 @@ impl Spine {
         self.times.len()
     }
 
-    /// Its rows by moment.
-    pub(crate) fn moments(&self) -> &SpineMoments {
-        self.by_moment.get_or_init(|| SpineMoments::of(&self.times))
+    /// Its rows by moment, put in order by `threads` threads the first time.
+    pub(crate) fn moments(&self, threads: usize) -> &SpineMoments {
+        self.by_moment.get_or_init(|| SpineMoments::of(&self.times, threads))
     }
 
     /// Checks `request`'s spine against `model`.

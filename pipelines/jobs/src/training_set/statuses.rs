@@ -4,17 +4,19 @@
 //! each feature before defaults are filled in, count the statuses of all features: no feature has a column of them.
 
 use crate::error::JobError;
-use crate::point_in_time::{Answers, JoinView, Worth};
+use crate::point_in_time::{Assembled, JoinView, Worth};
 use arrow::array::{Array, ArrayRef};
 use ondol_pipelines_api::wire::FeatureStatuses;
 use ondol_vocabulary::FeatureKind;
+use std::ops::Range;
 
-/// A view's features for a spine.
+/// A view's features for a spine, put together as they are asked for.
 pub(super) struct Joined {
-    /// A column per feature, defaults filled in.
-    pub values: Vec<ArrayRef>,
-    /// What the rows' statuses are, by feature.
-    pub statuses: Vec<FeatureStatuses>,
+    view: JoinView,
+    assembled: Assembled,
+    tally: Tally,
+    /// By feature, in how many of the rows asked for there is no value.
+    nulls: Vec<u64>,
 }
 
 /// Rows of a view by what their entities are worth.
@@ -59,24 +61,37 @@ impl Tally {
 }
 
 impl Joined {
-    /// Counts `answers`, those of `view`, and fills defaults in.
-    pub(super) fn of(view: &JoinView, answers: Answers) -> Result<Self, JobError> {
-        let tally = Tally::of(&answers.worth);
-        let features = view.definition().features.iter();
-        let statuses =
-            features
-                .zip(view.history().has_defaults())
-                .zip(&answers.values)
-                .map(|((feature, has_default), values)| {
-                    let is_count = match feature.kind {
-                        FeatureKind::Aggregate { function, .. } => function.counts(),
-                        FeatureKind::LatestRow { .. } => false,
-                    };
-                    tally.statuses(values.logical_null_count() as u64, is_count, has_default)
-                });
-        Ok(Self {
-            statuses: statuses.collect(),
-            values: view.filled(answers.values)?,
-        })
+    /// What `view` has of the rows.
+    pub(super) fn new(view: JoinView, mut assembled: Assembled) -> Self {
+        let tally = Tally::of(&std::mem::take(&mut assembled.worth));
+        Self {
+            nulls: vec![0; view.definition().features.len()],
+            view,
+            assembled,
+            tally,
+        }
+    }
+
+    /// A column per feature of `rows`, defaults filled in. To be asked for each row once, for [`Self::statuses`] to count it.
+    pub(super) fn rows(&mut self, rows: Range<usize>) -> Result<Vec<ArrayRef>, JobError> {
+        let values = self.assembled.rows(rows)?;
+        for (nulls, values) in self.nulls.iter_mut().zip(&values) {
+            *nulls += values.logical_null_count() as u64;
+        }
+        self.view.filled(values)
+    }
+
+    /// What the statuses of all rows are, by feature.
+    pub(super) fn statuses(&self) -> Vec<FeatureStatuses> {
+        let features = self.view.definition().features.iter();
+        let features = features.zip(self.view.history().has_defaults()).zip(&self.nulls);
+        let statuses = features.map(|((feature, has_default), nulls)| {
+            let is_count = match feature.kind {
+                FeatureKind::Aggregate { function, .. } => function.counts(),
+                FeatureKind::LatestRow { .. } => false,
+            };
+            self.tally.statuses(*nulls, is_count, has_default)
+        });
+        statuses.collect()
     }
 }

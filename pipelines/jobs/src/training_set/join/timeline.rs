@@ -1,20 +1,21 @@
 //! The join of a view of latest rows along a table in order of time: who takes which event, then the values of those.
 //!
 //! The table's keys and times are read by [`Leg`]s, on all threads; then of each row group the rows that somebody takes, each once;
-//! then every column is put into the spine's order. Memory is in proportion to the spine.
+//! and every row of the spine is told where its values are. Memory is in proportion to the spine.
 
 use super::{Join, rows};
 use crate::error::JobError;
-use crate::point_in_time::{Answers, Assembly, Found, KeyedRows, NO_ENTITY, SpineMoments, Tie, Timeline, Worth};
+use crate::point_in_time::{
+    Answers, Assembled, Assembly, Found, KeyedRows, NO_ENTITY, SpineMoments, Tie, Timeline, Worth,
+};
 use crate::table::{Marks, Positions, Scan, Unit};
-use arrow::array::{AsArray, RecordBatch, UInt32Array};
-use arrow::buffer::{BooleanBuffer, NullBuffer, ScalarBuffer};
-use arrow::compute::{concat_batches, take};
+use arrow::array::{AsArray, RecordBatch};
+use arrow::compute::concat_batches;
 use arrow::datatypes::TimestampMicrosecondType;
 use ondol_pipelines_api::wire::AsOf;
 use ondol_transform::Moments;
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Legs for each thread: the more, the more evenly threads are at work, and the more rows look for their event in earlier legs.
 const LEGS_PER_THREAD: usize = 4;
@@ -26,10 +27,8 @@ const NO_MARKS: Marks = Marks {
     arrival: false,
 };
 
-/// Nobody's event: the row takes none.
-const NONE: u32 = u32::MAX;
-/// The row's event is too old for it.
-const EXPIRED: u32 = u32::MAX - 1;
+/// More events are not numbered.
+const MOST_EVENTS: u32 = u32::MAX - 2;
 
 /// The spine as a view sees it, by row.
 pub(super) struct Rows<'a> {
@@ -56,18 +55,19 @@ struct Wanted {
     takers: Vec<(u32, u32)>,
 }
 
-/// Rows of the spine that take their values from places in an assembly.
+/// Rows of the spine that take answers, as far as those are not too old for them.
 struct Takers<'a> {
     ttl_us: Option<i64>,
     times: &'a [i64],
-    /// By row of the spine.
-    places: Vec<AtomicU32>,
+    assembly: Assembly,
+    /// What a row's entity is worth of which only events are known that are too old.
+    past: Worth,
 }
 
 impl Join<'_> {
     /// The features as of each of `spine`'s rows; none if the table is not known to be in order of time, or turns out not
     /// to be.
-    pub(super) fn timeline(&self, spine: &Rows<'_>) -> Result<Option<Answers>, JobError> {
+    pub(super) fn timeline(&self, spine: &Rows<'_>) -> Result<Option<Assembled>, JobError> {
         let Positions::RowNumber { delay_us } = self.table.positions else {
             return Ok(None);
         };
@@ -99,47 +99,45 @@ impl Join<'_> {
             firsts,
             is_whole: scan.rows_without_time() == 0,
         };
-        let takers = Takers::new(self.view.definition().ttl_us, spine.times);
-        let answers = self.values(&groups, &wanted, &ties, &takers)?;
-        let ordered = self.in_order(answers, takers.places, spine.keyed, scan.has_older())?;
-        Ok(Some(ordered))
+        let types = self.view.features().map(|feature| feature.data_type);
+        let takers = Takers {
+            ttl_us: self.view.definition().ttl_us,
+            times: spine.times,
+            assembly: Assembly::new(types, spine.times.len()),
+            past: self.view.worth_of_past(),
+        };
+        self.values(&groups, &wanted, &takers)?;
+        self.settle(&groups, &ties, &takers)?;
+        let mut assembled = takers.assembly.finish()?;
+        if scan.has_older() {
+            doubt(&mut assembled, spine.keyed);
+        }
+        Ok(Some(assembled))
     }
 
-    /// The answers of all events that are wanted, each once, and of the ties; `takers` are given their places.
-    fn values(
-        &self,
-        groups: &Groups,
-        wanted: &[Wanted],
-        ties: &[(Tie, Vec<u32>)],
-        takers: &Takers<'_>,
-    ) -> Result<Answers, JobError> {
+    /// Gives `takers` the answers of all events that are wanted, each read once.
+    fn values(&self, groups: &Groups, wanted: &[Wanted], takers: &Takers<'_>) -> Result<(), JobError> {
         let scan = self.scan(self.view.value_columns(), NO_MARKS);
-        let places = firsts(wanted.iter().map(|wanted| wanted.rows.len() as u64));
-        let distinct = places.last().copied().unwrap_or(0);
-        let tied: usize = ties.iter().map(|(_, rows)| rows.len()).sum();
-        let types = self.view.features().map(|feature| feature.data_type);
-        let assembly = Assembly::new(types, distinct as usize + tied);
         self.progress
             .stage(format!("computing {}", self.name), Some(rows(&groups.units)));
         self.pool.for_each(&groups.units, |number, unit| {
             self.progress.checkpoint()?;
-            let (wanted, first) = (&wanted[number], places[number]);
+            let wanted = &wanted[number];
             if !wanted.rows.is_empty() {
                 let picked = scan.pick(unit, &wanted.rows, groups.is_whole, self.pool.io())?;
                 let answers = self.view.history().latest(&picked)?;
-                assembly.place(&run(first, picked.num_rows()), &answers)?;
-                takers.take(self.times_of(&picked)?, &wanted.takers, first);
+                let times = self.times_of(&picked)?;
+                let takes = wanted.takers.iter().map(|(at, row)| (*row, *at, times[*at as usize]));
+                takers.take(takes, answers)?;
             }
             self.progress.add(unit.rows);
             Ok(())
-        })?;
-        self.settle(groups, ties, (&assembly, distinct), takers)?;
-        assembly.finish(self.limits.threads)
+        })
     }
 
     /// The units of each leg and where it begins; none if the units are not in order of time, by their statistics.
     fn legs(&self, scan: &Scan, units: &[Unit], entities: usize) -> Option<Vec<(Range<usize>, i64)>> {
-        if rows(units) >= u64::from(EXPIRED) {
+        if rows(units) > u64::from(MOST_EVENTS) {
             return None;
         }
         let most = (LATEST_BYTES / size_of::<u32>() / entities.max(1)).max(1);
@@ -229,13 +227,7 @@ impl Join<'_> {
     }
 
     /// Folds events that nothing tells apart but their values, as the stream would.
-    fn settle(
-        &self,
-        groups: &Groups,
-        ties: &[(Tie, Vec<u32>)],
-        (assembly, first): (&Assembly, u32),
-        takers: &Takers<'_>,
-    ) -> Result<(), JobError> {
+    fn settle(&self, groups: &Groups, ties: &[(Tie, Vec<u32>)], takers: &Takers<'_>) -> Result<(), JobError> {
         let Groups {
             units,
             firsts,
@@ -265,12 +257,11 @@ impl Join<'_> {
         let Some(schema) = batches.first().map(RecordBatch::schema) else {
             return Ok(());
         };
-        let (mut times, mut ends, mut place) = (Vec::new(), Vec::new(), first);
+        let (mut times, mut ends, mut takes) = (Vec::new(), Vec::new(), Vec::new());
         for (tie, rows) in ties {
             for row in rows {
+                takes.push((*row, times.len() as u32, tie.time));
                 times.push(takers.times[*row as usize]);
-                takers.give(*row, tie.time, place);
-                place += 1;
             }
             ends.push(times.len() as u32);
         }
@@ -280,33 +271,7 @@ impl Join<'_> {
         };
         let events = concat_batches(&schema, &batches)?;
         let answers = self.view.history().answers(&events, &lanes, &moments)?;
-        assembly.place(&run(first, times.len()), &answers)
-    }
-
-    /// `answers` in the spine's order, by their `places`.
-    fn in_order(
-        &self,
-        answers: Answers,
-        places: Vec<AtomicU32>,
-        keyed: &KeyedRows,
-        unread: bool,
-    ) -> Result<Answers, JobError> {
-        let places: Vec<u32> = places.into_iter().map(AtomicU32::into_inner).collect();
-        let past = self.view.worth_of_past();
-        let worth = places.iter().zip(keyed.entities());
-        let worth = worth.map(|(place, entity)| match *place {
-            EXPIRED => past,
-            NONE if unread && *entity != NO_ENTITY => Worth::Unread,
-            place => answers.worth.get(place as usize).copied().unwrap_or_default(),
-        });
-        let worth = worth.collect();
-        let nulls = NullBuffer::new(BooleanBuffer::collect_bool(places.len(), |row| places[row] < EXPIRED));
-        let nulls = Some(nulls).filter(|nulls| nulls.null_count() > 0);
-        let places = UInt32Array::new(ScalarBuffer::from(places), nulls);
-        let values = self
-            .pool
-            .map(answers.values, |_, values| Ok(take(&values, &places, None)?))?;
-        Ok(Answers { values, worth })
+        takers.take(takes.into_iter(), answers)
     }
 
     fn times_of<'b>(&self, events: &'b RecordBatch) -> Result<&'b [i64], JobError> {
@@ -337,25 +302,28 @@ impl Wanted {
     }
 }
 
-impl<'a> Takers<'a> {
-    fn new(ttl_us: Option<i64>, times: &'a [i64]) -> Self {
-        let mut places = Vec::with_capacity(times.len());
-        places.resize_with(times.len(), || AtomicU32::new(NONE));
-        Self { ttl_us, times, places }
-    }
-
-    /// Lets `takers` take from places counted from `first`, events of `times`.
-    fn take(&self, times: &[i64], takers: &[(u32, u32)], first: u32) {
-        for (place, row) in takers {
-            self.give(*row, times[*place as usize], first + place);
+impl Takers<'_> {
+    /// Gives `answers` to rows of the spine, each with the answer that it takes and the time of that one's event.
+    fn take(&self, takes: impl Iterator<Item = (u32, u32, i64)>, answers: Answers) -> Result<(), JobError> {
+        let mut takers = Vec::with_capacity(takes.size_hint().0);
+        for (row, at, time) in takes {
+            let age = i128::from(self.times[row as usize]) - i128::from(time);
+            match self.ttl_us {
+                Some(ttl_us) if age > i128::from(ttl_us) => self.assembly.tell(row, self.past),
+                _ => takers.push((row, at)),
+            }
         }
+        self.assembly.give(takers, answers)
     }
+}
 
-    /// Gives `row` the place of an event at `time`, unless that is too old for it.
-    fn give(&self, row: u32, time: i64, place: u32) {
-        let age = i128::from(self.times[row as usize]) - i128::from(time);
-        let is_expired = self.ttl_us.is_some_and(|ttl_us| age > i128::from(ttl_us));
-        self.places[row as usize].store(if is_expired { EXPIRED } else { place }, Ordering::Relaxed);
+/// Of rows that found nothing nobody knows what was before: but of those that name no entity.
+fn doubt(assembled: &mut Assembled, keyed: &KeyedRows) {
+    for (row, entity) in keyed.entities().iter().enumerate() {
+        let is_unknown = *entity != NO_ENTITY && !assembled.has(row);
+        if let Some(worth @ Worth::Missing) = assembled.worth.get_mut(row).filter(|_| is_unknown) {
+            *worth = Worth::Unread;
+        }
     }
 }
 
@@ -367,8 +335,4 @@ fn firsts(lengths: impl Iterator<Item = u64>) -> Vec<u32> {
         next
     });
     std::iter::once(0).chain(firsts).collect()
-}
-
-fn run(first: u32, length: usize) -> Vec<u32> {
-    (first..).take(length).collect()
 }
