@@ -1,22 +1,28 @@
 //! One port: the contracts' routers, health, metrics and documents together, over HTTP/1.1 and HTTP/2.
 
+mod observe;
 mod parting;
 
 use crate::door::Door;
 pub use crate::door::Peer;
-use crate::http::{end_with, method_not_allowed, not_found, observe};
+use crate::http::{method_not_allowed, not_found};
 use crate::tls::TlsServer;
 use crate::{Health, Shutdown, docs, metrics};
 use axum::Router;
-use axum::extract::DefaultBodyLimit;
-use axum::middleware::from_fn;
-use parting::part_after;
+use observe::Observe;
+use parting::Routes;
+pub use parting::ServerShutdown;
 use tokio::net::TcpListener;
 use utoipa::openapi::OpenApi;
+
+/// Route label of requests that no route matched: their paths are the caller's words and must not become labels.
+const MATCHES_NOTHING: &str = "unmatched";
 
 /// Composes what one port serves. Contracts must not overlap in their routes: an overlap panics when it is built.
 pub struct ServiceRouter {
     routes: Router,
+    /// Routes that are counted, each under a service.
+    observed: Vec<(&'static str, Router)>,
     openapi: Option<OpenApi>,
     title: Option<String>,
     body_limit_bytes: usize,
@@ -31,6 +37,7 @@ impl ServiceRouter {
         let routes = health.routes().merge(metrics::routes());
         Self {
             routes,
+            observed: Vec::new(),
             openapi: None,
             title: None,
             body_limit_bytes: Self::BODY_LIMIT_BYTES,
@@ -50,10 +57,8 @@ impl ServiceRouter {
     /// Adds routes whose document is published elsewhere, such as a protocol's. Counted under `service`.
     #[must_use]
     pub fn undocumented(mut self, service: &'static str, router: Router) -> Self {
-        let observed = router
-            .method_not_allowed_fallback(method_not_allowed)
-            .layer(from_fn(move |request, next| observe(service, request, next)));
-        self.routes = self.routes.merge(observed);
+        let router = router.method_not_allowed_fallback(method_not_allowed);
+        self.observed.push((service, router));
         self
     }
 
@@ -73,19 +78,19 @@ impl ServiceRouter {
 
     /// The router to [`serve`].
     pub fn build(self) -> Router {
+        let limit = self.body_limit_bytes;
         let mut routes = self.routes;
+        for (service, router) in self.observed {
+            routes = routes.merge(router.layer(Observe::new(service, limit)));
+        }
         if let Some(mut openapi) = self.openapi {
             if let Some(title) = self.title {
                 openapi.info.title = title;
             }
             routes = routes.merge(docs::routes(openapi));
         }
-        let unmatched = Router::new()
-            .fallback(not_found)
-            .layer(from_fn(|request, next| observe("none", request, next)));
-        routes
-            .fallback_service(unmatched)
-            .layer(DefaultBodyLimit::max(self.body_limit_bytes))
+        let unmatched = Router::new().fallback(not_found).layer(Observe::new("none", limit));
+        routes.fallback_service(unmatched)
     }
 }
 
@@ -109,13 +114,8 @@ pub async fn serve_tls(listener: TcpListener, tls: Option<TlsServer>, router: Ro
         Err(error) => return tracing::error!(address, %error, "serving failed"),
     };
     tracing::info!(address, tls = encrypted, "serving");
-    let (token, announced) = (shutdown.token(), shutdown.announced());
-    let router = router
-        .layer(from_fn(move |request, next| end_with(token.clone(), request, next)))
-        .layer(from_fn(move |request, next| {
-            part_after(announced.clone(), request, next)
-        }));
-    let served = axum::serve(door, router.into_make_service_with_connect_info::<Peer>())
+    let routes = Routes::new(router, shutdown.announced(), shutdown.token());
+    let served = axum::serve(door, routes)
         .with_graceful_shutdown(shutdown.token().cancelled_owned())
         .await;
     match served {

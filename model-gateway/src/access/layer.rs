@@ -1,4 +1,7 @@
 //! The door itself: what happens to a request before its route sees it.
+//!
+//! Where access is off, a request that asks for no change passes without a future of its own: this is on the way of every
+//! prediction.
 
 use super::Access;
 use super::identity::Identity;
@@ -6,19 +9,24 @@ use super::refusal::{self, Protocol};
 use super::routes::{self, Need};
 use super::scopes::Action;
 use axum::body::Body;
-use axum::extract::{ConnectInfo, Request, State};
+use axum::extract::{ConnectInfo, Request};
 use axum::http::request::Parts;
 use axum::http::{Extensions, HeaderMap, HeaderValue, header};
-use axum::middleware::Next;
 use axum::response::Response;
+use futures::future::BoxFuture;
 use http_body_util::Limited;
 use ondol_model_gateway_api::AccessError;
 use ondol_model_gateway_api::wire::{AccessMode, AuditEntry};
 use ondol_runtime::Peer;
 use ondol_vocabulary::EventTime;
 use ondol_wire::ContractError as _;
+use pin_project_lite::pin_project;
+use std::convert::Infallible;
+use std::pin::Pin;
 use std::sync::{Arc, PoisonError};
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, SystemTime};
+use tower::{Layer, Service};
 
 /// Says on every answer that access is off.
 const ACCESS: &str = "ondol-access";
@@ -69,6 +77,19 @@ impl Admission {
                 self.identity.who, self.identity.scopes
             ),
         }
+    }
+
+    /// What a request that may pass takes with it, and where its body must end, if it has not said where it does.
+    fn settle(&self, protocol: Protocol, need: &Need, parts: &mut Parts) -> Result<Option<u64>, AccessError> {
+        let limit = match self.access.body_limit(need, protocol) {
+            Some(limit) => bounded(&parts.headers, limit)?,
+            None => None,
+        };
+        // A change is kept with who made it.
+        if parts.uri.path() == "/v1/identity" || need.change(&parts.method).is_some() {
+            parts.extensions.insert(self.identity.shown(self.access.mode));
+        }
+        Ok(limit)
     }
 
     /// Whether the caller may do what its route asks for, as far as the path tells.
@@ -179,33 +200,155 @@ fn unwritten(error: &dyn std::fmt::Display) -> AccessError {
     }
 }
 
-/// Lets `request` in, or says why not.
-pub(crate) async fn guard(State(access): State<Arc<Access>>, request: Request, next: Next) -> Response {
-    let protocol = Protocol::of(&request);
-    let need = routes::need(request.method(), request.uri().path());
-    if need == Need::Open && access.config.open_health {
-        return marked(&access, next.run(request).await);
+/// The door, for the routes behind it.
+#[derive(Clone)]
+pub(super) struct Guard(Arc<Access>);
+
+impl Guard {
+    pub(super) fn of(access: &Arc<Access>) -> Self {
+        Self(Arc::clone(access))
     }
+}
+
+impl<S> Layer<S> for Guard {
+    type Service = Guarded<S>;
+
+    fn layer(&self, inner: S) -> Guarded<S> {
+        Guarded {
+            inner,
+            access: Arc::clone(&self.0),
+        }
+    }
+}
+
+/// Routes behind the door.
+#[derive(Clone)]
+pub(super) struct Guarded<S> {
+    inner: S,
+    access: Arc<Access>,
+}
+
+pin_project! {
+    /// A request at the door, or past it.
+    #[project = GuardingProjection]
+    pub(super) enum Guarding<F> {
+        /// It was let in at once.
+        Passed { #[pin] inner: F, access: Arc<Access> },
+        /// It is looked at, or waits for what comes of its change.
+        Asked { future: BoxFuture<'static, Response> },
+    }
+}
+
+impl<S> Service<Request> for Guarded<S>
+where
+    S: Service<Request, Response = Response, Error = Infallible> + Clone + Send + 'static,
+    S::Future: Send,
+{
+    type Response = Response;
+    type Error = Infallible;
+    type Future = Guarding<S::Future>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, request: Request) -> Self::Future {
+        let access = Arc::clone(&self.access);
+        let protocol = Protocol::of(&request);
+        let need = routes::need(request.method(), request.uri().path());
+        if need == Need::Open && access.config.open_health {
+            let inner = self.inner.call(request);
+            return Guarding::Passed { inner, access };
+        }
+        if access.mode == AccessMode::Off && need.change(request.method()).is_none() {
+            let (mut parts, body) = request.into_parts();
+            let entered = enter_as_anyone(&access, protocol, &need, &mut parts);
+            count(&entered);
+            return match entered {
+                Ok(limit) => {
+                    let inner = self.inner.call(Request::from_parts(parts, limited(body, limit)));
+                    Guarding::Passed { inner, access }
+                }
+                Err(error) => Guarding::Asked {
+                    future: Box::pin(std::future::ready(protocol.refuse(&error))),
+                },
+            };
+        }
+        // What was made ready is what is called.
+        let clone = self.inner.clone();
+        let inner = std::mem::replace(&mut self.inner, clone);
+        Guarding::Asked {
+            future: Box::pin(ask(access, inner, protocol, need, request)),
+        }
+    }
+}
+
+impl<F: Future<Output = Result<Response, Infallible>>> Future for Guarding<F> {
+    type Output = Result<Response, Infallible>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        match self.project() {
+            GuardingProjection::Passed { inner, access } => {
+                let Ok(response) = ready!(inner.poll(context));
+                Poll::Ready(Ok(marked(access, response)))
+            }
+            GuardingProjection::Asked { future } => future.as_mut().poll(context).map(Ok),
+        }
+    }
+}
+
+/// Lets `request` in, or says why not.
+async fn ask<S>(access: Arc<Access>, mut inner: S, protocol: Protocol, need: Need, request: Request) -> Response
+where
+    S: Service<Request, Response = Response, Error = Infallible>,
+{
     let (mut parts, body) = request.into_parts();
     let outcome = enter(&access, protocol, &need, &mut parts).await;
-    let counted = match &outcome {
-        Ok(_) => "granted",
-        Err(error) => error.code(),
-    };
-    metrics::counter!("ondol_gateway_access_total", "outcome" => counted).increment(1);
+    count(&outcome);
     let entered = match outcome {
         Ok(entered) => entered,
         Err(error) => return protocol.refuse(&error),
     };
-    let body = match entered.body_limit {
-        Some(limit) => Body::new(Limited::new(body, usize::try_from(limit).unwrap_or(usize::MAX))),
-        None => body,
-    };
-    let response = next.run(Request::from_parts(parts, body)).await;
+    let Ok(response) = inner
+        .call(Request::from_parts(parts, limited(body, entered.body_limit)))
+        .await;
     if let Some(entry) = entered.entry {
         access.conclude(&entry, refusal::status_of(&response)).await;
     }
     marked(&access, response)
+}
+
+fn count<T>(outcome: &Result<T, AccessError>) {
+    let counted = match outcome {
+        Ok(_) => "granted",
+        Err(error) => error.code(),
+    };
+    metrics::counter!("ondol_gateway_access_total", "outcome" => counted).increment(1);
+}
+
+/// A body that ends where it must.
+fn limited(body: Body, limit: Option<u64>) -> Body {
+    match limit {
+        Some(limit) => Body::new(Limited::new(body, usize::try_from(limit).unwrap_or(usize::MAX))),
+        None => body,
+    }
+}
+
+/// As [`enter`], where access is off, of a request that asks for no change. Where its body must end.
+fn enter_as_anyone(
+    access: &Arc<Access>,
+    protocol: Protocol,
+    need: &Need,
+    parts: &mut Parts,
+) -> Result<Option<u64>, AccessError> {
+    let admission = Admission {
+        access: Arc::clone(access),
+        identity: Arc::clone(&access.anyone),
+    };
+    admission.permit(need)?;
+    let limit = admission.settle(protocol, need, parts)?;
+    parts.extensions.insert(admission);
+    Ok(limit)
 }
 
 /// A request that may pass.
@@ -236,14 +379,7 @@ async fn enter(
         }
         return Err(error);
     }
-    let body_limit = match access.body_limit(need, protocol) {
-        Some(limit) => bounded(&parts.headers, limit)?,
-        None => None,
-    };
-    // A change is kept with who made it.
-    if parts.uri.path() == "/v1/identity" || change.is_some() {
-        parts.extensions.insert(identity.shown(access.mode));
-    }
+    let body_limit = admission.settle(protocol, need, parts)?;
     let entry = match change {
         Some(action) => Some(access.note(&identity, action, parts, None).await?),
         None => None,

@@ -144,7 +144,7 @@ impl Access {
 
     /// `router` behind the door.
     pub fn guard(self: &Arc<Self>, router: axum::Router) -> axum::Router {
-        router.layer(axum::middleware::from_fn_with_state(Arc::clone(self), layer::guard))
+        router.layer(layer::Guard::of(self))
     }
 
     /// Closes the database, once nothing uses the gateway any more.

@@ -11,7 +11,7 @@ use crate::open_inference::statistics::Statistics;
 use crate::open_inference::wire::{InferRequest, InferResponse, ModelMetadata, OutputTensor, ResponseBody};
 use crate::open_inference::{OpenInference, repository};
 use axum::extract::rejection::BytesRejection;
-use axum::extract::{DefaultBodyLimit, FromRequestParts, Path, State};
+use axum::extract::{DefaultBodyLimit, FromRequest as _, FromRequestParts, Path, Request, State};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -27,7 +27,7 @@ const JSON_LENGTH: HeaderName = HeaderName::from_static("inference-header-conten
 
 /// The routes.
 pub(super) fn router(shared: OpenInference) -> Router {
-    Router::new()
+    let asides = Router::new()
         .route("/v2", get(server_metadata))
         .route("/v2/", get(server_metadata))
         .route("/v2/health/live", get(|| async { Json(json!({ "live": true })) }))
@@ -44,11 +44,14 @@ pub(super) fn router(shared: OpenInference) -> Router {
         .route("/v2/models/{model}/versions/{version}/config", get(model_config))
         .route("/v2/models/{model}/stats", get(statistics))
         .route("/v2/models/{model}/versions/{version}/stats", get(statistics))
+        .route("/v2/{*rest}", get(unsupported).post(unsupported))
+        .layer(DefaultBodyLimit::max(shared.max_request_bytes));
+    // Behind no layer: each costs every inference a boxed service. `infer` bounds its body itself.
+    Router::new()
         .route("/v2/models/{model}/infer", post(infer))
         .route("/v2/models/{model}/versions/{version}/infer", post(infer))
-        .route("/v2/{*rest}", get(unsupported).post(unsupported))
+        .merge(asides)
         .method_not_allowed_fallback(not_taken)
-        .layer(DefaultBodyLimit::max(shared.max_request_bytes))
         .with_state(shared)
 }
 
@@ -184,13 +187,12 @@ async fn not_taken() -> Refusal {
     Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "this path does not take the method")
 }
 
-async fn infer(
-    State(shared): State<OpenInference>,
-    model: Model,
-    headers: HeaderMap,
-    body: Result<Bytes, BytesRejection>,
-) -> Result<Response, Refusal> {
-    let body = unpacked(&headers, whole(body)?, shared.max_request_bytes).await?;
+async fn infer(State(shared): State<OpenInference>, model: Model, mut request: Request) -> Result<Response, Refusal> {
+    // Taken rather than cloned: this is on the way of every inference.
+    let headers = std::mem::take(request.headers_mut());
+    DefaultBodyLimit::max(shared.max_request_bytes).apply(&mut request);
+    let body = whole(Bytes::from_request(request, &()).await)?;
+    let body = unpacked(&headers, body, shared.max_request_bytes).await?;
     let request = parse(body, json_length(&headers)?).await?;
     let (binary, deadline_ms) = (request.wants_binary(), request.deadline_ms());
     let accepted = Encoding::accepted(&headers);

@@ -6,10 +6,8 @@
 
 use crate::open_inference::compression::{Encoding, unpack};
 use axum::body::{Body, BodyDataStream};
-use axum::extract::{Request, State};
+use axum::extract::Request;
 use axum::http::HeaderValue;
-use axum::middleware::Next;
-use axum::response::Response;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use futures::{StreamExt, TryStreamExt, stream};
 use std::io;
@@ -20,9 +18,9 @@ const ENCODING: &str = "grpc-encoding";
 /// The byte and the length before each message.
 const PREFIX_BYTES: usize = 5;
 
-/// Passes a request on with its messages unpacked, each of at most `max_bytes`. Other encodings than gzip are left to
-/// the service to refuse.
-pub(super) async fn unpack_messages(State(max_bytes): State<usize>, mut request: Request, next: Next) -> Response {
+/// `request` with its messages unpacked, each of at most `max_bytes`. Other encodings than gzip are left to the service to
+/// refuse.
+pub(super) fn unpack_messages(mut request: Request, max_bytes: usize) -> Request {
     if request
         .headers()
         .get(ENCODING)
@@ -33,7 +31,7 @@ pub(super) async fn unpack_messages(State(max_bytes): State<usize>, mut request:
             .insert(ENCODING, HeaderValue::from_static("identity"));
         request = request.map(|body| Body::from_stream(messages(body.into_data_stream(), max_bytes)));
     }
-    next.run(request).await
+    request
 }
 
 /// What has arrived of a body and is not passed on yet.

@@ -23,7 +23,6 @@ use crate::open_inference::{OpenInference, repository};
 use async_trait::async_trait;
 use axum::Router;
 use axum::http::HeaderMap;
-use axum::middleware::from_fn_with_state;
 use futures::stream::BoxStream;
 use futures::{Stream, StreamExt};
 use generated as proto;
@@ -35,6 +34,7 @@ use ondol_runtime::ServerShutdown;
 use std::collections::HashMap;
 use std::time::Duration;
 use tonic::{Request, Response, Status, Streaming};
+use tower::util::MapRequestLayer;
 
 /// The protocol's service.
 const SERVICE: &str = "inference.GRPCInferenceService";
@@ -72,7 +72,9 @@ pub(super) fn router(shared: OpenInference) -> Router {
     // Triton's further methods: the generated service answers that they are not implemented.
     routes
         .route_service(&format!("/{SERVICE}/{{method}}"), service)
-        .layer(from_fn_with_state(max_bytes, gzip::unpack_messages))
+        .layer(MapRequestLayer::new(move |request| {
+            gzip::unpack_messages(request, max_bytes)
+        }))
 }
 
 type Answer<T> = Result<Response<T>, Status>;
