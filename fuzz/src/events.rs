@@ -139,8 +139,8 @@ fn registered() -> Formats {
 
 fn reading(origin: ColumnOrigin) -> ColumnReading {
     ColumnReading {
-        origin,
         unit: TimestampUnit::Milliseconds,
+        ..ColumnReading::of(origin)
     }
 }
 
@@ -285,7 +285,7 @@ fn run(plans: &[Plans], data: &[u8]) {
 
 /// Plain JSON by its short way and by its long way, and JSON in every shape.
 pub fn json(data: &[u8]) {
-    static PLANS: LazyLock<[Plans; 2]> = LazyLock::new(|| {
+    static PLANS: LazyLock<[Plans; 3]> = LazyLock::new(|| {
         // A column beyond those compared takes the short way away.
         let mut more = columns();
         more.push(Field {
@@ -297,7 +297,17 @@ pub fn json(data: &[u8]) {
             columns: [("nested".to_owned(), nested)].into(),
             ..MessageShape::default()
         };
+        // A column that is whatever stands in its field.
+        let with_text = |mut shape: MessageShape| {
+            let text = ColumnReading::json(ColumnOrigin::Field(path("id")));
+            shape.columns.insert("id".to_owned(), text);
+            shape
+        };
         [
+            Plans {
+                plan: plan(JSON, with_text(MessageShape::default()), columns()),
+                other: Some(plan(JSON, with_text(long.clone()), more.clone())),
+            },
             Plans {
                 plan: plan(JSON, MessageShape::default(), columns()),
                 other: Some(plan(JSON, long, more)),

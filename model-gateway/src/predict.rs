@@ -368,11 +368,9 @@ impl Scored {
     }
 
     /// The inputs of request `row`.
-    pub fn inputs(&self, row: usize) -> BTreeMap<&str, &Value> {
+    pub fn inputs(&self, row: usize) -> impl Iterator<Item = (&str, &Value)> {
         let fields = self.version.record.definition.inputs.iter().zip(&self.inputs.columns);
-        fields
-            .filter_map(|(field, values)| Some((field.name.as_str(), values.get(row)?)))
-            .collect()
+        fields.filter_map(move |(field, values)| Some((field.name.as_str(), values.get(row)?)))
     }
 
     /// The vector of request `row`, in order.

@@ -111,31 +111,30 @@ async fn every_decision_is_logged_with_what_was_served() {
         assert!(decision.as_object_mut().unwrap().remove(timing).unwrap().is_i64());
     }
     let answer_digest = bench.gateway.models().await.unwrap()[0].versions[0].sha256.clone();
-    let parse = |text: &serde_json::Value| serde_json::from_str::<serde_json::Value>(text.as_str().unwrap()).unwrap();
-    let vector = parse(&decision["vector"]);
+    let vector = decision["vector"].clone();
     assert_eq!(vector["card.spend_24h"].as_f64().unwrap().to_bits(), spend.to_bits());
     assert_eq!(
         vector,
         json!({"amount": "Infinity", "card.n_1h": 2, "card.spend_24h": spend, "derived.ratio": "Infinity", "merchant.risk": null})
     );
     assert_eq!(
-        parse(&decision["inputs"]),
+        decision["inputs"],
         json!({"amount": "Infinity", "card_id": "c1", "merchant_id": "m9"})
     );
     assert_eq!(
-        parse(&decision["statuses"]),
+        decision["statuses"],
         json!({"merchant.risk": "missing"}),
         "what is fresh is not said"
     );
     assert_eq!(
-        parse(&decision["ages_ms"]),
+        decision["ages_ms"],
         json!({"card": 60_000}),
         "the features of a view have one time"
     );
-    assert_eq!(parse(&decision["views"]), json!({"card": 1, "merchant": 1}));
-    assert_eq!(parse(&decision["prediction"]), answer.prediction);
-    assert_eq!(parse(&decision["event_times"]), json!({"card": "2026-11-20T23:59:00Z"}));
-    for text in [
+    assert_eq!(decision["views"], json!({"card": 1, "merchant": 1}));
+    assert_eq!(decision["prediction"], answer.prediction);
+    assert_eq!(decision["event_times"], json!({"card": "2026-11-20T23:59:00Z"}));
+    for structured in [
         "vector",
         "inputs",
         "statuses",
@@ -144,7 +143,7 @@ async fn every_decision_is_logged_with_what_was_served() {
         "prediction",
         "event_times",
     ] {
-        decision.as_object_mut().unwrap().remove(text);
+        decision.as_object_mut().unwrap().remove(structured);
     }
     assert_eq!(
         decision,

@@ -353,8 +353,8 @@ async fn a_list_is_scored_served_and_logged() {
     assert_near(&stranger.prediction, 0.0);
     assert_eq!(stranger.features["card.recent"].status, FeatureStatus::Missing);
     let logged = bench.ingest.wait_for(2).await;
-    assert_eq!(logged[0]["vector"], r#"{"card.recent":[4.0,0.5]}"#);
-    assert_eq!(logged[1]["vector"], r#"{"card.recent":null}"#);
+    assert_eq!(logged[0]["vector"].to_string(), r#"{"card.recent":[4.0,0.5]}"#);
+    assert_eq!(logged[1]["vector"].to_string(), r#"{"card.recent":null}"#);
 }
 
 #[tokio::test]

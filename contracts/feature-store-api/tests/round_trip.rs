@@ -209,7 +209,14 @@ fn snapshot() -> Snapshot {
         origin: SourceOrigin::Stream {
             topic: "t".to_owned(),
             format: StreamFormat::Json,
-            shape: ondol_vocabulary::MessageShape::default(),
+            shape: ondol_vocabulary::MessageShape {
+                columns: [(
+                    "card_id".to_owned(),
+                    ColumnReading::json(ColumnOrigin::Field(vec!["card".to_owned()])),
+                )]
+                .into(),
+                ..ondol_vocabulary::MessageShape::default()
+            },
         },
         time: "ts".to_owned(),
         late_us: 300_000_000,

@@ -140,6 +140,30 @@ pub struct ColumnReading {
     /// The unit of a timestamp that is an integer.
     #[serde(default)]
     pub unit: TimestampUnit,
+    /// Whether the column is the JSON text of what stands there, exactly as it stands in the message: an object, an array, a
+    /// number, a truth value. A text is taken as the JSON that it holds, and is the column as it is.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub json: bool,
+}
+
+impl ColumnReading {
+    /// What stands at `origin`, as it stands there.
+    pub const fn of(origin: ColumnOrigin) -> Self {
+        Self {
+            origin,
+            unit: TimestampUnit::Microseconds,
+            json: false,
+        }
+    }
+
+    /// The JSON text of what stands at `origin`.
+    pub const fn json(origin: ColumnOrigin) -> Self {
+        Self {
+            origin,
+            unit: TimestampUnit::Microseconds,
+            json: true,
+        }
+    }
 }
 
 /// The place of a column's value.

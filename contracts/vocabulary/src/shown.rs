@@ -8,6 +8,9 @@ use std::fmt;
 impl fmt::Display for ColumnReading {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.origin.fmt(f)?;
+        if self.json {
+            f.write_str(" as JSON")?;
+        }
         match self.unit {
             TimestampUnit::Microseconds => Ok(()),
             TimestampUnit::Seconds => f.write_str(" in s"),
@@ -71,7 +74,13 @@ mod tests {
 
     #[test]
     fn places_read_as_they_are_written() {
-        let reading = |origin, unit| ColumnReading { origin, unit }.to_string();
+        let reading = |origin, unit| {
+            let reading = ColumnReading {
+                unit,
+                ..ColumnReading::of(origin)
+            };
+            reading.to_string()
+        };
         let path = || vec!["payload".to_owned(), "id".to_owned()];
         assert_eq!(
             reading(ColumnOrigin::Field(path()), TimestampUnit::Microseconds),
@@ -84,6 +93,10 @@ mod tests {
         assert_eq!(
             reading(ColumnOrigin::Key(Vec::new()), TimestampUnit::Microseconds),
             "the key"
+        );
+        assert_eq!(
+            ColumnReading::json(ColumnOrigin::Field(path())).to_string(),
+            "path payload.id as JSON"
         );
     }
 }

@@ -148,7 +148,7 @@ pub(super) async fn merge(reader: Reader, merging: &Merging) -> Result<DataFile,
         .filter(|field| matches!(field.data_type(), DataType::Timestamp(_, _)))
         .map(|field| field.name().as_str())
         .collect();
-    let mut file = FileWriter::new(Arc::clone(&schema), &times)?;
+    let mut file = FileWriter::new(Arc::clone(&schema), &times);
     let mut rows = Merge::new(reader, runs.collect());
     while let Some(rows) = rows.next().await? {
         file.write(&rows)?;

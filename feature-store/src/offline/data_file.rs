@@ -1,29 +1,24 @@
 //! Data files: buffered rows in, Parquet bytes and their Delta `add` actions out.
 //!
-//! One file per generation and event date, rows in order of (partition, offset). Cost: one concatenation, one sort of
-//! three integer columns and one gather per commit.
+//! One file per generation and event date, rows in order of (partition, offset). Cost: see [`order`] and
+//! [`properties`].
 
 use super::buffer::Pending;
 use super::layout::{FileNames, GENERATION};
-use arrow::array::{Array, ArrayRef, AsArray, Date32Array, PrimitiveArray, RecordBatch, StringArray, new_null_array};
-use arrow::compute::{SortColumn, concat_batches, lexsort_to_indices, take_record_batch};
+use super::{order, properties};
+use arrow::array::{Array, ArrayRef, AsArray, PrimitiveArray, RecordBatch, StringArray, new_null_array};
 use arrow::datatypes::{
-    ArrowNativeType, ArrowPrimitiveType, Date32Type, Int32Type, Int64Type, SchemaRef, TimestampMicrosecondType,
+    ArrowNativeType, ArrowPrimitiveType, Int32Type, Int64Type, SchemaRef, TimestampMicrosecondType,
 };
 use deltalake_core::kernel::Add;
 use ondol_feature_store_api::wire::columns;
 use ondol_vocabulary::EventTime;
 use parquet::arrow::ArrowWriter;
-use parquet::basic::{Compression, ZstdLevel};
-use parquet::file::properties::WriterProperties;
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, HashMap};
-use std::ops::Range;
 use std::sync::Arc;
 
-const DAY_US: i64 = 86_400_000_000;
-/// Rows of a row group: what a reader of a large file holds of it at a time, and what it can skip.
-const ROW_GROUP_ROWS: usize = 131_072;
+pub(super) const DAY_US: i64 = 86_400_000_000;
 
 /// A data file ready to be put.
 #[derive(Debug)]
@@ -56,15 +51,14 @@ pub(super) fn encode(
             .filter(|entry| entry.generation == generation)
             .map(|entry| conform(&entry.rows, schema, generation))
             .collect::<Result<Vec<_>, _>>()?;
-        let rows = concat_batches(schema, &batches).map_err(text)?;
-        for (date, day) in by_date(&rows, time)? {
-            encoded.push(encode_day(&day, &date, time, files)?);
+        for (date, day) in order::by_date(&batches, schema, time)? {
+            encoded.push(encode_day(&day, &date_text(date), time, files)?);
         }
     }
     Ok(encoded)
 }
 
-fn text(error: impl std::fmt::Display) -> String {
+pub(super) fn text(error: impl std::fmt::Display) -> String {
     error.to_string()
 }
 
@@ -96,49 +90,13 @@ fn conform(rows: &RecordBatch, schema: &SchemaRef, generation: &str) -> Result<R
     RecordBatch::try_new(Arc::clone(schema), columns).map_err(text)
 }
 
-/// Splits rows by event date; each part is sorted by partition and offset.
-fn by_date(rows: &RecordBatch, time: &str) -> Result<Vec<(String, RecordBatch)>, String> {
-    let dates = Arc::new(event_dates(timestamps(rows, time)?)?);
-    let sort = |values: ArrayRef| SortColumn { values, options: None };
-    let column = |name: &str| {
-        rows.column_by_name(name)
-            .cloned()
-            .ok_or_else(|| format!("column `{name}` is missing"))
-    };
-    let order = lexsort_to_indices(
-        &[
-            sort(Arc::clone(&dates) as ArrayRef),
-            sort(column(columns::PARTITION)?),
-            sort(column(columns::OFFSET)?),
-        ],
-        None,
-    )
-    .map_err(text)?;
-    let sorted = take_record_batch(rows, &order).map_err(text)?;
-    let dates: Vec<i32> = order.values().iter().map(|&row| dates.value(row as usize)).collect();
-    let mut parts = Vec::new();
-    for range in runs(&dates) {
-        let date = dates.get(range.start).map(|days| date_text(*days)).unwrap_or_default();
-        parts.push((date, sorted.slice(range.start, range.len())));
-    }
-    Ok(parts)
-}
-
-fn timestamps<'a>(rows: &'a RecordBatch, name: &str) -> Result<&'a PrimitiveArray<TimestampMicrosecondType>, String> {
+pub(super) fn timestamps<'a>(
+    rows: &'a RecordBatch,
+    name: &str,
+) -> Result<&'a PrimitiveArray<TimestampMicrosecondType>, String> {
     rows.column_by_name(name)
         .and_then(|column| column.as_primitive_opt())
         .ok_or_else(|| format!("column `{name}` is missing or no timestamp"))
-}
-
-fn event_dates(times: &PrimitiveArray<TimestampMicrosecondType>) -> Result<Date32Array, String> {
-    if times.null_count() > 0 {
-        return Err("the time column holds nulls: ingest must not deliver events without a time".to_owned());
-    }
-    times
-        .try_unary::<_, Date32Type, String>(|micros| {
-            i32::try_from(micros.div_euclid(DAY_US)).map_err(|_| format!("event time {micros} us has no date"))
-        })
-        .map_err(text)
 }
 
 /// `2013-01-31`.
@@ -147,53 +105,53 @@ fn date_text(days: i32) -> String {
     time.split('T').next().unwrap_or(&time).to_owned()
 }
 
-fn runs(values: &[i32]) -> Vec<Range<usize>> {
-    let mut start = 0;
-    values
-        .chunk_by(|a, b| a == b)
-        .map(|chunk| {
-            let range = start..start + chunk.len();
-            start = range.end;
-            range
-        })
-        .collect()
-}
-
 fn encode_day(rows: &RecordBatch, date: &str, time: &str, files: &mut FileNames) -> Result<DataFile, String> {
-    let mut file = FileWriter::new(rows.schema(), &[time, columns::INGESTED_AT])?;
+    let mut file = FileWriter::new(rows.schema(), &[time, columns::INGESTED_AT]);
     file.write(rows)?;
     file.finish(files.next(date), date, true)
 }
 
 /// Writes one data file.
 pub(super) struct FileWriter {
-    writer: ArrowWriter<Vec<u8>>,
+    schema: SchemaRef,
+    /// Absent before the first rows, which say how its columns are encoded.
+    writer: Option<ArrowWriter<Vec<u8>>>,
     statistics: Statistics,
 }
 
 impl FileWriter {
     /// A file whose statistics hold the bounds of `times` as well as those of positions and of the generation.
-    pub(super) fn new(schema: SchemaRef, times: &[&str]) -> Result<Self, String> {
-        let level = ZstdLevel::try_new(1).map_err(text)?;
-        let properties = WriterProperties::builder()
-            .set_compression(Compression::ZSTD(level))
-            .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
-            .build();
-        Ok(Self {
-            writer: ArrowWriter::try_new(Vec::new(), schema, Some(properties)).map_err(text)?,
+    pub(super) fn new(schema: SchemaRef, times: &[&str]) -> Self {
+        Self {
+            schema,
+            writer: None,
             statistics: Statistics::of(times),
-        })
+        }
     }
 
     /// Adds rows, which come in order of (partition, offset).
     pub(super) fn write(&mut self, rows: &RecordBatch) -> Result<(), String> {
         self.statistics.add(rows)?;
-        self.writer.write(rows).map_err(text)
+        self.writer(rows)?.write(rows).map_err(text)
+    }
+
+    /// The writer of a file that begins with `rows`.
+    fn writer(&mut self, rows: &RecordBatch) -> Result<&mut ArrowWriter<Vec<u8>>, String> {
+        let writer = match self.writer.take() {
+            Some(writer) => writer,
+            None => {
+                let properties = properties::of_file(rows)?;
+                ArrowWriter::try_new(Vec::new(), Arc::clone(&self.schema), Some(properties)).map_err(text)?
+            }
+        };
+        Ok(self.writer.insert(writer))
     }
 
     /// Ends the file, which is to stand at `path`.
-    pub(super) fn finish(self, path: String, date: &str, data_change: bool) -> Result<DataFile, String> {
-        let bytes = self.writer.into_inner().map_err(text)?;
+    pub(super) fn finish(mut self, path: String, date: &str, data_change: bool) -> Result<DataFile, String> {
+        self.writer(&RecordBatch::new_empty(Arc::clone(&self.schema)))?;
+        let bytes = self.writer.map(ArrowWriter::into_inner).transpose().map_err(text)?;
+        let bytes = bytes.unwrap_or_default();
         let add = Add {
             path: path.clone(),
             partition_values: HashMap::from([(columns::EVENT_DATE.to_owned(), Some(date.to_owned()))]),
@@ -333,14 +291,6 @@ mod tests {
 
     #[test]
     fn a_moment_before_the_epoch_has_the_date_of_its_day() {
-        let times = PrimitiveArray::<TimestampMicrosecondType>::from(vec![-1, 0, DAY_US]);
-        let dates = event_dates(&times).map(|dates| dates.values().to_vec());
-        assert_eq!(dates, Ok(vec![-1, 0, 1]));
-        assert_eq!(date_text(-1), "1969-12-31");
-    }
-
-    #[test]
-    fn runs_cover_equal_neighbours() {
-        assert_eq!(runs(&[1, 1, 2, 3, 3]), [0..2, 2..3, 3..5]);
+        assert_eq!([date_text(-1), date_text(0)], ["1969-12-31", "1970-01-01"]);
     }
 }

@@ -31,15 +31,19 @@ pub(super) struct Change<'v, 'a> {
 pub(super) fn change<'v, 'a>(message: &'v Value<'a>) -> Result<Change<'v, 'a>, Rejection> {
     // The JSON converter wraps what it writes with its schema.
     let envelope = match message.field("payload") {
-        Some(payload @ Value::Object(_)) if message.field("op").is_none() => payload,
+        Some(payload) if matches!(payload.bare(), Value::Object(_)) && message.field("op").is_none() => payload,
         _ => message,
     };
-    let Some(Value::Text(op)) = envelope.field("op") else {
+    let Some(Value::Text(op)) = envelope.field("op").map(Value::bare) else {
         let detail = "the message is no Debezium change: it has no `op`. Remove changes = \"debezium\" from the source, \
             or check that the connector does not unwrap its changes";
         return Err(Rejection::new(Reason::Malformed, detail));
     };
-    let row = |name: &str| envelope.field(name).filter(|row| matches!(row, Value::Object(_)));
+    let row = |name: &str| {
+        envelope
+            .field(name)
+            .filter(|row| matches!(row.bare(), Value::Object(_)))
+    };
     match op.as_ref() {
         "c" | "r" | "u" => match row("after") {
             Some(after) => Ok(Change {
@@ -74,7 +78,7 @@ pub(super) fn change<'v, 'a>(message: &'v Value<'a>) -> Result<Change<'v, 'a>, R
 
 /// Refuses the placeholder of a value that the database left out: it is not the row's value.
 pub(super) fn check_sent(value: &Value<'_>, place: &dyn std::fmt::Display) -> Result<(), Rejection> {
-    if matches!(value, Value::Text(text) if text == NOT_SENT) {
+    if matches!(value.bare(), Value::Text(text) if text == NOT_SENT) {
         let detail = format!(
             "{place} was not sent, because the update left its long value as it was: give the table REPLICA IDENTITY \
              FULL, or leave the column out of the source"

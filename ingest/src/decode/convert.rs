@@ -8,6 +8,9 @@
 //! | `f32`, `f64` | a number in range, or one of the texts `NaN`, `Infinity`, `-Infinity` |
 //! | `timestamp` | RFC 3339 text with a zone, a moment, or a whole number of the column's unit since the epoch; years 1 to 9999 |
 //!
+//! A column that is a JSON text (`json = true`) takes anything: what stands in the message, as it stands there. Of a text it
+//! is the content, which is JSON already.
+//!
 //! Keys without fields and headers are text: a column that is no `string` takes what its text says (`42`, `true`).
 
 use super::place::Column;
@@ -29,6 +32,13 @@ pub(super) const LAST_MICROS: i64 = 253_402_300_799_999_999;
 /// # Errors
 /// [`Reason::WrongType`].
 pub(crate) fn convert<'a>(value: Value<'a>, column: &Column) -> Result<Cell<'a>, Rejection> {
+    let value = match value {
+        Value::Json(text, value) if column.json => match value.into_bare() {
+            value @ (Value::Null | Value::Text(_)) => value,
+            _ => Value::Text(Cow::Borrowed(text)),
+        },
+        value => value.into_bare(),
+    };
     let converted = match (column.data_type, value) {
         (_, Value::Null) => Ok(Cell::Null),
         (DataType::String, Value::Text(text)) => Ok(Cell::Text(text)),

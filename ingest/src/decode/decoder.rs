@@ -174,7 +174,7 @@ impl<'a> Decoder<'a> {
         let Some(array) = &reading.unnest else {
             return self.row(sight);
         };
-        match array.find(sight.row, 0)? {
+        match array.find(sight.row, 0)?.map(Value::bare) {
             None | Some(Value::Null) => Ok(()),
             Some(Value::Array(elements)) if elements.len() > MAX_ELEMENTS => {
                 let detail = format!(
@@ -240,7 +240,8 @@ impl Key<'_> {
     /// Takes off the schema that the JSON converter adds. No column of a key is an object.
     fn unwrap_payload(&mut self) {
         if let Value::Object(fields) = &mut self.value
-            && let Some((_, payload @ Value::Object(_))) = fields.iter_mut().find(|(name, _)| name == "payload")
+            && let Some((_, payload)) = fields.iter_mut().find(|(name, _)| name == "payload")
+            && matches!(payload.bare(), Value::Object(_))
         {
             self.value = std::mem::take(payload);
         }

@@ -3,9 +3,10 @@
 //!
 //! `null` and an absent field are null. Fields without a column are skipped, however deeply nested. When a field
 //! stands twice, the last one counts, as in the JSON parsers of other languages. Anything after the object is an error.
+//! A column that is its field's JSON text costs what a skipped field does: the text is a piece of the message.
 
 use super::convert::convert;
-use super::json_tree::Tree;
+use super::json_tree::{Tree, text_of};
 use super::place::Column;
 use super::value::Value;
 use super::wanted::Wanted;
@@ -23,6 +24,8 @@ pub(super) struct Parser<'f, 'a> {
     columns: &'f [Column],
     /// The field of each column, if it is one.
     names: Vec<Option<&'f str>>,
+    /// Whether each is its field's text.
+    texts: Vec<bool>,
     places: HashMap<&'f str, usize>,
     values: Vec<Value<'a>>,
 }
@@ -35,6 +38,7 @@ impl<'f, 'a> Parser<'f, 'a> {
         Self {
             places: names.iter().enumerate().filter_map(place).collect(),
             values: vec![Value::Null; columns.len()],
+            texts: columns.iter().map(|column| column.json).collect(),
             columns,
             names,
         }
@@ -56,6 +60,7 @@ impl<'f, 'a> Parser<'f, 'a> {
         let row = Row {
             places: &self.places,
             names: &self.names,
+            texts: &self.texts,
             values: &mut self.values,
         };
         row.deserialize(&mut json)
@@ -96,6 +101,7 @@ fn excerpt_long(text: &str) -> String {
 struct Row<'s, 'f, 'a> {
     places: &'s HashMap<&'f str, usize>,
     names: &'s [Option<&'f str>],
+    texts: &'s [bool],
     values: &'s mut [Value<'a>],
 }
 
@@ -124,7 +130,11 @@ impl<'de> Visitor<'de> for Row<'_, '_, 'de> {
         })? {
             match place.and_then(|place| self.values.get_mut(place).map(|slot| (place, slot))) {
                 Some((place, slot)) => {
-                    *slot = map.next_value_seed(Tree(&SCALAR))?;
+                    *slot = if self.texts.get(place) == Some(&true) {
+                        text_of(map.next_value()?)?
+                    } else {
+                        map.next_value_seed(Tree(&SCALAR))?
+                    };
                     expected = place + 1;
                 }
                 None => {

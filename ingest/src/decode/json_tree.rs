@@ -4,7 +4,8 @@ use super::json::{malformed, text};
 use super::value::{Encoded, Format, Half, Value};
 use super::wanted::Wanted;
 use super::{Fault, Reason, Rejection};
-use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::{Deserialize, DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde_json::value::RawValue;
 use std::borrow::Cow;
 use std::fmt;
 
@@ -32,8 +33,8 @@ pub(super) fn object<'a>(bytes: &'a [u8], wanted: &Wanted, what: &str) -> Result
         .deserialize(&mut json)
         .and_then(|value| json.end().map(|()| value))
         .map_err(|error| malformed(what, &error))?;
-    match value {
-        Value::Object(_) => Ok(value),
+    match value.into_bare() {
+        value @ Value::Object(_) => Ok(value),
         other => {
             let detail = format!("{what} is not one JSON object, but {}", other.shown());
             Err(Rejection::new(Reason::Malformed, detail))
@@ -41,10 +42,32 @@ pub(super) fn object<'a>(bytes: &'a [u8], wanted: &Wanted, what: &str) -> Result
     }
 }
 
-/// Reads a value as far as it is wanted.
+/// Reads a value as far as it is wanted, with its text where that is.
 pub(super) struct Tree<'w>(pub(super) &'w Wanted);
 
+/// As [`Tree`], without the value's own text.
+struct Bare<'w>(&'w Wanted);
+
 impl<'de> DeserializeSeed<'de> for Tree<'_> {
+    type Value = Value<'de>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value<'de>, D::Error> {
+        if !self.0.is_text() {
+            return Bare(self.0).deserialize(deserializer);
+        }
+        let json = <&RawValue>::deserialize(deserializer)?;
+        if self.0.is_text_alone() {
+            return text_of(json);
+        }
+        let text = json.get();
+        let value = Bare(self.0).deserialize(&mut serde_json::Deserializer::from_str(text));
+        // Where it stands in the text is not where it stands in the message.
+        let value = value.map_err(|error| D::Error::custom(format!("within a value: {error}")))?;
+        Ok(Value::Json(text, Box::new(value)))
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for Bare<'_> {
     type Value = Value<'de>;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value<'de>, D::Error> {
@@ -52,7 +75,7 @@ impl<'de> DeserializeSeed<'de> for Tree<'_> {
     }
 }
 
-impl<'de> Visitor<'de> for Tree<'_> {
+impl<'de> Visitor<'de> for Bare<'_> {
     type Value = Value<'de>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -110,6 +133,19 @@ impl<'de> Visitor<'de> for Tree<'_> {
             }
         }
         Ok(Value::Object(fields))
+    }
+}
+
+/// What a column that is a JSON text takes of `json`, alone: nothing below is looked at. A text stands for the JSON that it
+/// holds.
+pub(super) fn text_of<'de, E: serde::de::Error>(json: &'de RawValue) -> Result<Value<'de>, E> {
+    match json.get().as_bytes().first() {
+        Some(b'"') => {
+            let text = Name.deserialize(&mut serde_json::Deserializer::from_str(json.get()));
+            text.map(Value::Text).map_err(E::custom)
+        }
+        Some(b'n') => Ok(Value::Null),
+        _ => Ok(Value::Text(Cow::Borrowed(json.get()))),
     }
 }
 

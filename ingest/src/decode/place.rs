@@ -35,6 +35,8 @@ pub struct Column {
     pub(super) place: Place,
     pub(super) data_type: DataType,
     pub(super) unit: TimestampUnit,
+    /// Whether it is the JSON text of what stands there.
+    pub(super) json: bool,
 }
 
 /// Where a column's value is. Shown as rejections name it.
@@ -131,6 +133,7 @@ impl Column {
             place,
             data_type: field.data_type,
             unit: reading.map(|reading| reading.unit).unwrap_or_default(),
+            json: reading.is_some_and(|reading| reading.json),
         }
     }
 
@@ -170,7 +173,7 @@ impl Path {
     pub(super) fn find<'v, 'a>(&self, top: &'v Value<'a>, skip: usize) -> Result<Option<&'v Value<'a>>, Rejection> {
         let mut place = top;
         for (depth, name) in self.names().enumerate().skip(skip) {
-            match place {
+            match place.bare() {
                 Value::Object(_) => match place.field(name) {
                     Some(field) => place = field,
                     None => return Ok(None),
@@ -253,7 +256,7 @@ fn wanted(shape: &MessageShape, columns: &[Column]) -> Wanted {
         if shape.changes.is_some() {
             top.add(root.clone().chain(["op"]));
             for row in rows {
-                top.add(root.clone().chain(row.iter().copied()));
+                top.add(root.clone().chain(row.iter().copied())).value();
             }
         }
         if let Some(array) = &shape.unnest {
@@ -263,15 +266,24 @@ fn wanted(shape: &MessageShape, columns: &[Column]) -> Wanted {
             match &column.place {
                 Place::Field(path) | Place::Element { path, .. } => {
                     for row in rows {
-                        top.add(root.clone().chain(row.iter().copied()).chain(path.names()));
+                        let place = top.add(root.clone().chain(row.iter().copied()).chain(path.names()));
+                        mark(place, column);
                     }
                 }
-                Place::Envelope(path) => drop(top.add(root.clone().chain(path.names()))),
+                Place::Envelope(path) => mark(top.add(root.clone().chain(path.names())), column),
                 _ => {}
             }
         }
     }
     top
+}
+
+/// Marks a column's place as what the column takes of it.
+fn mark(place: &mut Wanted, column: &Column) {
+    match column.json {
+        true => place.text(),
+        false => place.value(),
+    }
 }
 
 /// Of a key: its own columns and, as the row of a deletion that tells nothing else, the row's fields.
@@ -283,9 +295,9 @@ fn key_wanted(shape: &MessageShape, columns: &[Column]) -> Wanted {
             Place::Field(path) if shape.changes.is_some() => path,
             _ => continue,
         };
-        top.add(path.names());
+        mark(top.add(path.names()), column);
         if shape.changes.is_some() {
-            top.add(["payload"].into_iter().chain(path.names()));
+            mark(top.add(["payload"].into_iter().chain(path.names())), column);
         }
     }
     top

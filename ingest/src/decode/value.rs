@@ -34,6 +34,8 @@ pub enum Value<'a> {
     /// A record, or a map with text keys. Fields that are not wanted may be missing; of several of one name the last
     /// counts.
     Object(Vec<(Cow<'a, str>, Value<'a>)>),
+    /// Any of the others, with the JSON text that it stands in the message as: where a column is that text.
+    Json(&'a str, Box<Value<'a>>),
 }
 
 /// One half of a record.
@@ -121,9 +123,25 @@ pub fn framed(half: Half, bytes: &[u8]) -> Option<Encoded<'_>> {
 }
 
 impl<'a> Value<'a> {
+    /// The value itself, without the text that it may come with.
+    pub fn bare(&self) -> &Self {
+        match self {
+            Self::Json(_, value) => value.bare(),
+            value => value,
+        }
+    }
+
+    /// As [`Self::bare`].
+    pub fn into_bare(self) -> Self {
+        match self {
+            Self::Json(_, value) => value.into_bare(),
+            value => value,
+        }
+    }
+
     /// The field `name` of an object.
     pub fn field(&self, name: &str) -> Option<&Value<'a>> {
-        match self {
+        match self.bare() {
             Self::Object(fields) => fields.iter().rfind(|(known, _)| known == name).map(|(_, value)| value),
             _ => None,
         }
@@ -143,6 +161,7 @@ impl<'a> Value<'a> {
             Self::Micros(micros) => format!("the moment {}", ondol_vocabulary::EventTime::from_micros(*micros)),
             Self::Array(_) => "an array".to_owned(),
             Self::Object(_) => "an object".to_owned(),
+            Self::Json(_, value) => value.shown(),
         }
     }
 }

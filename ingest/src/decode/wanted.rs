@@ -5,6 +5,8 @@
 pub struct Wanted {
     fields: Vec<(String, Wanted)>,
     elements: bool,
+    text: bool,
+    value: bool,
 }
 
 impl Wanted {
@@ -13,6 +15,8 @@ impl Wanted {
         Self {
             fields: Vec::new(),
             elements: false,
+            text: false,
+            value: false,
         }
     }
 
@@ -37,6 +41,26 @@ impl Wanted {
     pub const fn each(&mut self) -> &mut Self {
         self.elements = true;
         self
+    }
+
+    /// Marks this place as one whose JSON text is wanted.
+    pub const fn text(&mut self) {
+        self.text = true;
+    }
+
+    /// Marks this place as one whose value is wanted.
+    pub const fn value(&mut self) {
+        self.value = true;
+    }
+
+    /// Whether the JSON text of the value here is wanted.
+    pub const fn is_text(&self) -> bool {
+        self.text
+    }
+
+    /// Whether nothing but that text is wanted, of the value and of anything below it.
+    pub fn is_text_alone(&self) -> bool {
+        self.text && !self.value && !self.elements && self.is_leaf()
     }
 
     /// What is wanted of the field `name`; none when it is to be skipped.

@@ -328,7 +328,10 @@ async fn protobuf_of_the_sources_own_schema_reads_what_newer_writers_wrote() {
 }
 
 fn reading(origin: ColumnOrigin, unit: TimestampUnit) -> ColumnReading {
-    ColumnReading { origin, unit }
+    ColumnReading {
+        unit,
+        ..ColumnReading::of(origin)
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

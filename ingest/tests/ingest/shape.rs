@@ -65,10 +65,7 @@ fn plan(topic: &str, shape: MessageShape, late_us: i64) -> SourcePlan {
 
 /// `id` is the key, `tenant` a header, `at` the record's timestamp; `n` a field.
 fn whole_record() -> MessageShape {
-    let reading = |origin| ColumnReading {
-        origin,
-        unit: TimestampUnit::default(),
-    };
+    let reading = ColumnReading::of;
     let columns = [
         ("id", ColumnOrigin::Key(Vec::new())),
         ("tenant", ColumnOrigin::Header("tenant".to_owned())),
@@ -159,10 +156,7 @@ async fn headers_survive_a_restart_of_the_embedded_stream() {
 
 #[test]
 fn events_of_one_message_are_delivered_together_and_share_its_position() {
-    let column = |path: &str| ColumnReading {
-        origin: ColumnOrigin::Field(path.split('.').map(str::to_owned).collect()),
-        unit: TimestampUnit::default(),
-    };
+    let column = |path: &str| ColumnReading::of(ColumnOrigin::Field(path.split('.').map(str::to_owned).collect()));
     let shape = MessageShape {
         columns: [
             ("n".to_owned(), column("items.n")),

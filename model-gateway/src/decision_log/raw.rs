@@ -7,7 +7,7 @@
 //! `decision_log.max_raw_bytes`, that it was left out; its `vector` is empty then.
 
 use super::Decisions;
-use super::record::{Decision, object};
+use super::record::{Decision, Object, Predicted};
 use crate::features::value_at;
 use crate::layout::Layout;
 use crate::models::{Scorer, Version};
@@ -117,6 +117,10 @@ struct Raw<'a> {
     left_out_bytes: Option<usize>,
 }
 
+/// An empty object: nothing was looked up.
+#[derive(Serialize)]
+struct Nothing {}
+
 impl Decisions for RawScored {
     fn rows(&self) -> usize {
         self.request_ids.len()
@@ -138,26 +142,26 @@ impl Decisions for RawScored {
         let record = &self.version.record;
         let registered = &record.registered;
         let features = record.definition.features.as_slice();
-        let vector = features.iter().enumerate().filter_map(|(place, feature)| {
-            let value = match &self.kept.sent {
-                Sent::Tensors(tensors) => value_of(&self.scorer.layout, tensors, features.len(), feature, place, row)?,
-                Sent::Vector(vector) => value_at(vector.columns().get(place)?, row),
-                Sent::LeftOut { .. } => return None,
+        let vector = || {
+            let value = move |place: usize, feature: &ModelFeature| match &self.kept.sent {
+                Sent::Tensors(tensors) => value_of(&self.scorer.layout, tensors, features.len(), feature, place, row),
+                Sent::Vector(vector) => Some(value_at(vector.columns().get(place)?, row)),
+                Sent::LeftOut { .. } => None,
             };
-            Some((feature.name.as_str(), value))
-        });
-        let nothing = || "{}".to_owned();
+            let entries = features.iter().enumerate();
+            entries.filter_map(move |(place, feature)| Some((feature.name.as_str(), value(place, feature)?)))
+        };
         to_raw_value(&Decision {
             request_id: self.request_id(row),
             model: &registered.model.name,
-            model_version: i64::from(registered.model.version),
-            definition_version: i64::from(registered.definition_version),
+            model_version: registered.model.version,
+            definition_version: registered.definition_version,
             at: self.at,
             as_of: self.at,
             latency_us: self.timing.latency_us,
             features_us: self.timing.features_us,
             model_us: self.timing.model_us,
-            inputs: serde_json::to_string(&Inputs {
+            inputs: Inputs {
                 raw: Raw {
                     tensors: &self.kept.shapes,
                     row,
@@ -166,15 +170,15 @@ impl Decisions for RawScored {
                         Sent::Tensors(_) | Sent::Vector(_) => None,
                     },
                 },
-            })?,
-            vector: object(vector)?,
-            statuses: nothing(),
-            ages_ms: nothing(),
-            views: nothing(),
-            prediction: serde_json::to_string(self.predictions.get(row).unwrap_or(&serde_json::Value::Null))?,
+            },
+            vector: Object(vector),
+            statuses: Nothing {},
+            ages_ms: Nothing {},
+            views: Nothing {},
+            prediction: Predicted(self.predictions.get(row).unwrap_or(&serde_json::Value::Null)),
             model_digest: &registered.sha256,
             route: &self.route,
-            event_times: nothing(),
+            event_times: Nothing {},
             degraded: None,
         })
     }

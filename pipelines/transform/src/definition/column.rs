@@ -7,7 +7,7 @@ use super::tree::{Node, Section, Text, Word};
 use ondol_vocabulary::{ColumnOrigin, ColumnReading, DataType, Field, TimestampUnit};
 use std::collections::BTreeMap;
 
-const KEYS: [&str; 7] = ["type", "path", "key", "header", "meta", "envelope", "unit"];
+const KEYS: [&str; 8] = ["type", "path", "key", "header", "meta", "envelope", "unit", "json"];
 /// Those that say where the value is.
 const PLACES: [&str; 5] = ["path", "key", "header", "meta", "envelope"];
 const METAS: [&str; 3] = ["timestamp", "partition", "offset"];
@@ -80,11 +80,14 @@ fn column(
     }
     let place = place(word, &table, data_type, reports);
     let unit = unit(word, &table, data_type, reports);
+    let json = json(word, &table, data_type, reports);
     let reading = ColumnReading {
         origin: place?,
         unit: unit?,
+        json: json?,
     };
-    let is_plain = reading.unit == TimestampUnit::default()
+    let is_plain = !reading.json
+        && reading.unit == TimestampUnit::default()
         && matches!(&reading.origin, ColumnOrigin::Field(path) if *path == [word.text]);
     Some((data_type?, (!is_plain).then_some(reading)))
 }
@@ -207,6 +210,37 @@ fn unit(
         reports.add(&text.place(), "unknown-unit", message, Some(help));
     }
     found.map(|(_, unit)| *unit)
+}
+
+/// Whether the column is the JSON text of what stands there.
+fn json(name: &Word<'_>, table: &Section<'_>, data_type: Option<DataType>, reports: &mut Reports<'_>) -> Option<bool> {
+    let Some((word, node)) = table.get("json") else {
+        return Some(false);
+    };
+    let Some(json) = node.as_bool() else {
+        node.wrong_type("`json`", "true or false", reports);
+        return None;
+    };
+    if !json {
+        return Some(false);
+    }
+    if data_type.is_some_and(|data_type| data_type != DataType::String) {
+        let message = format!("column `{}` is the JSON text of a value, which is a string", name.text);
+        let help = "use type = \"string\", or remove `json`".to_owned();
+        reports.add(&word.place, "column-type", message, Some(help));
+        return None;
+    }
+    let is_whole_key = table.get("key").is_some_and(|(_, node)| node.as_bool().is_some());
+    let place = ["header", "meta"].into_iter().find(|place| table.get(place).is_some());
+    if let Some(place) = place.or(is_whole_key.then_some("key")) {
+        let message = format!(
+            "`json` is for fields of a message: the {place} of column `{}` is none",
+            name.text
+        );
+        reports.add(&word.place, "misplaced-key", message, Some("remove `json`".to_owned()));
+        return None;
+    }
+    Some(true)
 }
 
 /// The names of `a.b.c`, or of a list of names, for those with dots in them.

@@ -1,10 +1,25 @@
 //! The built-in sources: decisions, what each prediction saw and said, and outcomes, what became of it. The model gateway
 //! writes them. A view may read them like any other source; a definition file may not redefine them.
 
-use ondol_vocabulary::{Arrival, DataType, Field, MessageShape, SourceDefinition, SourceOrigin, StreamFormat};
+use ondol_vocabulary::{
+    Arrival, ColumnOrigin, ColumnReading, DataType, Field, MessageShape, SourceDefinition, SourceOrigin, StreamFormat,
+};
 
 /// The name of the built-in source of decisions.
 pub const DECISIONS: &str = "decisions";
+
+/// Columns of decisions that are the JSON texts of what stands in the event, which has them as JSON: objects by name, and
+/// the prediction, whatever it is. Events of before had texts that hold JSON, which such columns take as well.
+const STRUCTURED: [&str; 8] = [
+    "inputs",
+    "vector",
+    "statuses",
+    "ages_ms",
+    "views",
+    "prediction",
+    "event_times",
+    "degraded",
+];
 
 /// The name of the built-in source of outcomes.
 pub const OUTCOMES: &str = "outcomes";
@@ -33,7 +48,7 @@ pub fn decisions_source() -> SourceDefinition {
         ("latency_us", DataType::I64),
         ("features_us", DataType::I64),
         ("model_us", DataType::I64),
-        // JSON objects: inputs by name; the vector by feature name; status, age in milliseconds and view version alike.
+        // JSON: inputs by name; the vector by feature name; status, age in milliseconds and view version alike.
         ("inputs", DataType::String),
         ("vector", DataType::String),
         ("statuses", DataType::String),
@@ -48,7 +63,7 @@ pub fn decisions_source() -> SourceDefinition {
         ("event_times", DataType::String),
         ("degraded", DataType::String),
     ];
-    stream(DECISIONS, "ondol.decisions", &columns)
+    stream(DECISIONS, "ondol.decisions", &columns, &STRUCTURED)
 }
 
 /// The stream of outcomes, joined with decisions by request id. Of several for one request, the latest counts.
@@ -63,16 +78,23 @@ pub fn outcomes_source() -> SourceDefinition {
         // The same as a number, where it is one; true is 1.
         ("value", DataType::F64),
     ];
-    stream(OUTCOMES, "ondol.outcomes", &columns)
+    stream(OUTCOMES, "ondol.outcomes", &columns, &[])
 }
 
-fn stream(name: &str, topic: &str, columns: &[(&str, DataType)]) -> SourceDefinition {
+fn stream(name: &str, topic: &str, columns: &[(&str, DataType)], structured: &[&str]) -> SourceDefinition {
+    let json = |column: &&str| {
+        let origin = ColumnOrigin::Field(vec![(*column).to_owned()]);
+        ((*column).to_owned(), ColumnReading::json(origin))
+    };
     SourceDefinition {
         name: name.to_owned(),
         origin: SourceOrigin::Stream {
             topic: topic.to_owned(),
             format: StreamFormat::Json,
-            shape: MessageShape::default(),
+            shape: MessageShape {
+                columns: structured.iter().map(json).collect(),
+                ..MessageShape::default()
+            },
         },
         time: "at".to_owned(),
         late_us: 0,

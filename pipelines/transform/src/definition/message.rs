@@ -41,6 +41,7 @@ pub(super) fn compile(
         tombstones: tombstones?,
     };
     check(section, &shape, reports)?;
+    check_json(section, &format, &shape, reports)?;
     Some((format, shape))
 }
 
@@ -252,6 +253,28 @@ fn check(section: &Section<'_>, shape: &MessageShape, reports: &mut Reports<'_>)
         }
     }
     fine
+}
+
+/// Only a JSON message has a JSON text to take.
+fn check_json(
+    section: &Section<'_>,
+    format: &StreamFormat,
+    shape: &MessageShape,
+    reports: &mut Reports<'_>,
+) -> Option<()> {
+    let column = shape.columns.iter().find(|(_, reading)| reading.json);
+    let (Some((name, _)), false) = (column, matches!(format, StreamFormat::Json)) else {
+        return Some(());
+    };
+    let (word, _) = section.get("schema")?;
+    let message = format!(
+        "column `{name}` is JSON as it stands in a message, but the messages are {}",
+        format.name()
+    );
+    let help =
+        "remove `json`, and name the fields that count: { type = \"string\", path = \"payload.field\" }".to_owned();
+    reports.add(&word.place, "misplaced-key", message, Some(help));
+    None
 }
 
 fn misplaced(word: &Word<'_>, what: &str, format: &str, reports: &mut Reports<'_>) {

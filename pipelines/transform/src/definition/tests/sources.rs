@@ -171,3 +171,47 @@ features.price = "price"
     let definitions = compiled(text);
     assert!(definitions.sources.iter().all(|source| source.origin.has_deletions()));
 }
+
+#[test]
+fn a_column_may_be_the_json_text_of_a_field() {
+    let source = |options: &str, schema: &str| {
+        format!("[source.s]\nkafka = \"s\"\ntime = \"at\"\n{options}\nschema = {{ at = \"timestamp\", {schema} }}\n")
+    };
+    let text = source(
+        "",
+        r#"tags = { type = "string", json = true }, card = { type = "string", path = "payload.card", json = true }"#,
+    );
+    let SourceOrigin::Stream { shape, .. } = &compiled(&text).sources[0].origin else {
+        panic!()
+    };
+    assert!(shape.columns["tags"].json && shape.columns["card"].json);
+    let plain = source("", r#"tags = { type = "string", json = false }"#);
+    let SourceOrigin::Stream { shape, .. } = &compiled(&plain).sources[0].origin else {
+        panic!()
+    };
+    assert!(shape.is_plain());
+    for (options, column, code) in [
+        ("", r#"{ type = "i64", json = true }"#, "column-type"),
+        ("", r#"{ type = "string", json = 1 }"#, "wrong-type"),
+        ("", r#"{ type = "string", header = "h", json = true }"#, "misplaced-key"),
+        ("", r#"{ type = "string", key = true, json = true }"#, "misplaced-key"),
+        (
+            "format = \"avro\"",
+            r#"{ type = "string", json = true }"#,
+            "misplaced-key",
+        ),
+        (
+            "format = \"protobuf\"",
+            r#"{ type = "string", json = true }"#,
+            "misplaced-key",
+        ),
+    ] {
+        let text = source(options, &format!("tags = {column}"));
+        let found = compile(&files(&[&text])).unwrap_err();
+        assert_eq!(
+            found.iter().map(|found| found.code.as_str()).collect::<Vec<_>>(),
+            [code],
+            "{column}"
+        );
+    }
+}
