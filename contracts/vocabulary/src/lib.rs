@@ -8,6 +8,7 @@ pub mod columns;
 pub mod definition;
 pub mod files;
 pub mod key;
+pub mod message;
 pub mod name;
 pub mod policy;
 pub mod position;
@@ -18,12 +19,14 @@ pub mod time;
 pub mod value;
 
 pub use definition::{
-    Aggregation, Arrival, ChangeFormat, ColumnOrigin, ColumnReading, FeatureDefault, FeatureDefinition, FeatureKind,
-    FeatureOrigin, Field, Framing, MessageShape, ModelDefinition, ModelFeature, SourceDefinition, SourceOrigin,
-    StreamFormat, TableFormat, TimestampUnit, Tombstones, ViewDefinition, Window,
+    Aggregation, Arrival, FeatureDefault, FeatureDefinition, FeatureKind, FeatureOrigin, Field, ModelDefinition,
+    ModelFeature, SourceDefinition, SourceOrigin, TableFormat, ViewDefinition, Window,
 };
 pub use files::{DefinitionFile, DefinitionFiles, Diagnostic};
 pub use key::EntityKey;
+pub use message::{
+    ChangeFormat, ColumnOrigin, ColumnReading, Framing, MessageShape, StreamFormat, TimestampUnit, Tombstones,
+};
 pub use name::{FeatureRef, VersionedName};
 pub use policy::{Audit, DecisionPolicy, ModelPolicy, Remedy};
 pub use position::{PartitionRange, SourcePosition};
