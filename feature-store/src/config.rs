@@ -30,6 +30,9 @@ pub struct FeatureStoreConfig {
     pub online_wait_replicas: u32,
     /// Build rows anew from the log by itself when the online store has lost some that it had acknowledged.
     pub rebuild_after_loss: bool,
+    /// Serve views whose rows the online store has lost before they are built anew, as if what was lost had never been.
+    /// Otherwise their reads are refused as unavailable.
+    pub serve_lost_rows: bool,
     /// How long rows that nobody reads any more are kept, in milliseconds: a replica may yet have to learn of it.
     pub keep_discarded_rows_ms: u64,
     /// Memory of the embedded online store, in MiB: half of it caches pages, half holds rows written lately.
@@ -75,6 +78,7 @@ impl Default for FeatureStoreConfig {
             online_timeout_ms: 2_000,
             online_wait_replicas: 0,
             rebuild_after_loss: true,
+            serve_lost_rows: false,
             keep_discarded_rows_ms: 60_000,
             online_cache_mib: 256,
             commit_rows: 50_000,

@@ -86,8 +86,10 @@ impl FeatureStoreService {
             registry.clone(),
             views,
             Arc::clone(&online),
+            Arc::clone(&continuity),
             clock,
             config.max_read_rows,
+            config.serve_lost_rows,
         );
         let service = Arc::new(Self {
             registry,

@@ -17,6 +17,7 @@ use ondol_feature_store_api::wire::{Rebuild, RebuildRequest, RebuildState};
 use ondol_feature_store_api::{FeatureStore, FeatureStoreError};
 use ondol_testkit::redis_cluster::RedisCluster;
 use ondol_testkit::unique_name;
+use ondol_vocabulary::{FeatureStatus, Value};
 use std::path::Path;
 use std::time::Duration;
 use store::{DEFINITIONS, HOUR, Payment, START, Store, embedded};
@@ -183,6 +184,61 @@ async fn a_redis_that_restarts_empty_gets_every_row_again_by_itself() {
     flush(&store, &topic, EVENTS).await;
     assert_eq!(outcome(&store).await, undisturbed(&topic).await);
     store.stop().await;
+}
+
+/// Whether there is an answer for a card, and what its status is.
+async fn status(store: &Store) -> Result<FeatureStatus, FeatureStoreError> {
+    let card = [Value::String("card 3".to_owned())];
+    let answer = store.read(&["card.last_amount"], &[("card", &card)]).await?;
+    Ok(answer.columns[0].status[0])
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_that_were_lost_are_not_read_until_they_are_built_anew() {
+    let folder = tempfile::tempdir().unwrap();
+    let topic = a_topic();
+    let mut server = redis_server::RedisServer::start(&[]);
+    let config = on_redis(&folder.path().join("refuses"), server.url(), false);
+    let store = Store::open(&config).await;
+    let other = FeatureStoreConfig {
+        serve_lost_rows: true,
+        ..on_redis(&folder.path().join("serves"), server.url(), false)
+    };
+    let other = Store::open(&other).await;
+    for store in [&store, &other] {
+        store.apply(DEFINITIONS).await;
+        deliver(store, &topic, [0; PARTITIONS], 50).await;
+        flush(store, &topic, 50).await;
+        assert_ne!(status(store).await.unwrap(), FeatureStatus::Missing);
+    }
+    server.replace();
+    // Nobody has written, and nobody has looked: the first to learn of the loss is who reads.
+    let refused = async || {
+        for _ in 0..20 {
+            let error = status(&store).await.unwrap_err();
+            assert!(matches!(error, FeatureStoreError::Unavailable { .. }), "{error}");
+        }
+        let error = status(&store).await.unwrap_err();
+        assert!(error.to_string().contains("lost rows of view `card`"), "{error}");
+    };
+    refused().await;
+    // What is written now begins where the loss ended.
+    deliver(&store, &topic, [50; PARTITIONS], 70).await;
+    refused().await;
+    store.service.rebuild(of_payments()).await.unwrap();
+    deliver(&store, &topic, [70; PARTITIONS], EVENTS).await;
+    until(&store, RebuildState::Done).await;
+    assert_ne!(status(&store).await.unwrap(), FeatureStatus::Missing);
+    flush(&store, &topic, EVENTS).await;
+    assert_eq!(outcome(&store).await, undisturbed(&topic).await);
+    store.stop().await;
+    // Whoever wants that is told what is there, once the connection is.
+    let served = match status(&other).await {
+        Err(_) => status(&other).await,
+        served => served,
+    };
+    assert_eq!(served.unwrap(), FeatureStatus::Missing);
+    other.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -34,7 +34,7 @@ pub(crate) fn of_store(error: &FeatureStoreError) -> ModelGatewayError {
     }
 }
 
-/// A model that can't be loaded or run.
+/// A model that can't be loaded or run. What a server says of a failure is left out: it may quote what it was sent.
 pub(crate) fn of_runtime(error: &RuntimeError) -> ModelGatewayError {
     match error {
         RuntimeError::Library(_) => unavailable(error),
@@ -43,6 +43,7 @@ pub(crate) fn of_runtime(error: &RuntimeError) -> ModelGatewayError {
             upstream,
             fault,
             detail,
+            words,
         } => ModelGatewayError::Upstream {
             upstream: upstream.clone(),
             failure: match fault {
@@ -52,9 +53,31 @@ pub(crate) fn of_runtime(error: &RuntimeError) -> ModelGatewayError {
                 },
                 UpstreamFault::Failed => UpstreamFailure::Failed,
             },
-            detail: detail.clone(),
+            detail: match words {
+                Some(_) => format!("{detail}: its own log says why"),
+                None => detail.clone(),
+            },
         },
         RuntimeError::Artifact(_) | RuntimeError::Run(_) => internal(error),
+    }
+}
+
+/// A model that can't be loaded, or run on vectors that say nothing: what a server says of it can quote nobody's values.
+pub(crate) fn of_trial(error: &RuntimeError) -> ModelGatewayError {
+    match (error, of_runtime(error)) {
+        (
+            RuntimeError::Upstream {
+                detail,
+                words: Some(words),
+                ..
+            },
+            ModelGatewayError::Upstream { upstream, failure, .. },
+        ) => ModelGatewayError::Upstream {
+            upstream,
+            failure,
+            detail: format!("{detail}: {words}"),
+        },
+        (_, error) => error,
     }
 }
 

@@ -8,7 +8,7 @@ mod residence;
 
 use crate::artifact::ArtifactFolder;
 use crate::catalog::{Catalog, CatalogError, VersionRecord};
-use crate::fault::{internal, nearest, of_runtime, unavailable};
+use crate::fault::{internal, nearest, of_trial, unavailable};
 use crate::features::Plan;
 use crate::layout::Layout;
 use crate::open_inference::statistics::VersionStatistics;
@@ -350,7 +350,7 @@ impl Scorer {
     pub async fn trial(&self, rows: usize) -> Result<Vec<serde_json::Value>, ModelGatewayError> {
         let blank = self.layout.blank(rows, self.width);
         let outputs = self.runtime.run(rows, blank, Instant::now() + TRIAL).await;
-        let outputs = outputs.map_err(|error| of_runtime(&error))?;
+        let outputs = outputs.map_err(|error| of_trial(&error))?;
         self.score.predictions(&outputs, rows)
     }
 

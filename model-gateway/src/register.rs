@@ -7,7 +7,7 @@
 use crate::artifact::sha256;
 use crate::catalog::VersionRecord;
 use crate::definitions::Definitions;
-use crate::fault::{invalid, nearest, of_runtime, unavailable};
+use crate::fault::{invalid, nearest, of_trial, unavailable};
 use crate::layout::Layout;
 use crate::manifest;
 use crate::models::{Models, Scorer};
@@ -95,7 +95,7 @@ pub async fn register(
 fn refused(error: &RuntimeError) -> ModelGatewayError {
     match error {
         RuntimeError::Artifact(_) => invalid(error.to_string()),
-        other => of_runtime(other),
+        other => of_trial(other),
     }
 }
 

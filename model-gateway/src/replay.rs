@@ -70,7 +70,7 @@ fn columns(
 }
 
 /// The tensors of `columns`, the vector's entries in order: by way of the definition's types where they hold them.
-fn tensors(
+pub(crate) fn tensors(
     layout: &Layout,
     definition: &ModelDefinition,
     columns: &[Vec<Value>],

@@ -16,9 +16,11 @@ use ondol_model_gateway_api::wire::{
 };
 use ondol_model_gateway_api::{ModelGateway, ModelGatewayError};
 use ondol_vocabulary::DataType;
+use serde_json::json;
 use std::collections::BTreeMap;
 use std::time::Duration;
 use support::{Bench, C1, from_input, from_view, inputs};
+use tower::ServiceExt as _;
 
 /// The logistic function of -1.25 is under a half, the sum itself is negative.
 const LOW: &str = r#"{"card_id":"c1","merchant_id":"m1","amount":0.5}"#;
@@ -123,6 +125,101 @@ async fn a_shadow_of_another_definition_has_its_vector_from_the_same_read_or_say
     let report = dealt_with(&bench, 2).await;
     assert_eq!((report.served, report.shadow), (2, 1));
     assert_eq!(report.compared, 2);
+}
+
+/// Sends rows of the champion's own tensor.
+async fn post_tensor(bench: &Bench, rows: serde_json::Value) {
+    let count = rows.as_array().unwrap().len();
+    let body = json!({ "inputs": [{ "name": "X", "shape": [count, 5], "datatype": "FP32", "data": rows }] });
+    post(bench, "/v2/models/fraud/infer", &body).await;
+}
+
+async fn post(bench: &Bench, path: &str, body: &serde_json::Value) {
+    let request = axum::http::Request::post(path)
+        .header("content-type", "application/json")
+        .body(axum::body::Body::from(body.to_string()))
+        .unwrap();
+    let answer = bench.gateway.router().oneshot(request).await.unwrap();
+    assert_eq!(answer.status(), 200);
+}
+
+#[tokio::test]
+async fn a_shadow_scores_what_a_caller_sent_for_the_model_itself() {
+    let bench = Bench::patient().await;
+    // The same vector in tensors of another form: one a column.
+    bench.register("columns").await.unwrap();
+    set(&bench, routing()).await;
+    bench.store.reads.lock().unwrap().clear();
+    post_tensor(&bench, json!([[2, -4.0, 0.25, 8, -2], [1.5, 0.5, 0, 0, 0]])).await;
+    let report = dealt_with(&bench, 2).await;
+    // The shadow says the sum where the champion says its logistic function: 4.25 for 0.986, 2 for 0.881.
+    assert_eq!((report.served, report.shadow, report.compared), (1, 2, 2));
+    assert!((report.max_difference - 3.264).abs() < 0.01, "{report:?}");
+    assert!((report.mean_difference - 2.192).abs() < 0.01, "{report:?}");
+    let vector =
+        json!({ "card.n_1h": 2, "card.spend_24h": -4.0, "merchant.risk": 0.25, "amount": 8.0, "derived.ratio": -2.0 });
+    post(
+        &bench,
+        "/v1/models/fraud/invocations",
+        &json!({ "dataframe_records": [vector] }),
+    )
+    .await;
+    let report = dealt_with(&bench, 3).await;
+    assert_eq!((report.compared, report.errors, report.skipped), (3, 0, 0));
+    assert!((report.max_difference - 3.264).abs() < 0.01, "{report:?}");
+    assert!(bench.store.reads.lock().unwrap().is_empty(), "nothing is looked up");
+}
+
+#[tokio::test]
+async fn a_shadow_that_needs_what_the_caller_did_not_send_is_skipped_and_says_why() {
+    let bench = Bench::open_with(|config| {
+        config.decision_log.max_raw_bytes = 20;
+        config.deadline_ms = 60_000;
+    })
+    .await;
+    bench.register("matrix").await.unwrap();
+    bench.store.apply(|snapshot| {
+        let model = &mut snapshot.models[0];
+        model.version += 1;
+        model.definition.features.swap(0, 1);
+    });
+    bench.register("matrix_unnamed").await.unwrap();
+    bench.store.apply(|snapshot| {
+        let model = &mut snapshot.models[0];
+        model.version += 1;
+        model.definition.derived[0].expression = "amount * 2.0".to_owned();
+    });
+    bench.register("matrix_unnamed").await.unwrap();
+    let mut routing = routing();
+    set(&bench, routing.clone()).await;
+    // The same entries in another order.
+    post_tensor(&bench, json!([[2, -4.0, 0.25, 8, -2]])).await;
+    let report = dealt_with(&bench, 1).await;
+    assert_eq!((report.compared, report.max_difference), (1, 0.0));
+    // Another way to compute one.
+    routing.shadow = vec![shadow(3)];
+    set(&bench, routing.clone()).await;
+    post_tensor(&bench, json!([[2, -4.0, 0.25, 8, -2]])).await;
+    let report = dealt_with(&bench, 1).await;
+    assert_eq!((report.compared, report.skipped), (0, 1));
+    let reason = report.skipped_because.unwrap();
+    assert!(reason.contains("`derived.ratio`"), "{reason}");
+}
+
+#[tokio::test]
+async fn a_large_row_that_a_caller_sent_does_not_wait_for_a_shadow() {
+    let bench = Bench::open_with(|config| {
+        config.decision_log.max_raw_bytes = 19;
+        config.deadline_ms = 60_000;
+    })
+    .await;
+    bench.register("matrix").await.unwrap();
+    bench.register("columns").await.unwrap();
+    set(&bench, routing()).await;
+    post_tensor(&bench, json!([[2, -4.0, 0.25, 8, -2]])).await;
+    let report = dealt_with(&bench, 1).await;
+    assert_eq!((report.compared, report.skipped), (0, 1));
+    assert!(report.skipped_because.unwrap().contains("20 bytes"));
 }
 
 #[tokio::test]

@@ -5,12 +5,19 @@
 //! has. So a failover is noticed by whichever replica comes first, and judged once.
 //!
 //! What follows from it: events that were not committed are asked for again (see [`crate::write`]); rows behind
-//! committed positions that were lost are built anew (see [`crate::bootstrap`]).
+//! committed positions that were lost are built anew (see [`crate::bootstrap`]), and until they are, a view that lacks them
+//! is not read: an entity without a row may have had one, and a row may begin where the loss ended.
+//!
+//! A reader need not ask for the life each time. A server that restarts takes the connection with it, which costs a command:
+//! while none has failed since the life was looked at, what was read is of that life. Only a cluster's client may hide that
+//! from its callers; there a new life is noticed within a second, when the store looks at its health.
 
 use super::{Life, Mark, OnlineStore};
 use crate::registry::Registry;
 use ondol_feature_store_api::FeatureStoreError;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 /// The online store's lives and marks, as the registry knows them.
 pub struct Continuity {
@@ -18,6 +25,12 @@ pub struct Continuity {
     online: Arc<dyn OnlineStore>,
     /// The life this process knows to be admitted.
     admitted: Mutex<Option<Life>>,
+    /// Ids of rows that serve and lack what was lost.
+    lost: RwLock<BTreeSet<u32>>,
+    /// How many commands of the store had failed when its life was looked at.
+    looked_at: AtomicU64,
+    /// Whose turn it is to look, of readers.
+    looking: tokio::sync::Mutex<()>,
 }
 
 impl Continuity {
@@ -27,17 +40,44 @@ impl Continuity {
             registry,
             online,
             admitted: Mutex::new(None),
+            lost: RwLock::default(),
+            looked_at: AtomicU64::new(u64::MAX),
+            looking: tokio::sync::Mutex::default(),
         }
     }
 
     /// The present life, admitted.
     pub async fn life(&self) -> Result<Life, FeatureStoreError> {
+        let failures = self.online.failures();
         let life = self.online.life().await?;
         if self.admitted().as_ref() != Some(&life) {
             self.admit(&life).await?;
+            let lost = self.registry.lost_rows().await?;
+            *self.lost.write().unwrap_or_else(PoisonError::into_inner) = lost;
             *self.admitted() = Some(life.clone());
         }
+        self.looked_at.store(failures, Ordering::Release);
         Ok(life)
+    }
+
+    /// Which of `view_ids`, whose rows were read just now, lack what was lost: the first.
+    pub async fn lost_among(
+        &self,
+        mut view_ids: impl Iterator<Item = u32> + Send,
+    ) -> Result<Option<u32>, FeatureStoreError> {
+        if !self.is_looked_at() {
+            // One looks for all that wait.
+            let _turn = self.looking.lock().await;
+            if !self.is_looked_at() {
+                self.life().await?;
+            }
+        }
+        let lost = self.lost.read().unwrap_or_else(PoisonError::into_inner);
+        Ok(view_ids.find(|id| lost.contains(id)))
+    }
+
+    fn is_looked_at(&self) -> bool {
+        self.looked_at.load(Ordering::Acquire) == self.online.failures()
     }
 
     /// Makes everything written so far survive as far as the store can, and records by what a loss would be noticed.

@@ -71,6 +71,12 @@ pub trait OnlineStore: Send + Sync + 'static {
     /// [`Self::sync`] covered are, its marks tell.
     async fn life(&self) -> Result<Life, FeatureStoreError>;
 
+    /// How many commands have failed. Whatever holds the rows can't have begun a new life, as far as reads can tell, while
+    /// this stays as it is: it takes the connections that they are made on with it.
+    fn failures(&self) -> u64 {
+        0
+    }
+
     /// Whether the store answers.
     async fn ping(&self) -> Result<(), FeatureStoreError>;
 }

@@ -11,7 +11,7 @@
 mod keys;
 mod plan;
 
-use crate::online::{OnlineStore, RowKey, blocking};
+use crate::online::{Continuity, OnlineStore, RowKey, blocking};
 use crate::registry::Registry;
 use crate::views::CompiledViews;
 use bytes::Bytes;
@@ -33,28 +33,35 @@ pub struct Reader {
     registry: Registry,
     plans: Plans,
     online: Arc<dyn OnlineStore>,
+    continuity: Arc<Continuity>,
     clock: Arc<dyn Clock>,
     max_rows: usize,
+    serve_lost: bool,
 }
 
 /// Where each entity's row of one view stands in the keys of a request; none where a part of its key is null.
 type Places = Vec<Option<usize>>;
 
 impl Reader {
-    /// Over the parts it reads; a request of more than `max_rows` entities is refused.
+    /// Over the parts it reads; a request of more than `max_rows` entities is refused, and, unless `serve_lost` says
+    /// otherwise, one of a view that lacks rows which the online store has lost.
     pub fn new(
         registry: Registry,
         views: Arc<CompiledViews>,
         online: Arc<dyn OnlineStore>,
+        continuity: Arc<Continuity>,
         clock: Arc<dyn Clock>,
         max_rows: usize,
+        serve_lost: bool,
     ) -> Self {
         Self {
             registry,
             plans: Plans::new(views),
             online,
+            continuity,
             clock,
             max_rows,
+            serve_lost,
         }
     }
 
@@ -76,6 +83,7 @@ impl Reader {
         } else {
             self.online.get(&keys).await?
         };
+        self.check_whole(&plan).await?;
         let now = EventTime::from_micros(self.clock.now_micros());
         let execution = Execution {
             plan,
@@ -94,6 +102,28 @@ impl Reader {
         metrics::histogram!("ondol_feature_store_read_seconds").record(started.elapsed());
         metrics::counter!("ondol_feature_store_read_entities_total").increment(rows as u64);
         Ok(batch)
+    }
+}
+
+impl Reader {
+    /// Refuses what was read of views that lack rows: it says `missing` of entities that were there, and counts others from
+    /// when the rows were lost.
+    async fn check_whole(&self, plan: &ReadPlan) -> Result<(), FeatureStoreError> {
+        if self.serve_lost {
+            return Ok(());
+        }
+        let ids = plan.views.iter().map(|view| view.compiled.id);
+        let Some(lost) = self.continuity.lost_among(ids).await? else {
+            return Ok(());
+        };
+        let view = plan.views.iter().find(|view| view.compiled.id == lost);
+        Err(FeatureStoreError::Unavailable {
+            detail: format!(
+                "the online store has lost rows of view `{}`: it serves again when they are built anew from the log \
+                 (`ondol rebuild --status`)",
+                view.map_or("", |view| view.name())
+            ),
+        })
     }
 }
 

@@ -14,6 +14,7 @@ use super::Registry;
 use super::database::{failed, text, unsigned};
 use ondol_feature_store_api::FeatureStoreError;
 use sqlx::{Any, Transaction};
+use std::collections::BTreeSet;
 
 /// The present life is being looked at; no other process admits one, or records a mark, meanwhile.
 pub struct Admission {
@@ -33,6 +34,19 @@ impl Registry {
             .fetch_one(&self.shared.database.pool)
             .await;
         unsigned(&row.map_err(|error| failed("reading", &error))?, "losses")
+    }
+
+    /// Ids of rows that serve and were begun before a loss: what was lost is missing from them.
+    pub async fn lost_rows(&self) -> Result<BTreeSet<u32>, FeatureStoreError> {
+        let rows = sqlx::query(
+            "SELECT d.view_id FROM definition_versions d CROSS JOIN online_lives l
+             JOIN view_rows w ON w.view_id = d.view_id
+             WHERE d.noun = 'view' AND d.state = 'active' AND l.id = 1 AND w.losses < l.losses",
+        )
+        .fetch_all(&self.shared.database.pool)
+        .await
+        .map_err(|error| failed("reading", &error))?;
+        rows.iter().map(|row| unsigned(row, "view_id")).collect()
     }
 
     /// Waits for its turn to admit a life.

@@ -8,7 +8,7 @@ use super::residence::{Loading, Residence};
 use super::{Scorer, Version};
 use crate::artifact::ArtifactFolder;
 use crate::catalog::VersionRecord;
-use crate::fault::{internal, of_runtime, unavailable};
+use crate::fault::{internal, of_trial, unavailable};
 use crate::route::table::{Table, find};
 use crate::runtime::loader::Loader;
 use crate::shadow::Runner;
@@ -81,7 +81,7 @@ impl Shelf {
             .loader
             .load(registered.kind, artifact, &record.definition, Some(registered))
             .await;
-        let runtime = runtime.map_err(|error| of_runtime(&error))?;
+        let runtime = runtime.map_err(|error| of_trial(&error))?;
         let scorer = Scorer::new(runtime, &record.definition)?.charged(charge);
         scorer.warm_up(&registered.model).await;
         Ok(Arc::new(scorer))

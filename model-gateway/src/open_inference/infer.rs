@@ -1,8 +1,8 @@
 //! Inference, whatever surface asks for it: entity keys or raw tensors in, the model's outputs out.
 //!
 //! A model takes its *definition's inputs* (entity keys and request-time values, a tensor `[N]` or `[N, 1]` each: the
-//! features are looked up) or its *own tensors* (nothing is looked up, and no shadow compares); the names of a request's
-//! tensors tell which. Both are measured and their decisions logged.
+//! features are looked up) or its *own tensors* (nothing is looked up); the names of a request's tensors tell which. Both are
+//! measured, compared with shadows, and their decisions logged.
 
 use crate::decision_log::DecisionLog;
 use crate::decision_log::raw::{Kept, RawScored};
@@ -14,6 +14,7 @@ use crate::predict::{Batch, Deadline, Predictor, Scored, Timing, micros, run_mod
 use crate::route::table::Choice;
 use crate::routed::Routed;
 use crate::runtime::tensor::NamedTensor;
+use crate::shadow::raw::{self, RawServed};
 use arrow::array::RecordBatch;
 use axum::http::HeaderMap;
 use ondol_model_gateway_api::ModelGatewayError;
@@ -278,8 +279,14 @@ async fn run_within(
             Source::Vector(vector) => (vector.num_rows(), scorer.layout.tensors(&vector)?, Some(vector)),
         };
         predictor.bounds.check_rows(rows)?;
-        let raw = RawCall::new(predictor, choice, rows);
-        let kept = raw.keep(&predictor.log, &tensors, vector.as_ref());
+        let call = RawCall::new(predictor, choice, rows);
+        let kept = call.keep(&predictor.log, &tensors, vector.as_ref());
+        let shadows = || routes.shadows.iter().filter(|shadow| shadow.is_beside(&version));
+        // The model takes its tensors over.
+        let for_shadows = shadows().next().map(|_| {
+            let most_bytes = predictor.log.max_raw_bytes();
+            raw::Sent::keep(&tensors, vector.as_ref(), rows, most_bytes)
+        });
         let begun = deadline.elapsed();
         let outputs = run_model(&scorer, rows, tensors, deadline).await;
         let ended = deadline.elapsed();
@@ -288,19 +295,31 @@ async fn run_within(
         metrics::histogram!("ondol_gateway_model_seconds").record(infer.as_secs_f64());
         let outputs = outputs?;
         let request_ids = match kept {
-            None => raw.request_ids,
+            None => call.request_ids,
             Some(kept) => {
                 let timing = Timing {
                     latency_us: micros(ended),
                     features_us: 0,
                     model_us: micros(infer),
                 };
-                let scored = raw.scored(kept, Arc::clone(&scorer), &outputs, timing);
+                let scored = call.scored(kept, Arc::clone(&scorer), &outputs, timing);
                 predictor.log.record(&scored, deadline).await?;
                 scored.request_ids.clone()
             }
         };
         version.statistics.succeeded(rows, deadline.stages(ended, infer));
+        if let Some(sent) = for_shadows {
+            let served = Arc::new(RawServed {
+                version: Arc::clone(&version),
+                scorer: Arc::clone(&scorer),
+                rows,
+                sent,
+                predictions: scorer.score.predictions(&outputs, rows).unwrap_or_default(),
+            });
+            for shadow in shadows() {
+                shadow.offer_raw(&served);
+            }
+        }
         Ok(Run {
             model: version.record.registered.model.clone(),
             scorer,

@@ -75,8 +75,10 @@ pub enum RuntimeError {
         upstream: String,
         /// What kind of failure.
         fault: UpstreamFault,
-        /// What happened, without a secret.
+        /// What happened, without a secret and without a value.
         detail: String,
+        /// What the server itself said of it, which may quote what it was sent: not for logs, and not for callers.
+        words: Option<String>,
     },
     /// The model failed on its inputs.
     #[error("the model failed: {0}")]

@@ -4,11 +4,15 @@ use crate::definitions::Definitions;
 use crate::fault::{of_runtime, unavailable};
 use crate::models::{Models, Version};
 use crate::predict::Scored;
+use crate::replay;
 use crate::shadow::compare::{Comparison, pair};
+use crate::shadow::raw::RawServed;
 use crate::shadow::vector::ShadowVector;
+use arrow::array::RecordBatch;
 use metrics::{counter, histogram};
 use ondol_model_gateway_api::ModelGatewayError;
 use ondol_runtime::{Clock, Shutdown};
+use ondol_vocabulary::Value;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -60,8 +64,48 @@ pub struct Track {
 /// A served batch that waits. Its permit is its room in the queue.
 #[derive(Debug)]
 struct Waiting {
-    scored: Arc<Scored>,
+    call: Call,
     _room: OwnedSemaphorePermit,
+}
+
+/// A call that was answered.
+#[derive(Debug)]
+enum Call {
+    /// By entity key: its features were looked up.
+    Scored(Arc<Scored>),
+    /// With the vector itself.
+    Raw(Arc<RawServed>),
+}
+
+impl Call {
+    fn version(&self) -> &Version {
+        match self {
+            Self::Scored(scored) => scored.version(),
+            Self::Raw(raw) => &raw.version,
+        }
+    }
+
+    fn rows(&self) -> usize {
+        match self {
+            Self::Scored(scored) => scored.rows(),
+            Self::Raw(raw) => raw.rows,
+        }
+    }
+
+    fn prediction(&self, row: usize) -> &serde_json::Value {
+        match self {
+            Self::Scored(scored) => scored.prediction(row),
+            Self::Raw(raw) => raw.predictions.get(row).unwrap_or(&serde_json::Value::Null),
+        }
+    }
+}
+
+/// What the shadow is run on.
+enum Vector {
+    /// Columns of the definition's types.
+    Typed(RecordBatch),
+    /// Values by entry and row, as a caller sent them.
+    Sent(Vec<Vec<Value>>),
 }
 
 /// What a shadow came to, by the version that served.
@@ -133,18 +177,31 @@ impl Track {
 
     /// Hands over what was served, or drops it when there is no room. Returns at once.
     pub fn offer(&self, scored: &Arc<Scored>) {
-        let served = scored.version().record.registered.model.version;
-        // A rule or a split may send requests to the very version: there is nothing to compare.
-        if served == self.number() || !self.is_sampled() {
+        self.take(|| Call::Scored(Arc::clone(scored)), scored.version(), scored.rows());
+    }
+
+    /// The same of a call that brought its own vector.
+    pub(crate) fn offer_raw(&self, raw: &Arc<RawServed>) {
+        self.take(|| Call::Raw(Arc::clone(raw)), &raw.version, raw.rows);
+    }
+
+    /// Whether it compares itself with `version`: a rule or a split may send requests to the very same.
+    pub(crate) fn is_beside(&self, version: &Version) -> bool {
+        version.record.registered.model.version != self.number()
+    }
+
+    fn take(&self, call: impl FnOnce() -> Call, version: &Version, rows: usize) {
+        if !self.is_beside(version) || !self.is_sampled() {
             return;
         }
-        let rows = scored.rows();
+        let served = version.record.registered.model.version;
         let room = u32::try_from(rows).ok();
         let room = room.and_then(|rows| Arc::clone(&self.room).try_acquire_many_owned(rows).ok());
-        let sent = room.is_some_and(|room| {
-            let scored = Arc::clone(scored);
-            self.queue.send(Waiting { scored, _room: room }).is_ok()
+        let waiting = room.map(|room| Waiting {
+            call: call(),
+            _room: room,
         });
+        let sent = waiting.is_some_and(|waiting| self.queue.send(waiting).is_ok());
         if !sent {
             count(&self.version, "dropped", rows);
             self.measured
@@ -181,13 +238,17 @@ struct Task {
 impl Task {
     async fn run(mut self, mut waiting: mpsc::UnboundedReceiver<Waiting>) {
         while let Some(next) = waiting.recv().await {
-            self.score(&next.scored).await;
+            self.score(&next.call).await;
         }
     }
 
-    async fn score(&mut self, scored: &Scored) {
-        let (rows, served) = (scored.rows(), scored.version().record.registered.model.version);
-        let vector = match self.vector(scored, served) {
+    async fn score(&mut self, call: &Call) {
+        let (rows, served) = (call.rows(), call.version().record.registered.model.version);
+        let vector = match call {
+            Call::Scored(scored) => self.vector(scored, served).map(Vector::Typed),
+            Call::Raw(raw) => raw.vector(&self.version.record.definition).map(Vector::Sent),
+        };
+        let vector = match vector {
             Ok(vector) => vector,
             Err(reason) => {
                 count(&self.version, "skipped", rows);
@@ -207,7 +268,7 @@ impl Task {
                 let pairs: Vec<_> = predictions
                     .iter()
                     .enumerate()
-                    .map(|(row, prediction)| pair(scored.prediction(row), prediction, self.flip_at))
+                    .map(|(row, prediction)| pair(call.prediction(row), prediction, self.flip_at))
                     .collect();
                 self.publish(&pairs);
                 self.measured.change(served, |comparison| {
@@ -228,7 +289,7 @@ impl Task {
         }
     }
 
-    fn vector(&mut self, scored: &Scored, served: u32) -> Result<arrow::array::RecordBatch, String> {
+    fn vector(&mut self, scored: &Scored, served: u32) -> Result<RecordBatch, String> {
         let snapshot = self.runner.definitions.current();
         let (planned, _) = self
             .vectors
@@ -245,11 +306,7 @@ impl Task {
         }
     }
 
-    async fn predictions(
-        &self,
-        rows: usize,
-        vector: &arrow::array::RecordBatch,
-    ) -> Result<Vec<serde_json::Value>, ModelGatewayError> {
+    async fn predictions(&self, rows: usize, vector: &Vector) -> Result<Vec<serde_json::Value>, ModelGatewayError> {
         let models = self
             .runner
             .models
@@ -258,7 +315,12 @@ impl Task {
         let deadline = Instant::now() + self.runner.deadline;
         let run = async {
             let scorer = models.scorer(&self.version).await?;
-            let tensors = scorer.layout.tensors(vector)?;
+            let tensors = match vector {
+                Vector::Typed(vector) => scorer.layout.tensors(vector)?,
+                Vector::Sent(columns) => {
+                    replay::tensors(&scorer.layout, &self.version.record.definition, columns, rows)?
+                }
+            };
             let outputs = scorer.runtime.run(rows, tensors, deadline).await;
             let outputs = outputs.map_err(|error| of_runtime(&error))?;
             scorer.score.predictions(&outputs, rows)

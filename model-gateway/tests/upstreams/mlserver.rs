@@ -29,7 +29,7 @@ async fn mlserver_scores_to_the_bit_as_the_model_in_process_and_tells_what_is_wr
             .collect();
         assert_eq!(told, [("X", [-1, 5].as_slice())]);
         assert_eq!(known.outputs.len(), 2);
-        tells_failures(&bench, known.model.version, "an amount of 666 is not scored").await;
+        tells_failures(&bench, known.model.version, "its own log says why").await;
     }
     is_named(&rest(&server), "404 Not Found: Model nobody not found").await;
     is_named(&grpc(&server), "NotFound: Model nobody").await;

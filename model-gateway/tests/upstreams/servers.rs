@@ -202,6 +202,7 @@ pub async fn tells_failures(bench: &Bench, version: u32, words: &str) {
         (UpstreamFailure::Failed, StatusCode::BAD_GATEWAY)
     );
     assert!(detail.contains(words), "{detail}");
+    assert!(!error.to_string().contains("666"), "it quotes what was sent: {error}");
 }
 
 /// A model that hangs there ends at the request's deadline.

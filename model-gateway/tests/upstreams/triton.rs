@@ -25,7 +25,7 @@ async fn triton_scores_to_the_bit_as_the_model_in_process_and_tells_what_is_wron
     let (bench, registered) = scores_as_in_process(&specs).await;
     for model in registered {
         assert_eq!(model.inputs[0].shape, [-1, 5], "as the server tells");
-        tells_failures(&bench, model.model.version, "an amount of 666 is not scored").await;
+        tells_failures(&bench, model.model.version, "its own log says why").await;
     }
     for spec in [rest(&server, "version = \"4\"\n"), grpc(&server, "version = \"4\"\n")] {
         let error = register(&front().await, &spec).await.unwrap_err().to_string();

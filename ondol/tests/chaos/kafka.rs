@@ -1,6 +1,7 @@
 //! Kafka down: who needs no record answers, who needs one refuses, and every answer is delivered or counted as dropped.
 
 use crate::estate::{Estate, until};
+use crate::grpc::Servers;
 use crate::load::Load;
 use crate::scene::{Model, Outcome, is_of_audit};
 use ondol_model_gateway_api::ModelGatewayError;
@@ -119,7 +120,9 @@ async fn without_kafka_models_answer_and_what_is_not_recorded_is_counted_or_refu
     let models = [Model::Plain, Model::Steady, Model::Strict];
     let mut estate = Estate::start(&core, &[&gateway]).await.with_models(&models).await;
     let load = Load::with_ids(&estate.front().url, &models, audit_only);
+    let grpc = Load::grpc(&Servers::one(estate.front().port), &models, audit_only);
     load.whole(20).await;
+    tokio::join!(grpc.whole(10), grpc.raw(&models, 5));
 
     // Hanging: nothing comes back.
     kafka.proxy.stall();
@@ -134,7 +137,9 @@ async fn without_kafka_models_answer_and_what_is_not_recorded_is_counted_or_refu
     kafka.wait().await;
     load.whole(20).await;
 
-    let seen = load.stop("kafka down").await;
+    tokio::join!(grpc.whole(10), grpc.raw(&models, 5));
+    let mut seen = load.stop("kafka down").await;
+    seen.answered.extend(grpc.stop("kafka down, over gRPC").await.answered);
     let clear = |code: &str| seen.refusals.get(&(Model::Strict, code.to_owned()));
     assert!(
         clear("unavailable").or(clear("deadline-exceeded")).is_some(),

@@ -4,6 +4,7 @@
 //! is so many outcomes of a kind, never a time.
 
 use crate::estate::{Estate, request, until};
+use crate::grpc::{GrpcCaller, Servers};
 use crate::scene::{CARDS, Model, Outcome, Row};
 use ondol_model_gateway_api::wire::BatchPredictRequest;
 use ondol_model_gateway_api::{ModelGateway, ModelGatewayClient, ModelGatewayError};
@@ -17,9 +18,9 @@ use url::Url;
 /// Callers of each model.
 const CALLERS: usize = 2;
 /// How long a caller rests between two requests.
-const REST: Duration = Duration::from_millis(10);
+pub(crate) const REST: Duration = Duration::from_millis(10);
 /// When an answer is overdue: far beyond every deadline, since only an answer that never comes is a fault.
-const OVERDUE: Duration = Duration::from_secs(180);
+pub(crate) const OVERDUE: Duration = Duration::from_secs(180);
 
 /// What a test allows of its models' errors.
 pub(crate) type Allowed = fn(Model, &ModelGatewayError) -> bool;
@@ -88,6 +89,31 @@ impl Load {
         }
     }
 
+    /// Callers of `models` over gRPC, by key and with raw tensors.
+    pub(crate) fn grpc(servers: &Servers, models: &[Model], allowed: Allowed) -> Self {
+        let tally = Arc::new(Tally::default());
+        let callers = models.iter().flat_map(|model| [*model; CALLERS]).map(|model| {
+            let caller = GrpcCaller {
+                model,
+                connections: servers.connect(),
+                allowed,
+                tally: Arc::clone(&tally),
+            };
+            tokio::spawn(caller.run())
+        });
+        Self {
+            callers: callers.collect(),
+            tally,
+            models: models.to_vec(),
+        }
+    }
+
+    /// Waits until each of `models` has `more` answers to raw tensors.
+    pub(crate) async fn raw(&self, models: &[Model], more: usize) {
+        let waits = models.iter().map(|model| self.more(*model, Outcome::Raw, more));
+        futures::future::join_all(waits).await;
+    }
+
     /// Waits for `more` outcomes of a kind.
     pub(crate) async fn more(&self, model: Model, outcome: Outcome, more: usize) {
         let enough = self.tally.count(model, outcome) + more;
@@ -148,11 +174,29 @@ impl Tally {
         counts.get(&(model, outcome)).copied().unwrap_or_default()
     }
 
-    fn saw(&self, model: Model, outcome: Outcome) {
+    pub(crate) fn saw(&self, model: Model, outcome: Outcome) {
         *self.counts.lock().unwrap().entry((model, outcome)).or_default() += 1;
     }
 
-    fn wrong(&self, what: String) {
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.stopped.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn next_turn(&self) -> usize {
+        self.turn.fetch_add(1, Ordering::SeqCst)
+    }
+
+    pub(crate) fn answered(&self, model: Model, ids: impl IntoIterator<Item = String>) {
+        let ids = ids.into_iter().map(|id| (model, id));
+        self.answered.lock().unwrap().extend(ids);
+    }
+
+    pub(crate) fn refused(&self, model: Model, code: String, text: String) {
+        self.refusals.lock().unwrap().insert((model, code), text);
+        self.saw(model, Outcome::Refused);
+    }
+
+    pub(crate) fn wrong(&self, what: String) {
         let mut wrong = self.wrong.lock().unwrap();
         // A few say what many would.
         if wrong.len() < 20 {
@@ -175,8 +219,8 @@ struct Caller {
 
 impl Caller {
     async fn run(self) {
-        while !self.tally.stopped.load(Ordering::SeqCst) {
-            let turn = self.tally.turn.fetch_add(1, Ordering::SeqCst);
+        while !self.tally.is_stopped() {
+            let turn = self.tally.next_turn();
             let asked = async {
                 match turn % 5 {
                     3 => self.batch(turn).await,
@@ -247,8 +291,7 @@ impl Caller {
                 Ok(outcome) => worst = worst.max(outcome),
                 Err(wrong) => return self.tally.wrong(wrong),
             }
-            let id = answer.request_id.clone();
-            self.tally.answered.lock().unwrap().push((self.model, id));
+            self.tally.answered(self.model, [answer.request_id.clone()]);
         }
         self.tally.saw(self.model, worst);
     }
@@ -260,8 +303,7 @@ impl Caller {
             return self.tally.wrong(format!("{}: {error:?}", self.model.name()));
         }
         let code = ondol_wire::ContractError::code(error).to_owned();
-        self.tally.refusals.lock().unwrap().insert((self.model, code), text);
-        self.tally.saw(self.model, Outcome::Refused);
+        self.tally.refused(self.model, code, text);
     }
 }
 

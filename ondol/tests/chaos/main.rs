@@ -1,6 +1,7 @@
 //! Chaos: what the gateway needs is slow, dead, failing over, damaged or changed under steady load, and no answer is wrong.
 //!
-//! The real program runs in processes of its own ([`estate`]), real callers ask it without a pause ([`load`]), and every
+//! The real program runs in processes of its own ([`estate`]), real callers ask it without a pause ([`load`], over gRPC
+//! [`grpc`]), and every
 //! answer is held against an oracle that shares no code with it ([`scene`]): it is the exact value, or the exact value
 //! that the model's policy allows in the place of features that can't be had, or an error that the fault explains; never
 //! another value, never an answer of another version than it says, never a wait without end.
@@ -18,6 +19,7 @@
 )]
 
 mod estate;
+mod grpc;
 mod load;
 mod scene;
 

@@ -1,14 +1,15 @@
 //! Redis slow, dead, failing over, and back with nothing: features are right, or said to be missing; never others.
 
-use crate::estate::{Estate, request, until};
+use crate::estate::{Estate, until};
+use crate::grpc::Servers;
 use crate::load::{Load, Seen};
-use crate::scene::{CARDS, Model, Outcome, Row, is_of_features};
-use ondol_model_gateway_api::{ModelGateway, ModelGatewayError};
+use crate::scene::{Model, Outcome, is_of_features};
+use futures::future::join_all;
+use ondol_model_gateway_api::ModelGatewayError;
 use ondol_testkit::process::{Process, free_port};
 use ondol_testkit::proxy::Proxy;
 use ondol_testkit::redis_cluster::RedisCluster;
 use ondol_testkit::{services, unique_name};
-use ondol_vocabulary::FeatureStatus;
 use std::path::Path;
 use tokio::task::block_in_place;
 
@@ -50,18 +51,24 @@ async fn a_redis_that_is_slow_or_cut_off_costs_features_and_no_truth() {
     let proxy = Proxy::start("core to redis", &[server.port().unwrap()]).await.unwrap();
     let estate = estate(&format!("redis://127.0.0.1:{}", proxy.port), "").await;
     let load = Load::start(&estate, &MODELS, features_only);
-    load.whole(10).await;
+    let grpc = Load::grpc(&Servers::one(estate.front().port), &MODELS, features_only);
+    let both = [&load, &grpc];
+    join_all(both.map(|load| load.whole(10))).await;
 
     proxy.stall();
-    without_features(&load).await;
+    join_all(both.map(without_features)).await;
+    // Who brings the vector needs no features.
+    grpc.raw(&MODELS, 10).await;
     proxy.mend();
-    load.whole(10).await;
+    join_all(both.map(|load| load.whole(10))).await;
 
     proxy.cut();
-    without_features(&load).await;
+    join_all(both.map(without_features)).await;
+    grpc.raw(&MODELS, 10).await;
     proxy.mend();
-    load.whole(10).await;
+    join_all(both.map(|load| load.whole(10))).await;
     refused_for_features(&load.stop("redis slow and cut off").await);
+    refused_for_features(&grpc.stop("redis slow and cut off, over gRPC").await);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -125,7 +132,7 @@ fn forgetful(port: u16, folder: &Path) -> Process {
 }
 
 /// Redis without persistence loses every row at a restart. The store notices and builds them anew from the log; until
-/// then a card's features are said to be missing, which is what a model with `missing = "reject"` would refuse.
+/// then features can't be had, and no card is said to be missing that has payments.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_redis_that_comes_back_with_nothing_is_filled_again_and_never_passes_for_another() {
     let folder = tempfile::tempdir().unwrap();
@@ -133,27 +140,15 @@ async fn a_redis_that_comes_back_with_nothing_is_filled_again_and_never_passes_f
     let mut server = forgetful(port, folder.path());
     server.start().unwrap();
     let estate = estate(&format!("redis://127.0.0.1:{port}"), "").await;
-    let gateway = estate.front().gateway();
-    let row = Row { card: 3, amount: 2.0 };
-    server.kill().unwrap();
-    server.start().unwrap();
-    let (mut missing, mut whole) = (0, 0);
-    until(
-        || "its rows are not built anew".to_owned(),
-        async || match gateway.predict("soft", request(Model::Soft, &row)).await {
-            Ok(answer) if answer.features["card.n"].status == FeatureStatus::Missing => {
-                let stranger = Row { card: CARDS, ..row };
-                assert_eq!(Model::Soft.judge(&stranger, &answer), Ok(Outcome::Whole));
-                (missing, whole) = (missing + 1, 0);
-                false
-            }
-            Ok(answer) => {
-                whole += usize::from(Model::Soft.judge(&row, &answer).unwrap() == Outcome::Whole);
-                whole > 20
-            }
-            Err(error) => panic!("{error}"),
-        },
-    )
-    .await;
-    eprintln!("chaos: redis empty: {missing} answers said that a known card was missing");
+    let load = Load::start(&estate, &MODELS, features_only);
+    let grpc = Load::grpc(&Servers::one(estate.front().port), &MODELS, features_only);
+    for _ in 0..2 {
+        join_all([&load, &grpc].map(|load| load.whole(10))).await;
+        server.kill().unwrap();
+        server.start().unwrap();
+        without_features(&load).await;
+    }
+    join_all([&load, &grpc].map(|load| load.whole(20))).await;
+    refused_for_features(&load.stop("redis empty").await);
+    refused_for_features(&grpc.stop("redis empty, over gRPC").await);
 }

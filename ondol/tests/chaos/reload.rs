@@ -2,8 +2,10 @@
 //! the version it names, and a name means nothing that it did not mean while the request was under way.
 
 use crate::estate::{Estate, request};
+use crate::grpc::{Connections, RAW_HALF, Servers, by_key, raw};
 use crate::load::row;
 use crate::scene::{Model, Outcome};
+use ondol_model_gateway::open_inference::grpc::generated::ModelInferRequest;
 use ondol_model_gateway_api::wire::{PromoteRequest, RollbackRequest, Routing, RoutingChange, Share, Target};
 use ondol_model_gateway_api::{ModelGateway, ModelGatewayClient, ModelGatewayError};
 use std::collections::BTreeMap;
@@ -11,6 +13,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+/// Ways to ask.
+const WAYS: usize = 6;
 /// Rounds of changes.
 const ROUNDS: u32 = 12;
 /// The version that is unloaded and loaded again; no name leads to it.
@@ -57,6 +61,7 @@ impl<T: Copy> History<T> {
 
 struct Shared {
     gateway: ModelGatewayClient,
+    grpc: Connections,
     champion: History<u32>,
     /// Which versions serve what names none.
     split: History<[u32; 2]>,
@@ -64,7 +69,7 @@ struct Shared {
     /// The newest version that is registered for sure.
     newest: AtomicUsize,
     stopped: AtomicBool,
-    answers: [AtomicUsize; 4],
+    answers: [AtomicUsize; WAYS],
     wrong: Mutex<Vec<String>>,
 }
 
@@ -86,7 +91,21 @@ impl Shared {
                 let version = self.version_of(&format!("plain@{pinned}"), turn).await?;
                 within("a pinned version", version, &[pinned])
             }
-            _ => self.call_moved(turn).await,
+            3 => self.call_moved(turn).await,
+            // Over gRPC by key, where the version is in the name or not, and with a vector.
+            4 => {
+                let mark = self.champion.mark();
+                let request = by_key(Model::Plain, "plain@champion", &[row(turn)]);
+                let version = self.version_of_grpc(&request, turn).await?;
+                within("plain@champion over gRPC", version, &self.champion.since(mark))
+            }
+            _ => {
+                let pinned = 2 + turn as u32 % (self.newest.load(Ordering::SeqCst) as u32 - 1);
+                let mut request = raw(Model::Plain, "plain", &[row(turn)]);
+                request.model_version = pinned.to_string();
+                let version = self.version_of_grpc(&request, turn).await?;
+                within("a pinned version over gRPC", version, &[pinned])
+            }
         }
     }
 
@@ -123,6 +142,22 @@ impl Shared {
         match Model::Plain.judge(&row, &answer)? {
             Outcome::Whole => Ok(answer.model.version),
             other => Err(format!("{name} is {other:?}: {answer:?}")),
+        }
+    }
+
+    /// The same over gRPC.
+    async fn version_of_grpc(&self, request: &ModelInferRequest, turn: usize) -> Result<u32, String> {
+        let answer = self.grpc.infer(request).await;
+        let answer = answer.map_err(|status| format!("over gRPC: {status:?}"))?;
+        let row = row(turn);
+        let expected = match request.raw_input_contents.is_empty() {
+            true => Model::Plain.score(answer.version, &row, true),
+            false => f64::from(Model::Plain.offset(answer.version)) + row.amount + RAW_HALF,
+        };
+        if answer.scores == [expected] {
+            Ok(answer.version)
+        } else {
+            Err(format!("over gRPC it must be {expected}: {answer:?}"))
         }
     }
 
@@ -206,6 +241,7 @@ async fn versions_change_under_load_and_every_answer_is_of_the_version_it_names(
     let front = estate.front();
     let shared = Arc::new(Shared {
         gateway: front.gateway(),
+        grpc: Servers::one(front.port).connect(),
         champion: History::of(2),
         split: History::of([2, 2]),
         is_loaded: History::of(true),
@@ -215,7 +251,7 @@ async fn versions_change_under_load_and_every_answer_is_of_the_version_it_names(
         wrong: Mutex::default(),
     });
     shared.route(2, [2, 2]).await;
-    let callers: Vec<_> = [0, 1, 1, 2, 3]
+    let callers: Vec<_> = [0, 1, 1, 2, 3, 4, 5]
         .map(|way| tokio::spawn(Arc::clone(&shared).call_on(way)))
         .into_iter()
         .collect();

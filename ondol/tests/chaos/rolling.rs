@@ -2,6 +2,7 @@
 //! right, and every answer has its record.
 
 use crate::estate::{Estate, Server, until};
+use crate::grpc::Servers;
 use crate::load::{Load, none};
 use crate::scene::Model;
 use ondol_testkit::proxy::Proxy;
@@ -54,14 +55,18 @@ async fn a_rolling_restart_under_load_drops_no_request_and_no_record() {
     let balancer = balance(&proxy, &estate.gateways);
     let url = Url::parse(&format!("http://127.0.0.1:{}", proxy.port)).unwrap();
     let load = Load::with_ids(&url, &MODELS, none);
-    load.whole(20).await;
+    // Each of these calls is one of many on its connection, and only the client can share them out.
+    let grpc = Load::grpc(&Servers::balanced(&ports), &MODELS, none);
+    tokio::join!(load.whole(20), grpc.whole(20), grpc.raw(&MODELS, 10));
     for gateway in 0..2 {
         estate.gateways[gateway].stop();
-        load.whole(10).await;
+        tokio::join!(load.whole(10), grpc.whole(10), grpc.raw(&MODELS, 5));
         estate.gateways[gateway].start().await;
-        load.whole(10).await;
+        tokio::join!(load.whole(10), grpc.whole(10), grpc.raw(&MODELS, 5));
     }
-    let seen = load.stop("rolling restart").await;
+    let mut seen = load.stop("rolling restart").await;
+    seen.answered
+        .extend(grpc.stop("rolling restart, over gRPC").await.answered);
     balancer.abort();
     for gateway in &mut estate.gateways {
         gateway.stop();

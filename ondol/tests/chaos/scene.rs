@@ -87,6 +87,8 @@ pub(crate) enum Outcome {
     Degraded,
     /// An error that the fault explains.
     Refused,
+    /// The exact value of a vector that the caller sent.
+    Raw,
 }
 
 /// One row that is scored.

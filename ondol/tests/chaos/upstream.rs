@@ -2,6 +2,7 @@
 //! it, and other models do not notice.
 
 use crate::estate::Estate;
+use crate::grpc::Servers;
 use crate::load::{Load, Seen};
 use crate::scene::{Model, Outcome};
 use axum::extract::State;
@@ -179,12 +180,14 @@ async fn an_upstream_that_hangs_errs_lies_dies_and_flaps_gives_its_own_answers_o
     );
     estate.register_bytes(Model::Remote, Bytes::from(spec)).await.unwrap();
     let load = Load::start(&estate, &MODELS, upstream_only);
+    let grpc = Load::grpc(&Servers::one(estate.front().port), &MODELS, upstream_only);
     load.whole(20).await;
+    grpc.whole(10).await;
     for mood in [Mood::Hanging, Mood::Erring, Mood::Confused] {
         server.is(mood);
-        failing(&load).await;
+        tokio::join!(failing(&load), failing(&grpc));
         server.is(Mood::Well);
-        load.whole(10).await;
+        tokio::join!(load.whole(10), grpc.raw(&MODELS, 5));
     }
     // Both at once: what fails is refused, what does not is right.
     server.is(Mood::Flapping);
@@ -200,7 +203,14 @@ async fn an_upstream_that_hangs_errs_lies_dies_and_flaps_gives_its_own_answers_o
     failing(&load).await;
     proxy.mend();
     load.whole(10).await;
+    grpc.whole(5).await;
     named(&load.stop("upstream").await);
+    for (caller, text) in grpc.stop("upstream, over gRPC").await.refusals {
+        assert!(
+            text.contains("127.0.0.1") || text.contains("deadline of"),
+            "{caller:?}: {text}"
+        );
+    }
 }
 
 /// Every kind of refusal names the server and the model there.

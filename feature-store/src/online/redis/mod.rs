@@ -29,7 +29,7 @@ use link::{Link, Node, address_of, failed};
 use ondol_feature_store_api::FeatureStoreError;
 use ondol_vocabulary::EntityKey;
 use redis::{Cmd, FromRedisValue, RedisError, Script, Value, cmd};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 use topology::Primary;
 
@@ -78,6 +78,7 @@ pub struct RedisStore {
     timeout: Duration,
     waits_for_file: AtomicBool,
     wait_replicas: u32,
+    failures: AtomicU64,
 }
 
 impl RedisStore {
@@ -103,6 +104,7 @@ impl RedisStore {
             timeout: config.timeout,
             waits_for_file: AtomicBool::new(true),
             wait_replicas: config.wait_replicas,
+            failures: AtomicU64::new(0),
             address,
         };
         if let Err(error) = store.ping().await {
@@ -292,11 +294,20 @@ impl RedisStore {
     }
 
     async fn primaries(&self) -> Result<Vec<Primary>, FeatureStoreError> {
-        topology::primaries(&self.reads, &self.address).await
+        self.counted(topology::primaries(&self.reads, &self.address).await)
+    }
+
+    /// Takes note of a failure. A connection that broke says so to one command, and the next has another connection.
+    fn counted<T, E>(&self, outcome: Result<T, E>) -> Result<T, E> {
+        if outcome.is_err() {
+            self.failures.fetch_add(1, Ordering::Release);
+        }
+        outcome
     }
 
     async fn query<T: FromRedisValue>(&self, link: &Link, command: &Cmd) -> Result<T, FeatureStoreError> {
-        link.query(command).await.map_err(|error| failed(&self.address, &error))
+        let answer = self.counted(link.query(command).await);
+        answer.map_err(|error| failed(&self.address, &error))
     }
 
     async fn query_at<T: FromRedisValue>(
@@ -305,7 +316,7 @@ impl RedisStore {
         node: &Node,
         command: &Cmd,
     ) -> Result<T, FeatureStoreError> {
-        let answer = link.query_at(node, command).await;
+        let answer = self.counted(link.query_at(node, command).await);
         answer.map_err(|error| failed(&self.address, &error))
     }
 }
@@ -402,7 +413,12 @@ impl OnlineStore for RedisStore {
     }
 
     async fn life(&self) -> Result<Life, FeatureStoreError> {
-        topology::life(&self.reads, &self.address, &self.primaries().await?).await
+        let primaries = self.primaries().await?;
+        self.counted(topology::life(&self.reads, &self.address, &primaries).await)
+    }
+
+    fn failures(&self) -> u64 {
+        self.failures.load(Ordering::Acquire)
     }
 
     async fn ping(&self) -> Result<(), FeatureStoreError> {

@@ -2,6 +2,7 @@
 
 use crate::runtime::{RuntimeError, UpstreamFault};
 use http::StatusCode;
+use serde_json::error::Category;
 use std::time::Duration;
 
 /// Why a call failed.
@@ -15,8 +16,12 @@ pub(super) enum Fault {
     Broken(String),
     /// No whole answer in time.
     TimedOut(Duration),
-    /// An answer whose status says failure.
-    Status { status: StatusCode, detail: String },
+    /// An answer whose status says failure, and the beginning of its words. They may quote what was sent.
+    Status {
+        status: StatusCode,
+        detail: String,
+        words: Option<String>,
+    },
     /// An answer that is not of the protocol.
     Wrong(String),
 }
@@ -58,6 +63,11 @@ impl Fault {
         }
     }
 
+    /// An answer that is no JSON, or not of the protocol. Where it goes wrong is told, and not what stands there.
+    pub(super) fn unreadable(error: &serde_json::Error) -> Self {
+        Self::Wrong(format!("its answer can't be read: {}", place(error)))
+    }
+
     /// What its kind is called in metrics.
     pub(super) fn name(&self) -> &'static str {
         match self {
@@ -72,22 +82,34 @@ impl Fault {
 
     /// As the error of the run.
     pub(super) fn of(self, upstream: &str) -> RuntimeError {
-        let (fault, detail) = match self {
-            Self::TimedOut(waited) => (
-                UpstreamFault::TimedOut,
-                format!("no whole answer within {} ms", waited.as_millis()),
-            ),
-            Self::Unsent(detail) => (UpstreamFault::Failed, format!("it can't be reached: {detail}")),
-            Self::Broken(detail) => (UpstreamFault::Failed, format!("the connection was lost: {detail}")),
-            Self::Status { detail, .. } => (UpstreamFault::Failed, detail),
-            Self::Setup(detail) | Self::Wrong(detail) => (UpstreamFault::Failed, detail),
+        let fault = match self {
+            Self::TimedOut(_) => UpstreamFault::TimedOut,
+            _ => UpstreamFault::Failed,
+        };
+        let (detail, words) = match self {
+            Self::TimedOut(waited) => (format!("no whole answer within {} ms", waited.as_millis()), None),
+            Self::Unsent(detail) => (format!("it can't be reached: {detail}"), None),
+            Self::Broken(detail) => (format!("the connection was lost: {detail}"), None),
+            Self::Status { detail, words, .. } => (detail, words),
+            Self::Setup(detail) | Self::Wrong(detail) => (detail, None),
         };
         RuntimeError::Upstream {
             upstream: upstream.to_owned(),
             fault,
             detail,
+            words,
         }
     }
+}
+
+/// Where JSON goes wrong, without what stands there, as `serde_json` would tell.
+fn place(error: &serde_json::Error) -> String {
+    let what = match error.classify() {
+        Category::Io | Category::Eof => "it ends too soon",
+        Category::Syntax => "it is no JSON",
+        Category::Data => "it is not of the protocol",
+    };
+    format!("{what} (line {}, column {})", error.line(), error.column())
 }
 
 /// The innermost cause: `reqwest` hides it in the chain, and puts the whole URL in front.

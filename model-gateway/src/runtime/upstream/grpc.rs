@@ -205,11 +205,15 @@ fn fault(status: &Status) -> Fault {
     let told: String = status.message().chars().take(300).collect();
     let as_status = |code: StatusCode| Fault::Status {
         status: code,
-        detail: format!("it answered {:?}: {told}", status.code()),
+        detail: format!("it answered {:?}", status.code()),
+        words: Some(told.clone()).filter(|words| !words.is_empty()),
     };
     match status.code() {
-        // The connection's own failures come as these two as well.
-        Code::Unavailable | Code::Cancelled => Fault::Broken(format!("{told} {}", innermost(status)).trim().to_owned()),
+        // The connection's own failures come as these two as well, and have a cause, which what a server says has not.
+        Code::Unavailable | Code::Cancelled if std::error::Error::source(status).is_some() => {
+            Fault::Broken(format!("{told} {}", innermost(status)).trim().to_owned())
+        }
+        Code::Unavailable | Code::Cancelled => Fault::Broken(format!("it answered {:?}", status.code())),
         Code::DeadlineExceeded => as_status(StatusCode::GATEWAY_TIMEOUT),
         Code::ResourceExhausted => as_status(StatusCode::TOO_MANY_REQUESTS),
         Code::Unimplemented => as_status(StatusCode::NOT_IMPLEMENTED),

@@ -80,8 +80,7 @@ fn table(text: &mut Vec<u8>, shape: BodyShape, rows: usize, inputs: &[NamedTenso
 
 /// The model's outputs.
 pub(super) fn outputs(answer: &Answer, signature: &Signature) -> Result<Vec<NamedTensor>, Fault> {
-    let whole: Value = serde_json::from_slice(&answer.body)
-        .map_err(|error| Fault::Wrong(format!("its answer can't be read: {error}")))?;
+    let whole: Value = serde_json::from_slice(&answer.body).map_err(|error| Fault::unreadable(&error))?;
     let predictions = whole
         .get(OUTPUT)
         .ok_or_else(|| Fault::Wrong("its answer has no `predictions`".to_owned()))?;

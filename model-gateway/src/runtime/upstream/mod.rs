@@ -300,6 +300,7 @@ impl Upstream {
                 retry_after_s: wait.as_secs() + 1,
             },
             detail: "it has failed repeatedly and is not called for now".to_owned(),
+            words: None,
         }
     }
 

@@ -130,8 +130,7 @@ pub(super) fn ask(spec: &UpstreamSpec, rows: usize, inputs: &[NamedTensor]) -> C
 
 /// The model's outputs.
 pub(super) fn outputs(answer: &Answer, signature: &Signature) -> Result<Vec<NamedTensor>, Fault> {
-    let whole: Value = serde_json::from_slice(&answer.body)
-        .map_err(|error| Fault::Wrong(format!("its answer can't be read: {error}")))?;
+    let whole: Value = serde_json::from_slice(&answer.body).map_err(|error| Fault::unreadable(&error))?;
     let value = whole
         .get("outputs")
         .or_else(|| whole.get("predictions"))

@@ -4,8 +4,8 @@ use crate::runtime::RuntimeError;
 use crate::runtime::upstream::fault::Fault;
 use crate::runtime::upstream::spec::UpstreamSpec;
 use bytes::{Bytes, BytesMut};
+use http::Method;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
-use http::{Method, StatusCode};
 use ondol_runtime::Secret;
 use std::str::FromStr as _;
 use std::time::Duration;
@@ -108,7 +108,8 @@ impl Transport {
         }
         Err(Fault::Status {
             status,
-            detail: told(status, &body),
+            detail: format!("it answered {status}"),
+            words: words(&body),
         })
     }
 
@@ -127,8 +128,8 @@ impl Transport {
     }
 }
 
-/// An error's status and the beginning of its words.
-fn told(status: StatusCode, body: &[u8]) -> String {
+/// The beginning of an error's words, if it has any.
+fn words(body: &[u8]) -> Option<String> {
     let text = String::from_utf8_lossy(body);
     let words = serde_json::from_str::<serde_json::Value>(&text).ok().and_then(|value| {
         let message = ["error", "detail", "message"]
@@ -141,9 +142,5 @@ fn told(status: StatusCode, body: &[u8]) -> String {
         .chars()
         .take(TOLD)
         .collect();
-    if words.is_empty() {
-        format!("it answered {status}")
-    } else {
-        format!("it answered {status}: {words}")
-    }
+    Some(words).filter(|words| !words.is_empty())
 }

@@ -207,8 +207,7 @@ pub(super) fn outputs(answer: &Answer) -> Result<Vec<NamedTensor>, Fault> {
             })?,
     };
     let (head, mut blobs) = answer.body.split_at(head_length);
-    let response: InferResponse<'_> =
-        serde_json::from_slice(head).map_err(|error| Fault::Wrong(format!("its answer can't be read: {error}")))?;
+    let response: InferResponse<'_> = serde_json::from_slice(head).map_err(|error| Fault::unreadable(&error))?;
     response
         .outputs
         .into_iter()
@@ -234,8 +233,10 @@ impl OutputTensor<'_> {
                 read_blob(&name, &datatype, &shape, blob)?
             }
             (None, Some(data)) => {
-                json::decode(element(&name, &datatype)?, sized(&name, &shape)?, data.get().as_bytes())
-                    .map_err(|detail| format!("output `{name}`: {detail}"))?
+                let count = sized(&name, &shape)?;
+                // The decoder's words quote the element that is wrong.
+                json::decode(element(&name, &datatype)?, count, data.get().as_bytes())
+                    .map_err(|_| format!("output `{name}` is not {count} elements of {datatype}"))?
             }
             (None, None) => return Err(format!("output `{name}` has no data")),
         };
