@@ -127,7 +127,7 @@ async fn write_hashes(redis: &RedisServer, batch: &FeatureBatch, first: u32) -> 
         text.arg(format!("hash:text:{card}"));
         short.arg(format!("hash:short:{card}"));
         let mut fields = 0;
-        for (place, column) in batch.columns.iter().enumerate() {
+        for (place, (feature, column)) in batch.named().enumerate() {
             if !column.values.is_valid(row) {
                 continue;
             }
@@ -135,7 +135,7 @@ async fn write_hashes(redis: &RedisServer, batch: &FeatureBatch, first: u32) -> 
             short
                 .arg(place.to_string())
                 .arg(value.parse::<f64>()?.to_le_bytes().as_slice());
-            text.arg(column.feature.to_string()).arg(value);
+            text.arg(feature.to_string()).arg(value);
             fields += 1;
         }
         if fields > 0 {

@@ -215,7 +215,7 @@ async fn poll(client: FeatureStoreClient, waiting: Arc<Mutex<Vec<Sent>>>, count:
         }
         let cards = open.iter().map(|sent| Value::String(sent.card.clone())).collect();
         let request = ReadRequest {
-            features: vec![FeatureRef::new("card", "n_7d")],
+            features: [FeatureRef::new("card", "n_7d")].into(),
             entities: vec![EntityColumn {
                 name: "card".to_owned(),
                 values: cards,

@@ -163,6 +163,7 @@ impl Workload {
             features.extend(of_view);
         }
         ensure!(features.len() == 50, "{} features, not 50", features.len());
+        let features: Arc<[FeatureRef]> = features.into();
         let mut random = StdRng::seed_from_u64(entities as u64);
         let mut requests = Vec::with_capacity(REQUESTS);
         for _ in 0..REQUESTS {

@@ -5,7 +5,7 @@ use bytes::Bytes;
 
 /// The payload of a stored online value, and its stored form again; none for what is damaged.
 pub fn online_value(stored: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
-    let payload = value::open(&Bytes::copy_from_slice(stored)).ok()?;
+    let payload = value::open(Bytes::copy_from_slice(stored)).ok()?;
     let sealed = value::seal(&payload);
     Some((payload.to_vec(), sealed))
 }

@@ -71,7 +71,7 @@ async fn what_was_written_is_read_at_once_in_the_order_asked() {
 
     assert_eq!(batch.rows, 4);
     assert_eq!(batch.as_of, at(START + HOUR));
-    let names: Vec<String> = batch.columns.iter().map(|column| column.feature.to_string()).collect();
+    let names: Vec<String> = batch.features.iter().map(ToString::to_string).collect();
     assert_eq!(names, features);
     assert_eq!(f64s(&batch.columns[0].values), [Some(4.0), Some(4.0), None, None]);
     assert_eq!(f64s(&batch.columns[1].values), [Some(5.5), None, None, Some(2.0)]);
@@ -80,9 +80,9 @@ async fn what_was_written_is_read_at_once_in_the_order_asked() {
     assert_eq!(batch.columns[3].values.as_ref(), batch.columns[1].values.as_ref());
     assert_eq!(f64s(&batch.columns[4].values), [Some(4.0), Some(4.0), None, None]);
     use FeatureStatus::{Fresh, Missing};
-    assert_eq!(batch.columns[1].status, [Fresh, Missing, Missing, Fresh]);
+    assert_eq!(*batch.columns[1].status, [Fresh, Missing, Missing, Fresh]);
     assert_eq!(
-        batch.columns[1].event_time,
+        *batch.columns[1].event_time,
         [Some(at(START + HOUR - 5)), None, None, Some(at(START + HOUR - 10))]
     );
     store.stop().await;
@@ -109,7 +109,7 @@ async fn a_default_is_served_for_who_is_missing_or_stale() {
     );
     assert_eq!(f64s(&batch.columns[1].values), [None, Some(2.0), None, None]);
     use FeatureStatus::{Fresh, Missing, Stale};
-    assert_eq!(batch.columns[0].status, [Stale, Fresh, Missing, Missing]);
+    assert_eq!(*batch.columns[0].status, [Stale, Fresh, Missing, Missing]);
     store.stop().await;
 }
 
@@ -165,7 +165,7 @@ async fn a_row_older_than_its_time_to_live_is_stale() {
         .await
         .unwrap();
     assert!(batch.columns[0].values.is_null(0));
-    assert_eq!(batch.columns[0].status, [FeatureStatus::Stale]);
+    assert_eq!(*batch.columns[0].status, [FeatureStatus::Stale]);
     store.stop().await;
 }
 
@@ -248,7 +248,7 @@ async fn a_gap_is_refused_before_anything_is_absorbed() {
         "{error}"
     );
     let batch = store.read(&["card.n_1h"], &[("card", &[text("a")])]).await.unwrap();
-    assert_eq!(batch.columns[0].event_time, [Some(at(START))]);
+    assert_eq!(*batch.columns[0].event_time, [Some(at(START))]);
     let merchants = store
         .read(&["merchant.n"], &[("merchant", &[Value::I64(9)])])
         .await

@@ -236,26 +236,28 @@ fn entity_key() -> Vec<u8> {
 }
 
 fn features(rows: usize) -> FeatureBatch {
-    let column = |name: &str, values: ArrayRef| FeatureColumn {
-        feature: FeatureRef::new("card", name),
+    let column = |values: ArrayRef| FeatureColumn {
         view_version: 2,
         values: values.slice(0, rows),
-        status: [FeatureStatus::Fresh, FeatureStatus::Missing][..rows].to_vec(),
-        event_time: [Some(EventTime::from_micros(5)), None][..rows].to_vec(),
+        status: [FeatureStatus::Fresh, FeatureStatus::Missing][..rows].into(),
+        event_time: [Some(EventTime::from_micros(5)), None][..rows].into(),
     };
+    let names = ["n", "risk", "text", "recent"];
     let lists = [Some(vec![Some(0.1), Some(f64::NAN)]), None];
     let columns = vec![
-        column("n", Arc::new(Int64Array::from(vec![7, 0]))),
-        column("risk", Arc::new(Float32Array::from(vec![Some(0.1), None]))),
-        column("text", Arc::new(StringArray::from(vec![Some("KR"), None]))),
-        column(
-            "recent",
-            Arc::new(arrow::array::ListArray::from_iter_primitive::<Float64Type, _, _>(lists)),
-        ),
+        column(Arc::new(Int64Array::from(vec![7, 0]))),
+        column(Arc::new(Float32Array::from(vec![Some(0.1), None]))),
+        column(Arc::new(StringArray::from(vec![Some("KR"), None]))),
+        column(Arc::new(arrow::array::ListArray::from_iter_primitive::<
+            Float64Type,
+            _,
+            _,
+        >(lists))),
     ];
     FeatureBatch {
         as_of: EventTime::from_micros(6),
         rows,
+        features: names.iter().map(|name| FeatureRef::new("card", *name)).collect(),
         columns,
     }
 }

@@ -33,7 +33,7 @@ const STATUS: &str = "status";
 struct Header {
     as_of_us: i64,
     rows: usize,
-    features: Vec<FeatureRef>,
+    features: Arc<[FeatureRef]>,
     view_versions: Vec<u32>,
     /// Which of the distinct columns of event times is each feature's.
     event_times: Vec<usize>,
@@ -66,19 +66,30 @@ pub struct FeatureColumnJson {
 }
 
 impl FeatureBatch {
+    /// Its columns, each with its feature.
+    pub fn named(&self) -> impl Iterator<Item = (&FeatureRef, &FeatureColumn)> {
+        self.features.iter().zip(&self.columns)
+    }
+
+    /// The column of `feature`, if it was asked for.
+    pub fn column(&self, feature: &FeatureRef) -> Option<&FeatureColumn> {
+        self.named()
+            .find(|(known, _)| *known == feature)
+            .map(|(_, column)| column)
+    }
+
     /// As one record batch.
     ///
     /// # Errors
     /// When a column's length is not the number of entities.
     pub fn to_arrow(&self) -> Result<RecordBatch, ArrowError> {
+        if self.features.len() != self.columns.len() {
+            return Err(malformed("it has other columns than features"));
+        }
         let mut fields: Vec<Field> = Vec::with_capacity(self.columns.len() + 3);
         let mut arrays: Vec<ArrayRef> = Vec::with_capacity(self.columns.len() + 3);
-        for column in &self.columns {
-            fields.push(Field::new(
-                column.feature.to_string(),
-                column.values.data_type().clone(),
-                true,
-            ));
+        for (feature, column) in self.named() {
+            fields.push(Field::new(feature.to_string(), column.values.data_type().clone(), true));
             arrays.push(Arc::clone(&column.values));
         }
         if !self.columns.is_empty() {
@@ -95,7 +106,7 @@ impl FeatureBatch {
         let header = Header {
             as_of_us: self.as_of.micros(),
             rows: self.rows,
-            features: self.columns.iter().map(|column| column.feature.clone()).collect(),
+            features: Arc::clone(&self.features),
             view_versions: self.columns.iter().map(|column| column.view_version).collect(),
             event_times,
         };
@@ -111,7 +122,7 @@ impl FeatureBatch {
         let features = self.columns.len();
         let mut codes = vec![0u8; features * self.rows];
         for (place, column) in self.columns.iter().enumerate() {
-            for (cell, status) in codes.iter_mut().skip(place).step_by(features).zip(&column.status) {
+            for (cell, status) in codes.iter_mut().skip(place).step_by(features).zip(column.status.iter()) {
                 *cell = *status as u8;
             }
         }
@@ -123,7 +134,11 @@ impl FeatureBatch {
     fn distinct_event_times(&self) -> (Vec<&[Option<EventTime>]>, Vec<usize>) {
         let mut distinct: Vec<&[Option<EventTime>]> = Vec::new();
         let places = self.columns.iter().map(|column| {
-            let known = distinct.iter().position(|times| *times == column.event_time.as_slice());
+            let times: &[Option<EventTime>] = &column.event_time;
+            // Those of one view are mostly the same ones, and need no comparison.
+            let known = distinct
+                .iter()
+                .position(|known| std::ptr::eq(*known, times) || *known == times);
             known.unwrap_or_else(|| {
                 distinct.push(&column.event_time);
                 distinct.len() - 1
@@ -160,36 +175,36 @@ impl FeatureBatch {
         };
         let times = rest.iter().skip(1).map(event_times).collect::<Result<Vec<_>, _>>()?;
         let mut columns = Vec::with_capacity(features);
-        let parts = header.features.into_iter().zip(header.view_versions).zip(values);
-        for (place, (((feature, view_version), values), time)) in parts.zip(header.event_times).enumerate() {
+        let parts = header.view_versions.into_iter().zip(values).zip(header.event_times);
+        for (place, ((view_version, values), time)) in parts.enumerate() {
             let event_time = times
                 .get(time)
                 .ok_or_else(|| malformed("a column of event times is absent"))?;
             columns.push(FeatureColumn {
-                feature,
                 view_version,
                 values: Arc::clone(values),
                 status: statuses.of_feature(place)?,
-                event_time: event_time.clone(),
+                event_time: Arc::clone(event_time),
             });
         }
         Ok(Self {
             as_of: EventTime::from_micros(header.as_of_us),
             rows: header.rows,
+            features: header.features,
             columns,
         })
     }
 
     /// As JSON.
     pub fn to_json(&self) -> FeatureBatchJson {
-        let features = self.columns.iter().map(|column| FeatureColumnJson {
-            feature: column.feature.clone(),
+        let features = self.named().map(|(feature, column)| FeatureColumnJson {
+            feature: feature.clone(),
             view_version: column.view_version,
             values: (0..column.values.len())
                 .map(|row| value_at(&column.values, row))
                 .collect(),
-            status: column.status.clone(),
-            event_time: column.event_time.clone(),
+            status: column.status.to_vec(),
+            event_time: column.event_time.to_vec(),
         });
         FeatureBatchJson {
             as_of: self.as_of,
@@ -217,9 +232,9 @@ impl<'a> Statuses<'a> {
         })
     }
 
-    fn of_feature(&self, place: usize) -> Result<Vec<FeatureStatus>, ArrowError> {
+    fn of_feature(&self, place: usize) -> Result<Arc<[FeatureStatus]>, ArrowError> {
         let Some(cells) = self.cells else {
-            return Ok(Vec::new());
+            return Ok(Arc::default());
         };
         debug_assert!(place < self.features, "the caller counts features");
         let codes = (0..cells.len()).map(|row| cells.value(row).get(place).copied());
@@ -232,7 +247,7 @@ impl<'a> Statuses<'a> {
     }
 }
 
-fn event_times(column: &ArrayRef) -> Result<Vec<Option<EventTime>>, ArrowError> {
+fn event_times(column: &ArrayRef) -> Result<Arc<[Option<EventTime>]>, ArrowError> {
     let times = column
         .as_primitive_opt::<TimestampMicrosecondType>()
         .ok_or_else(|| malformed("an event time is no timestamp"))?;

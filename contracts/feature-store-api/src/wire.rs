@@ -5,6 +5,7 @@ pub use ondol_vocabulary::columns;
 pub use ondol_vocabulary::files::{DefinitionFile, DefinitionFiles, Diagnostic};
 use ondol_vocabulary::{EventTime, FeatureRef, FeatureStatus, PartitionRange, Snapshot, Value, VersionedName};
 use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 use utoipa::ToSchema;
 
 /// What applying definitions would change.
@@ -167,8 +168,10 @@ pub struct WriteReceipt {
 /// A read of features for a batch of entities.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct ReadRequest {
-    /// Which features, in the order of the answer.
-    pub features: Vec<FeatureRef>,
+    /// Which features, in the order of the answer. Who asks for the same ones again and again shares their list: a store in
+    /// the same process knows it by where it is.
+    #[schema(value_type = Vec<FeatureRef>)]
+    pub features: Arc<[FeatureRef]>,
     /// One column per join key that the features' views need. All of the same length, one value per entity.
     pub entities: Vec<EntityColumn>,
     /// The moment to read as of; absent means now. A moment at or before an absorbed event is refused.
@@ -192,23 +195,24 @@ pub struct FeatureBatch {
     pub as_of: EventTime,
     /// Number of entities.
     pub rows: usize,
-    /// One per feature asked for.
+    /// The features asked for.
+    pub features: Arc<[FeatureRef]>,
+    /// One per feature, in their order.
     pub columns: Vec<FeatureColumn>,
 }
 
-/// One feature's values.
+/// One feature's values. Columns of a batch share what they have in common: an online read has few rows and tens of
+/// columns, and what each of them had to itself would cost more than the values.
 #[derive(Clone, Debug)]
 pub struct FeatureColumn {
-    /// Which feature.
-    pub feature: FeatureRef,
     /// The view version it came from.
     pub view_version: u32,
     /// The values; null unless the status is fresh (a count of a missing entity is 0).
     pub values: ArrayRef,
     /// What each value is worth.
-    pub status: Vec<FeatureStatus>,
+    pub status: Arc<[FeatureStatus]>,
     /// Time of the newest event behind each value; none for a missing entity.
-    pub event_time: Vec<Option<EventTime>>,
+    pub event_time: Arc<[Option<EventTime>]>,
 }
 
 /// An offline table.

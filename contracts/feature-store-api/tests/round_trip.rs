@@ -273,28 +273,26 @@ fn tables() -> Vec<OfflineTable> {
 }
 
 fn features() -> FeatureBatch {
-    let column = |feature: &str, values: ArrayRef| FeatureColumn {
-        feature: FeatureRef::new("card", feature),
+    let column = |values: ArrayRef| FeatureColumn {
         view_version: 2,
         values,
-        status: vec![FeatureStatus::Fresh, FeatureStatus::Missing],
-        event_time: vec![Some(EventTime::from_micros(5)), None],
+        status: [FeatureStatus::Fresh, FeatureStatus::Missing].into(),
+        event_time: [Some(EventTime::from_micros(5)), None].into(),
     };
+    let names = ["n_1h", "spend", "risk", "country", "last_amounts"];
     FeatureBatch {
         as_of: EventTime::from_micros(1_700_000_000_000_001),
         rows: 2,
+        features: names.iter().map(|name| FeatureRef::new("card", *name)).collect(),
         columns: vec![
-            column("n_1h", Arc::new(Int64Array::from(vec![7, 0]))),
-            column("spend", Arc::new(Float64Array::from(vec![Some(0.1 + 0.2), None]))),
-            column("risk", Arc::new(Float32Array::from(vec![Some(0.1), None]))),
-            column("country", Arc::new(StringArray::from(vec![Some("KR"), None]))),
-            column(
-                "last_amounts",
-                Arc::new(ListArray::from_iter_primitive::<Float32Type, _, _>([
-                    Some(vec![Some(0.1), Some(f32::INFINITY)]),
-                    None,
-                ])),
-            ),
+            column(Arc::new(Int64Array::from(vec![7, 0]))),
+            column(Arc::new(Float64Array::from(vec![Some(0.1 + 0.2), None]))),
+            column(Arc::new(Float32Array::from(vec![Some(0.1), None]))),
+            column(Arc::new(StringArray::from(vec![Some("KR"), None]))),
+            column(Arc::new(ListArray::from_iter_primitive::<Float32Type, _, _>([
+                Some(vec![Some(0.1), Some(f32::INFINITY)]),
+                None,
+            ]))),
         ],
     }
 }
@@ -332,7 +330,7 @@ fn delivery() -> Delivery {
 
 fn read_request() -> ReadRequest {
     ReadRequest {
-        features: features().columns.into_iter().map(|column| column.feature).collect(),
+        features: features().features,
         entities: vec![EntityColumn {
             name: "card_id".to_owned(),
             values: vec![

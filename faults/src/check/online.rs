@@ -71,7 +71,7 @@ async fn compare(
             .collect(),
     });
     let request = ReadRequest {
-        features,
+        features: features.into(),
         entities: entities.collect(),
         as_of: Some(EventTime::from_micros(moment)),
     };

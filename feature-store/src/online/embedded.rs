@@ -154,7 +154,7 @@ impl Stored {
             if found.is_none() {
                 let stored = rows.get(key.embedded().as_slice()).map_err(failed)?;
                 *found = stored
-                    .map(|stored| value::open(&Bytes::copy_from_slice(stored.value())))
+                    .map(|stored| value::open(Bytes::copy_from_slice(stored.value())))
                     .transpose()?;
             }
         }
@@ -250,7 +250,7 @@ impl Stored {
         let row = |entry: Result<_, redb::StorageError>| {
             let (key, stored): (redb::AccessGuard<'_, &[u8]>, redb::AccessGuard<'_, &[u8]>) = entry.map_err(failed)?;
             let entity = RowKey::entity_of_embedded(key.value()).unwrap_or_default();
-            Ok((entity, value::open(&Bytes::copy_from_slice(stored.value()))?))
+            Ok((entity, value::open(Bytes::copy_from_slice(stored.value()))?))
         };
         found.map(row).collect()
     }

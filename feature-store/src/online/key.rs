@@ -6,6 +6,7 @@
 //!   (a view without key columns) would leave the tag empty, which Redis ignores: harmless, the whole key is hashed.
 
 use ondol_vocabulary::EntityKey;
+use std::io::Write;
 
 /// Names one online row.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -37,8 +38,14 @@ impl RowKey {
 
     /// The key in Redis.
     pub fn redis(&self, prefix: &str) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(prefix.len() + self.entity.as_bytes().len() + 14);
+        self.push_redis(prefix, &mut bytes);
+        bytes
+    }
+
+    /// Appends [`Self::redis`] to `bytes`.
+    pub(crate) fn push_redis(&self, prefix: &str, bytes: &mut Vec<u8>) {
         let entity = self.entity.as_bytes();
-        let mut bytes = Vec::with_capacity(prefix.len() + entity.len() + 14);
         bytes.extend_from_slice(prefix.as_bytes());
         bytes.extend_from_slice(b":{");
         for &byte in entity {
@@ -50,8 +57,8 @@ impl RowKey {
             }
         }
         bytes.extend_from_slice(b"}:");
-        bytes.extend_from_slice(self.view_id.to_string().as_bytes());
-        bytes
+        // Writing to memory does not fail.
+        let _ = write!(bytes, "{}", self.view_id);
     }
 
     /// The entity of a key in Redis; `None` when it is not one of view version `view_id` under `prefix`.

@@ -148,7 +148,7 @@ fn encode(plan: &ReadPlan, request: &ReadRequest) -> Result<(Vec<RowKey>, Vec<Pl
 /// A request with its rows, ready to be computed.
 struct Execution {
     plan: Arc<ReadPlan>,
-    features: Vec<FeatureRef>,
+    features: Arc<[FeatureRef]>,
     places: Vec<Places>,
     stored: Vec<Option<Bytes>>,
     rows: usize,
@@ -171,30 +171,27 @@ impl Execution {
                 finished.into_iter()
             })
             .collect();
-        let columns = self
-            .features
-            .into_iter()
-            .zip(&self.plan.outputs)
-            .map(|(feature, &view)| {
-                let planned = self.plan.views.get(view)?;
-                let finished = finished.get_mut(view)?.next()?;
-                Some(FeatureColumn {
-                    feature,
-                    view_version: planned.compiled.version,
-                    values: finished.values,
-                    status: finished.status,
-                    event_time: finished.event_time,
-                })
-            });
-        let columns = columns
-            .collect::<Option<Vec<_>>>()
-            .ok_or_else(|| FeatureStoreError::Internal {
+        let mut columns = Vec::with_capacity(self.plan.outputs.len());
+        columns.extend(self.plan.outputs.iter().filter_map(|&view| {
+            let planned = self.plan.views.get(view)?;
+            let finished = finished.get_mut(view)?.next()?;
+            Some(FeatureColumn {
+                view_version: planned.compiled.version,
+                values: finished.values,
+                status: finished.status,
+                event_time: finished.event_time,
+            })
+        }));
+        if columns.len() != self.features.len() {
+            return Err(FeatureStoreError::Internal {
                 detail: "the engine finished fewer features than the plan names".to_owned(),
-            })?;
+            });
+        }
         let as_of = self.as_of.or_else(|| moments.iter().max().copied()).unwrap_or(self.now);
         Ok(FeatureBatch {
             as_of,
             rows: self.rows,
+            features: self.features,
             columns,
         })
     }

@@ -1,4 +1,7 @@
 //! What a list of features needs: the views, their keys and the features to finish. Compiled once per snapshot.
+//!
+//! A caller in this process mostly asks for a list that it keeps, as a gateway does for each model: that is known by where
+//! it stands in memory, without a look at its names.
 
 use super::nearest;
 use crate::views::{CompiledView, CompiledViews};
@@ -40,7 +43,31 @@ pub(super) struct Plans {
 #[derive(Default)]
 struct Kept {
     version: u64,
-    plans: HashMap<Vec<FeatureRef>, Arc<ReadPlan>>,
+    plans: HashMap<Arc<[FeatureRef]>, Arc<ReadPlan>>,
+    /// The plans of lists that callers keep, by where these stand. What is held here can't be elsewhere meanwhile.
+    kept_by_callers: HashMap<usize, (Arc<[FeatureRef]>, Arc<ReadPlan>)>,
+}
+
+/// Where a list stands.
+fn address(features: &Arc<[FeatureRef]>) -> usize {
+    Arc::as_ptr(features).addr()
+}
+
+impl Kept {
+    /// The plan for `features`, by where they stand.
+    fn known(&self, features: &Arc<[FeatureRef]>) -> Option<&Arc<ReadPlan>> {
+        let (held, plan) = self.kept_by_callers.get(&address(features))?;
+        // Slices of different lengths, or one of no features, may begin at the same place.
+        Arc::ptr_eq(held, features).then_some(plan)
+    }
+
+    fn keep(&mut self, features: &Arc<[FeatureRef]>, plan: &Arc<ReadPlan>) {
+        // Who asks over the network has a new list each time, that nobody else holds.
+        if Arc::strong_count(features) > 1 && self.kept_by_callers.len() < KEPT {
+            let kept = (Arc::clone(features), Arc::clone(plan));
+            self.kept_by_callers.insert(address(features), kept);
+        }
+    }
 }
 
 impl Plans {
@@ -52,23 +79,35 @@ impl Plans {
     }
 
     /// The plan for `features` under `snapshot`.
-    pub(super) fn get(&self, snapshot: &Snapshot, features: &[FeatureRef]) -> Result<Arc<ReadPlan>, FeatureStoreError> {
-        {
+    pub(super) fn get(
+        &self,
+        snapshot: &Snapshot,
+        features: &Arc<[FeatureRef]>,
+    ) -> Result<Arc<ReadPlan>, FeatureStoreError> {
+        let found = {
             // A panic can't leave the plans half-changed, so a poisoned lock is as good as any.
             let kept = self.kept.read().unwrap_or_else(PoisonError::into_inner);
-            if let Some(plan) = kept.plans.get(features).filter(|_| kept.version == snapshot.version) {
+            let is_in_force = kept.version == snapshot.version;
+            if let Some(plan) = kept.known(features).filter(|_| is_in_force) {
                 return Ok(Arc::clone(plan));
             }
-        }
-        let plan = Arc::new(ReadPlan::compile(snapshot, &self.views, features)?);
+            kept.plans.get(features).filter(|_| is_in_force).map(Arc::clone)
+        };
+        let plan = match found {
+            // Only one that is kept by a caller is worth the lock.
+            Some(plan) if Arc::strong_count(features) == 1 => return Ok(plan),
+            Some(plan) => plan,
+            None => Arc::new(ReadPlan::compile(snapshot, &self.views, features)?),
+        };
         let mut kept = self.kept.write().unwrap_or_else(PoisonError::into_inner);
         if kept.version != snapshot.version || kept.plans.len() >= KEPT {
             *kept = Kept {
                 version: snapshot.version,
-                plans: HashMap::new(),
+                ..Kept::default()
             };
         }
-        kept.plans.insert(features.to_vec(), Arc::clone(&plan));
+        kept.keep(features, &plan);
+        kept.plans.insert(Arc::clone(features), Arc::clone(&plan));
         Ok(plan)
     }
 }

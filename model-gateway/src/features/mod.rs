@@ -34,6 +34,7 @@ use ondol_vocabulary::{
     Snapshot, Value, VersionedName, ViewDefinition,
 };
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// How one model's vector is looked up under one snapshot. Immutable and shared.
 #[derive(Debug)]
@@ -70,7 +71,9 @@ pub struct Served {
     pub as_of: EventTime,
     /// The vector, a column per entry in order.
     pub vector: RecordBatch,
-    /// The view features as read, in the order of the engine's needs.
+    /// The view features read: the engine's needs.
+    pub features: Arc<[FeatureRef]>,
+    /// A column of each of them.
     pub columns: Vec<FeatureColumn>,
     /// What it was served in spite of.
     pub degraded: Vec<Degradation>,
@@ -170,7 +173,7 @@ impl Plan {
             }
         };
         match read {
-            Ok((as_of, columns)) => match troubled.unfresh(&columns)? {
+            Ok((as_of, columns)) => match troubled.unfresh(self.engine.needs(), &columns)? {
                 Some(version) => Ok(troubled.instead(version)),
                 None => self.served(inputs, as_of, columns, Vec::new(), troubled),
             },
@@ -200,6 +203,7 @@ impl Plan {
         Ok(Looked::Served(Served {
             as_of,
             vector,
+            features: Arc::clone(self.engine.needs()),
             columns,
             degraded: troubled.into_degraded(),
             defaulted,
@@ -208,14 +212,15 @@ impl Plan {
 
     /// The columns that stand in for a store that does not answer, and which of them are defaults.
     fn absent(&self, rows: usize, defaults: bool) -> Result<(Vec<FeatureColumn>, Vec<bool>), ModelGatewayError> {
-        let columns = self.engine.needs().iter().zip(&self.absent).map(|(need, absent)| {
+        let status: Arc<[FeatureStatus]> = vec![FeatureStatus::Unavailable; rows].into();
+        let event_time: Arc<[Option<EventTime>]> = vec![None; rows].into();
+        let columns = self.absent.iter().map(|absent| {
             let default = absent.default.as_ref().filter(|_| defaults);
             let column = FeatureColumn {
-                feature: need.clone(),
                 view_version: absent.view_version,
                 values: values::constant(default, absent.data_type, rows)?,
-                status: vec![FeatureStatus::Unavailable; rows],
-                event_time: vec![None; rows],
+                status: Arc::clone(&status),
+                event_time: Arc::clone(&event_time),
             };
             Ok((column, default.is_some()))
         });
@@ -240,7 +245,7 @@ impl Plan {
         as_of: Option<EventTime>,
     ) -> Result<(EventTime, Vec<FeatureColumn>), ModelGatewayError> {
         let request = ReadRequest {
-            features: self.engine.needs().to_vec(),
+            features: Arc::clone(self.engine.needs()),
             entities: self.entities(inputs).collect(),
             as_of,
         };
@@ -248,10 +253,11 @@ impl Plan {
         let needs = self.engine.needs();
         let as_asked = batch.rows == inputs.rows
             && batch.columns.len() == needs.len()
-            && batch.columns.iter().zip(needs).all(|(column, need)| {
-                column.feature == *need
-                    && [column.values.len(), column.status.len(), column.event_time.len()] == [inputs.rows; 3]
-            });
+            && (Arc::ptr_eq(&batch.features, needs) || batch.features == *needs)
+            && batch
+                .columns
+                .iter()
+                .all(|column| [column.values.len(), column.status.len(), column.event_time.len()] == [inputs.rows; 3]);
         if !as_asked {
             return Err(unavailable(
                 "the feature store answered outside its contract: other features or rows than asked",
@@ -277,8 +283,8 @@ impl Plan {
             .zip(&self.needs);
         vector.map(move |((entry, values), need)| {
             let value = value_at(values, row);
-            let column = need.and_then(|need| Some((need, served.columns.get(need)?)));
-            let Some((need, column)) = column else {
+            let column = need.and_then(|need| Some((need, served.features.get(need)?, served.columns.get(need)?)));
+            let Some((need, feature, column)) = column else {
                 return Entry::of_request(&entry.name, value);
             };
             let event_time = column.event_time.get(row).copied().flatten();
@@ -287,7 +293,7 @@ impl Plan {
                 value,
                 age_ms: event_time.map(|time| served.as_of.since(time) / 1_000),
                 status: column.status.get(row).copied().unwrap_or(FeatureStatus::Missing),
-                view: Some((&column.feature.view, column.view_version)),
+                view: Some((&feature.view, column.view_version)),
                 defaulted: served.defaulted.get(need).copied().unwrap_or_default(),
             }
         })
@@ -349,9 +355,8 @@ impl Served {
 
     /// The times of the newest events behind row `row`, in the order of [`Self::columns`].
     pub fn event_times(&self, row: usize) -> impl Iterator<Item = (&FeatureRef, EventTime)> {
-        self.columns
-            .iter()
-            .filter_map(move |column| Some((&column.feature, column.event_time.get(row).copied().flatten()?)))
+        let columns = self.features.iter().zip(&self.columns);
+        columns.filter_map(move |(feature, column)| Some((feature, column.event_time.get(row).copied().flatten()?)))
     }
 }
 

@@ -36,7 +36,7 @@ impl SharedRead {
         let first = plans.first()?;
         let (mut features, mut entities): (Vec<FeatureRef>, Vec<EntityColumn>) = (Vec::new(), Vec::new());
         for plan in plans {
-            for need in plan.engine.needs() {
+            for need in plan.engine.needs().iter() {
                 if !features.contains(need) {
                     features.push(need.clone());
                 }
@@ -52,7 +52,7 @@ impl SharedRead {
         }
         let limit = Troubled::new(&first.model().name, &first.policy).lookup_limit(deadline.whole());
         let request = ReadRequest {
-            features,
+            features: features.into(),
             entities,
             as_of,
         };
@@ -84,10 +84,9 @@ impl Share {
             Err(error) => return Some(Err(error.clone())),
         };
         let columns = needs.iter().map(|need| {
-            let column = batch.columns.iter().find(|column| column.feature == *need)?;
+            let column = batch.column(need)?;
             let places = || self.rows.values().iter().map(|row| *row as usize);
             Some(FeatureColumn {
-                feature: need.clone(),
                 view_version: column.view_version,
                 values: take(&column.values, &self.rows, None).ok()?,
                 status: places()

@@ -83,7 +83,11 @@ impl<'p> Troubled<'p> {
 
     /// Values that are stale or missing. Looked for only where the policy does not just serve them: the feature's
     /// default, if it has one, came with the read.
-    pub(super) fn unfresh(&mut self, columns: &[FeatureColumn]) -> Result<Option<u32>, ModelGatewayError> {
+    pub(super) fn unfresh(
+        &mut self,
+        features: &[FeatureRef],
+        columns: &[FeatureColumn],
+    ) -> Result<Option<u32>, ModelGatewayError> {
         let kinds = [
             (Trouble::Stale, self.policy.stale, FeatureStatus::Stale),
             (Trouble::Missing, self.policy.missing, FeatureStatus::Missing),
@@ -92,10 +96,11 @@ impl<'p> Troubled<'p> {
             if matches!(remedy, Remedy::Serve | Remedy::Default) {
                 continue;
             }
-            let found: Vec<&FeatureRef> = columns
+            let found: Vec<&FeatureRef> = features
                 .iter()
-                .filter(|column| column.status.contains(&status))
-                .map(|column| &column.feature)
+                .zip(columns)
+                .filter(|(_, column)| column.status.contains(&status))
+                .map(|(feature, _)| feature)
                 .collect();
             if found.is_empty() {
                 continue;

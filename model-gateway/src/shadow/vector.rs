@@ -57,8 +57,9 @@ impl ShadowVector {
             Self::Served => Ok(served.vector.clone()),
             Self::Computed(engine) => {
                 let column = |need: &FeatureRef| {
-                    let found = served.columns.iter().find(|column| column.feature == *need);
-                    found
+                    let place = served.features.iter().position(|feature| feature == need);
+                    place
+                        .and_then(|place| served.columns.get(place))
                         .map(|column| Arc::clone(&column.values))
                         .ok_or_else(|| format!("`{need}` was not read"))
                 };

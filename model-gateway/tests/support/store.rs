@@ -102,10 +102,9 @@ impl FakeStore {
             _ => Value::Null,
         });
         FeatureColumn {
-            feature: feature.clone(),
             view_version: view.version,
             values: array(definition.data_type, &scalars.collect::<Vec<_>>()),
-            status,
+            status: status.into(),
             event_time: found
                 .iter()
                 .map(|found| found.as_ref().map(|(_, time)| EventTime::from_micros(*time)))
@@ -209,6 +208,7 @@ impl FeatureStore for FakeStore {
         Ok(FeatureBatch {
             as_of,
             rows: request.entities[0].values.len(),
+            features: request.features,
             columns,
         })
     }

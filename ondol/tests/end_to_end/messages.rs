@@ -164,7 +164,7 @@ pub(crate) async fn are_right_online(platform: &Platform) {
         };
         let text = |text: &str| Value::String(text.to_owned());
         let request = ReadRequest {
-            features: FEATURES.map(|(view, name)| FeatureRef::new(view, name)).to_vec(),
+            features: FEATURES.map(|(view, name)| FeatureRef::new(view, name)).into(),
             entities: vec![
                 column("tenant", text(tenant)),
                 column("sku", text(sku)),
@@ -177,8 +177,8 @@ pub(crate) async fn are_right_online(platform: &Platform) {
         assert_eq!(values, expected, "{tenant} {sku} {id}");
         if id == 1 {
             let tier = &batch.columns[2];
-            assert_eq!(tier.status, [FeatureStatus::Missing], "the customer was deleted");
-            assert_eq!(tier.event_time, [Some(minute(30))], "and it is told when");
+            assert_eq!(*tier.status, [FeatureStatus::Missing], "the customer was deleted");
+            assert_eq!(*tier.event_time, [Some(minute(30))], "and it is told when");
         }
     }
 }

@@ -72,7 +72,7 @@ fn expected() -> Vec<Value> {
 /// Read at minute 90.
 pub(crate) async fn is_right_online(platform: &Platform) {
     let request = ReadRequest {
-        features: FEATURES.map(|name| FeatureRef::new("published", name)).to_vec(),
+        features: FEATURES.map(|name| FeatureRef::new("published", name)).into(),
         entities: vec![EntityColumn {
             name: "id".to_owned(),
             values: vec![Value::String("a".to_owned())],

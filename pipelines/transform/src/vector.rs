@@ -16,9 +16,11 @@ use std::sync::Arc;
 #[derive(Debug)]
 pub struct VectorEngine {
     model: ModelDefinition,
-    needs: Vec<FeatureRef>,
+    needs: Arc<[FeatureRef]>,
     /// What each slot holds: the inputs, then the needed features, then the derived ones.
     slots: Vec<Field>,
+    /// Their types in Arrow.
+    types: Vec<ArrowType>,
     derived: Vec<Step>,
     /// The slot of each entry of the vector.
     vector: Vec<usize>,
@@ -36,9 +38,9 @@ impl VectorEngine {
     /// Compiles `model`, whose features come from `views`. A view feature that is absent, or whose type is no longer
     /// that of the model's definition, is an error.
     pub fn compile(model: &ModelDefinition, views: &[&ViewDefinition]) -> Result<Self, ExpressionError> {
-        let needs = model.view_features();
+        let needs: Arc<[FeatureRef]> = model.view_features().into();
         let mut slots = model.inputs.clone();
-        for need in &needs {
+        for need in needs.iter() {
             let view = views.iter().find(|view| view.name == need.view);
             let feature = view.and_then(|view| view.feature(&need.feature));
             let feature = feature.ok_or_else(|| refusal(model, &format!("there is no feature `{need}`")))?;
@@ -76,6 +78,7 @@ impl VectorEngine {
         Ok(Self {
             model: model.clone(),
             needs,
+            types: slots.iter().map(|slot| slot.data_type.arrow()).collect(),
             slots,
             derived,
             vector,
@@ -89,7 +92,7 @@ impl VectorEngine {
     }
 
     /// The view features it needs, in the order in which [`Self::assemble`] expects them.
-    pub fn needs(&self) -> &[FeatureRef] {
+    pub fn needs(&self) -> &Arc<[FeatureRef]> {
         &self.needs
     }
 
@@ -117,8 +120,8 @@ impl VectorEngine {
             )));
         }
         columns.extend(features.iter().map(Arc::clone));
-        for (slot, column) in self.slots.iter().zip(&columns) {
-            self.check_column(slot, column, rows)?;
+        for ((slot, expected), column) in self.slots.iter().zip(&self.types).zip(&columns) {
+            self.check_column(slot, expected, column, rows)?;
         }
         for step in &self.derived {
             let read = step
@@ -138,9 +141,14 @@ impl VectorEngine {
             .map_err(|error| self.failure(error.to_string()))
     }
 
-    fn check_column(&self, slot: &Field, column: &ArrayRef, rows: usize) -> Result<(), ExpressionError> {
-        let expected = slot.data_type.arrow();
-        if *column.data_type() != expected {
+    fn check_column(
+        &self,
+        slot: &Field,
+        expected: &ArrowType,
+        column: &ArrayRef,
+        rows: usize,
+    ) -> Result<(), ExpressionError> {
+        if column.data_type() != expected {
             let found = type_name(column.data_type());
             return Err(self.failure(format!("`{}` is {found}, but must be {}", slot.name, slot.data_type)));
         }

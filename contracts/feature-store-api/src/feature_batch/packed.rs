@@ -50,6 +50,9 @@ impl FeatureBatch {
     /// # Errors
     /// When a column's length is not the number of entities, or its type none of a feature.
     pub fn to_packed(&self) -> Result<Vec<u8>, ArrowError> {
+        if self.features.len() != self.columns.len() {
+            return Err(malformed("it has other columns than features"));
+        }
         let (times, places) = self.distinct_event_times();
         let mut out = Vec::with_capacity(64 + self.columns.len() * (16 + self.rows * 12) + times.len() * self.rows * 8);
         out.extend(MAGIC);
@@ -82,7 +85,8 @@ impl FeatureBatch {
     ///
     /// # Errors
     /// When the bytes are not of that form, or are of other features.
-    pub fn from_packed(bytes: &[u8], features: Vec<FeatureRef>) -> Result<Self, ArrowError> {
+    pub fn from_packed(bytes: &[u8], features: impl Into<Arc<[FeatureRef]>>) -> Result<Self, ArrowError> {
+        let features = features.into();
         let mut bytes = Bytes(bytes);
         if bytes.take(MAGIC.len())? != MAGIC {
             return Err(malformed("it does not begin as one"));
@@ -103,27 +107,40 @@ impl FeatureBatch {
         let heads = (0..count)
             .map(|_| head(&mut bytes))
             .collect::<Result<Vec<_>, ArrowError>>()?;
-        let statuses = (0..count)
-            .map(|_| statuses(bytes.take(rows)?))
-            .collect::<Result<Vec<_>, ArrowError>>()?;
+        let mut statuses: Vec<Arc<[FeatureStatus]>> = Vec::with_capacity(count);
+        let mut before: Option<&[u8]> = None;
+        for _ in 0..count {
+            let codes = bytes.take(rows)?;
+            let status = match statuses.last() {
+                // Most features are as fresh as the one before.
+                Some(status) if before == Some(codes) => Arc::clone(status),
+                _ => statuses_of(codes)?,
+            };
+            statuses.push(status);
+            before = Some(codes);
+        }
         let times = (0..distinct)
             .map(|_| Ok(event_times(&bytes.numbers::<i64>(rows)?)))
             .collect::<Result<Vec<_>, ArrowError>>()?;
         let mut columns = Vec::with_capacity(count);
-        for ((feature, (view_version, time, data_type)), status) in features.into_iter().zip(heads).zip(statuses) {
+        for ((view_version, time, data_type), status) in heads.into_iter().zip(statuses) {
             let event_time = times
                 .get(time)
                 .ok_or_else(|| malformed("a column of event times is absent"))?;
             columns.push(FeatureColumn {
-                feature,
                 view_version,
                 values: unpack(&mut bytes, data_type, rows)?,
                 status,
-                event_time: event_time.clone(),
+                event_time: Arc::clone(event_time),
             });
         }
         match bytes.0 {
-            [] => Ok(Self { as_of, rows, columns }),
+            [] => Ok(Self {
+                as_of,
+                rows,
+                features,
+                columns,
+            }),
             _ => Err(malformed("bytes follow it")),
         }
     }
@@ -134,14 +151,14 @@ fn count_of(count: usize) -> Result<[u8; 4], ArrowError> {
     Ok(count.to_le_bytes())
 }
 
-fn statuses(codes: &[u8]) -> Result<Vec<FeatureStatus>, ArrowError> {
+fn statuses_of(codes: &[u8]) -> Result<Arc<[FeatureStatus]>, ArrowError> {
     let known = codes.iter().map(|code| FeatureStatus::from_code(*code));
     known
         .collect::<Option<_>>()
         .ok_or_else(|| malformed("an unknown status"))
 }
 
-fn event_times(micros: &[i64]) -> Vec<Option<EventTime>> {
+fn event_times(micros: &[i64]) -> Arc<[Option<EventTime>]> {
     let times = micros
         .iter()
         .map(|micros| Some(*micros).filter(|micros| *micros != NEVER));
@@ -347,16 +364,17 @@ mod tests {
     use super::*;
     use arrow::array::{Float32Array, Float64Array, Int32Array, Int64Array, TimestampMicrosecondArray};
 
-    fn column(name: &str, values: ArrayRef) -> FeatureColumn {
+    /// A column with its feature.
+    fn column(name: &str, values: ArrayRef) -> (FeatureRef, FeatureColumn) {
         let statuses = [FeatureStatus::Fresh, FeatureStatus::Missing, FeatureStatus::Stale];
         let times = [Some(EventTime::from_micros(5)), None, Some(EventTime::from_micros(-1))];
-        FeatureColumn {
-            feature: FeatureRef::new("card", name),
+        let column = FeatureColumn {
             view_version: 2,
-            status: statuses[..values.len()].to_vec(),
-            event_time: times[..values.len()].to_vec(),
+            status: statuses[..values.len()].into(),
+            event_time: times[..values.len()].into(),
             values,
-        }
+        };
+        (FeatureRef::new("card", name), column)
     }
 
     /// Every type, with nulls and with none, of three rows.
@@ -387,15 +405,17 @@ mod tests {
             ),
             column("text_lists", Arc::new(texts.finish())),
         ];
+        let (features, columns): (Vec<_>, Vec<_>) = columns.into_iter().unzip();
         FeatureBatch {
             as_of: EventTime::from_micros(6),
             rows: 3,
+            features: features.into(),
             columns,
         }
     }
 
     fn names(batch: &FeatureBatch) -> Vec<FeatureRef> {
-        batch.columns.iter().map(|column| column.feature.clone()).collect()
+        batch.features.to_vec()
     }
 
     fn there_and_back(batch: &FeatureBatch) -> FeatureBatch {
@@ -420,8 +440,8 @@ mod tests {
         for (from, rows) in [(0, 0), (1, 1), (1, 2), (2, 1)] {
             let columns = whole.columns.iter().map(|column| FeatureColumn {
                 values: column.values.slice(from, rows),
-                status: column.status[from..from + rows].to_vec(),
-                event_time: column.event_time[from..from + rows].to_vec(),
+                status: column.status[from..from + rows].into(),
+                event_time: column.event_time[from..from + rows].into(),
                 ..column.clone()
             });
             let part = FeatureBatch {
@@ -440,6 +460,7 @@ mod tests {
     #[test]
     fn a_batch_of_no_features_has_its_rows() {
         let none = FeatureBatch {
+            features: Arc::default(),
             columns: Vec::new(),
             ..batch()
         };
@@ -448,10 +469,12 @@ mod tests {
 
     #[test]
     fn the_bytes_stay_as_they_are() {
+        let (feature, column) = column("texts", Arc::new(StringArray::from(vec![Some("KR"), None])));
         let one = FeatureBatch {
             as_of: EventTime::from_micros(6),
             rows: 2,
-            columns: vec![column("texts", Arc::new(StringArray::from(vec![Some("KR"), None])))],
+            features: [feature].into(),
+            columns: vec![column],
         };
         let expected: Vec<u8> = [
             b"OFB1".as_slice(),
@@ -472,6 +495,7 @@ mod tests {
     fn no_more_event_times_than_features_are_read() {
         let none = FeatureBatch {
             rows: 0,
+            features: Arc::default(),
             columns: Vec::new(),
             ..batch()
         };

@@ -1,6 +1,6 @@
 //! Online rows in Redis, one server or a cluster, shared by any number of replicas.
 //!
-//! A read is one `MGET`. A conditional write is a script that compares the digest a value starts with (see
+//! A read is one `MGET`, alone or with reads that came at the same time ([`gathering`]). A conditional write is a script that compares the digest a value starts with (see
 //! [`super::value`]) and sets the keys that still match; on one server a script takes a batch of keys, on a cluster the
 //! rows of one entity, which share a slot by their hash tag. Scripts are sent by hash, and loaded where the server
 //! does not know them.
@@ -17,18 +17,23 @@
 //! persistence survives (`appendfsync always` loses nothing); this is logged once. Each sync leaves a mark on every shard
 //! behind the rows it covers, so that a loss is known and the rows are built again from the log.
 
+mod gathering;
 mod link;
+mod rows;
 mod topology;
 
 use super::{DELETED_AT_A_TIME, Life, Mark, OnlineConfig, OnlineStore, RowKey, RowWrite, value};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::{StreamExt, TryStreamExt};
+use gathering::Keys;
 use hashbrown::HashMap;
 use link::{Link, Node, address_of, failed};
 use ondol_feature_store_api::FeatureStoreError;
 use ondol_vocabulary::EntityKey;
 use redis::{Cmd, FromRedisValue, RedisError, Script, Value, cmd};
+use rows::Rows;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 use topology::Primary;
@@ -68,6 +73,7 @@ return redis.call('INCR', KEYS[1])
 
 /// Rows in Redis.
 pub struct RedisStore {
+    rows: Rows,
     reads: Link,
     writes: Link,
     syncs: Link,
@@ -78,7 +84,8 @@ pub struct RedisStore {
     timeout: Duration,
     waits_for_file: AtomicBool,
     wait_replicas: u32,
-    failures: AtomicU64,
+    /// How many commands have failed.
+    failures: Arc<AtomicU64>,
 }
 
 impl RedisStore {
@@ -95,8 +102,11 @@ impl RedisStore {
         }
         let address = address_of(&config.url);
         let open = || Link::open(config).map_err(|error| failed(&address, &error));
+        let reads = open()?;
+        let failures = Arc::new(AtomicU64::new(0));
         let store = Self {
-            reads: open()?,
+            rows: Rows::new(reads.clone(), &address, Arc::clone(&failures)),
+            reads,
             writes: open()?,
             syncs: open()?,
             script: Script::new(COMPARE_AND_SET),
@@ -104,7 +114,7 @@ impl RedisStore {
             timeout: config.timeout,
             waits_for_file: AtomicBool::new(true),
             wait_replicas: config.wait_replicas,
-            failures: AtomicU64::new(0),
+            failures,
             address,
         };
         if let Err(error) = store.ping().await {
@@ -115,23 +125,14 @@ impl RedisStore {
 
     /// The rows of at most [`KEYS_PER_COMMAND`] keys.
     async fn get_some(&self, keys: &[RowKey]) -> Result<Vec<Option<Bytes>>, FeatureStoreError> {
-        let mut command = cmd("MGET");
+        let mut wanted = Keys::default();
         for key in keys {
-            command.arg(key.redis(&self.prefix));
+            wanted.push(|bytes| key.push_redis(&self.prefix, bytes));
         }
-        let stored: Vec<Option<Vec<u8>>> = self.query(&self.reads, &command).await?;
-        if stored.len() != keys.len() {
-            let detail = format!(
-                "redis at {} answered {} of {} rows",
-                self.address,
-                stored.len(),
-                keys.len()
-            );
-            return Err(FeatureStoreError::Internal { detail });
-        }
+        let stored = self.rows.get(wanted).await?;
         stored
             .into_iter()
-            .map(|stored| stored.map(|stored| value::open(&Bytes::from(stored))).transpose())
+            .map(|stored| stored.map(value::open).transpose())
             .collect()
     }
 

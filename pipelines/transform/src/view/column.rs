@@ -5,12 +5,13 @@ use arrow::array::{
     Array, ArrayRef, ArrowPrimitiveType, AsArray, BooleanArray, BooleanBuilder, Float32Array, Float64Array, Int32Array,
     Int64Array, ListArray, NullBufferBuilder, PrimitiveArray, StringArray, StringBuilder, TimestampMicrosecondArray,
 };
-use arrow::buffer::{OffsetBuffer, ScalarBuffer};
+use arrow::buffer::{BooleanBuffer, Buffer, MutableBuffer, NullBuffer, OffsetBuffer, ScalarBuffer};
 use arrow::datatypes::{
     DataType as ArrowType, Field as ArrowField, Float32Type, Float64Type, Int32Type, Int64Type, TimeUnit,
     TimestampMicrosecondType,
 };
 use ondol_vocabulary::DataType;
+use smallvec::SmallVec;
 use std::sync::Arc;
 
 /// An array of one of the vocabulary's types, its type known.
@@ -94,20 +95,20 @@ pub(super) struct Lists {
     nulls: NullBufferBuilder,
 }
 
-/// Numbers, and which of them are null. Becomes an array without a copy and without Arrow's checks of what it can't
-/// know; on a read of one entity those cost more than its values.
+/// Numbers, and which of them are null. Becomes an array without Arrow's checks of what it can't know; on a read of one
+/// entity those cost more than its values.
 #[derive(Debug)]
 pub(super) struct Values<T: ArrowPrimitiveType> {
-    values: Vec<T::Native>,
-    nulls: NullBufferBuilder,
+    /// Those of one entity or two take no memory of their own.
+    values: SmallVec<[T::Native; 2]>,
+    nulls: Nulls,
 }
 
 impl<T: ArrowPrimitiveType> Values<T> {
     fn new(rows: usize) -> Self {
         Self {
-            values: Vec::with_capacity(rows),
-            // Takes no memory before the first null.
-            nulls: NullBufferBuilder::new(rows),
+            values: SmallVec::with_capacity(rows),
+            nulls: Nulls::default(),
         }
     }
 
@@ -116,8 +117,85 @@ impl<T: ArrowPrimitiveType> Values<T> {
         self.values.push(value.unwrap_or_default());
     }
 
-    fn finish(mut self) -> PrimitiveArray<T> {
-        PrimitiveArray::new(self.values.into(), self.nulls.finish())
+    /// An array of its own, without a copy of what is many.
+    fn finish(self) -> PrimitiveArray<T> {
+        PrimitiveArray::new(self.values.into_vec().into(), self.nulls.finish())
+    }
+
+    /// Appends the numbers, then the bitmap of the valid ones if some are not, to `cells`; where they begin.
+    fn put(&self, cells: &mut MutableBuffer) -> usize {
+        let at = cells.len();
+        cells.extend_from_slice::<T::Native>(&self.values);
+        cells.extend_zeros(cells.len().next_multiple_of(CELL) - cells.len());
+        if self.nulls.has_some() {
+            cells.extend_from_slice(&self.nulls.first.to_le_bytes());
+        }
+        at
+    }
+
+    /// The array of what was put at `at` of `cells`.
+    fn at(self, cells: &Buffer, at: usize) -> PrimitiveArray<T> {
+        let rows = self.values.len();
+        let width = size_of::<T::Native>();
+        let values = ScalarBuffer::new(cells.clone(), at / width, rows);
+        let nulls = self.nulls.has_some().then(|| {
+            let bits = (at + (rows * width).next_multiple_of(CELL)) * 8;
+            NullBuffer::new(BooleanBuffer::new(cells.clone(), bits, rows))
+        });
+        PrimitiveArray::new(values, nulls)
+    }
+}
+
+/// Rows whose numbers stand in one buffer with those of other columns.
+pub(super) const FEW_ROWS: usize = u64::BITS as usize;
+
+/// What columns in one buffer are aligned to: the bytes of the widest number.
+pub(super) const CELL: usize = 8;
+
+/// Which of the values of a column are null. Those of few rows take no memory of their own.
+#[derive(Debug, Default)]
+struct Nulls {
+    len: usize,
+    /// A bit for each of the first rows, set if it is valid; lowest first.
+    first: u64,
+    /// All rows, once there are more.
+    all: Option<NullBufferBuilder>,
+}
+
+impl Nulls {
+    #[inline]
+    fn append(&mut self, is_valid: bool) {
+        if self.len < FEW_ROWS {
+            self.first |= u64::from(is_valid) << self.len;
+        } else {
+            self.append_to_many(is_valid);
+        }
+        self.len += 1;
+    }
+
+    fn append_to_many(&mut self, is_valid: bool) {
+        let (first, few) = (self.first, self.len);
+        let all = self.all.get_or_insert_with(|| {
+            let mut all = NullBufferBuilder::new(2 * few);
+            (0..few).for_each(|row| all.append(first >> row & 1 == 1));
+            all
+        });
+        all.append(is_valid);
+    }
+
+    /// Whether one of the first rows is null.
+    fn has_some(&self) -> bool {
+        (self.first.count_ones() as usize) < self.len.min(FEW_ROWS)
+    }
+
+    fn finish(self) -> Option<NullBuffer> {
+        match self.all {
+            Some(mut all) => all.finish(),
+            None => self.has_some().then(|| {
+                let bits = Buffer::from_vec(vec![self.first.to_le()]);
+                NullBuffer::new(BooleanBuffer::new(bits, 0, self.len))
+            }),
+        }
     }
 }
 
@@ -196,6 +274,32 @@ impl ColumnBuilder {
         }
     }
 
+    /// Appends its values to `cells`, which has those of other columns of the same few rows; where they begin. Nothing of
+    /// what are no numbers.
+    pub(super) fn put(&self, cells: &mut MutableBuffer) -> usize {
+        match self {
+            Self::I32(values) => values.put(cells),
+            Self::I64(values) => values.put(cells),
+            Self::F32(values) => values.put(cells),
+            Self::F64(values) => values.put(cells),
+            Self::Timestamp(values) => values.put(cells),
+            Self::Bool(_) | Self::String(_) | Self::List(_) => cells.len(),
+        }
+    }
+
+    /// The array of what was put at `at` of `cells`.
+    pub(super) fn finish_at(self, cells: &Buffer, at: usize) -> ArrayRef {
+        match self {
+            Self::I32(values) => Arc::new(values.at(cells, at)),
+            Self::I64(values) => Arc::new(values.at(cells, at)),
+            Self::F32(values) => Arc::new(values.at(cells, at)),
+            Self::F64(values) => Arc::new(values.at(cells, at)),
+            Self::Timestamp(values) => Arc::new(values.at(cells, at).with_data_type(DataType::Timestamp.arrow())),
+            Self::Bool(_) | Self::String(_) | Self::List(_) => self.finish(),
+        }
+    }
+
+    /// An array of its own.
     pub(super) fn finish(self) -> ArrayRef {
         match self {
             Self::Bool(mut values) => Arc::new(values.finish()),

@@ -1,6 +1,9 @@
 //! From rows to feature values: a column per feature, a sight per row.
+//!
+//! Reads of few rows pay for columns more than for values. So the numbers of all columns then stand in one buffer, and
+//! columns share the event times, and the statuses where these are the same.
 
-use super::column::ColumnBuilder;
+use super::column::{CELL, ColumnBuilder, FEW_ROWS};
 use super::compile::{Answer, ListAnswer, Reading};
 use super::fallback::Fallback;
 use super::{FinishedFeature, ViewEngine};
@@ -8,7 +11,11 @@ use crate::row::Row;
 use crate::row::layout::RowLayout;
 use crate::row::scalar::ScalarRef;
 use crate::row::sight::{List, Reach, Sight};
+use arrow::array::ArrayRef;
+use arrow::buffer::{Buffer, MutableBuffer};
 use ondol_vocabulary::{EventTime, FeatureDefinition, FeatureKind, FeatureStatus};
+use smallvec::SmallVec;
+use std::sync::Arc;
 
 /// Finishes features of one row after another into columns.
 ///
@@ -18,7 +25,7 @@ use ondol_vocabulary::{EventTime, FeatureDefinition, FeatureKind, FeatureStatus}
 pub struct Finisher<'e> {
     engine: &'e ViewEngine,
     features: Vec<UnfinishedFeature<'e>>,
-    event_time: Vec<Option<EventTime>>,
+    event_time: SmallVec<[Option<EventTime>; 2]>,
 }
 
 #[derive(Debug)]
@@ -29,7 +36,7 @@ struct UnfinishedFeature<'e> {
     /// Its value where it has none.
     fallback: Option<&'e Fallback>,
     values: ColumnBuilder,
-    status: Vec<FeatureStatus>,
+    status: SmallVec<[FeatureStatus; 16]>,
 }
 
 /// What a row is worth at its moment.
@@ -57,14 +64,14 @@ impl<'e> Finisher<'e> {
                 missing: counts.then_some(ScalarRef::Int(0)),
                 fallback: engine.fallbacks[*feature].as_ref(),
                 values: ColumnBuilder::new(definition.data_type, rows),
-                status: Vec::with_capacity(rows),
+                status: SmallVec::with_capacity(rows),
             }
         };
         let features = features.iter().map(unfinished).collect();
         Self {
             engine,
             features,
-            event_time: Vec::with_capacity(rows),
+            event_time: SmallVec::with_capacity(rows),
         }
     }
 
@@ -121,13 +128,66 @@ impl<'e> Finisher<'e> {
 
     /// The features, in the order in which they were asked for, with a value for each row pushed.
     pub fn finish(self) -> Vec<FinishedFeature> {
-        let event_time = self.event_time;
+        let event_time: Arc<[Option<EventTime>]> = Arc::from(self.event_time.as_slice());
+        let mut columns = Columns::of(&self.features, event_time.len());
+        let mut statuses = Statuses::default();
         let finished = self.features.into_iter().map(|feature| FinishedFeature {
-            values: feature.values.finish(),
-            status: feature.status,
-            event_time: event_time.clone(),
+            status: statuses.share(&feature.status),
+            values: columns.next(feature.values),
+            event_time: Arc::clone(&event_time),
         });
         finished.collect()
+    }
+}
+
+/// Columns on their way to arrays.
+struct Columns {
+    /// Where the numbers of few rows stand, column by column.
+    cells: Option<Buffer>,
+    /// Where in it each column begins.
+    places: std::vec::IntoIter<usize>,
+}
+
+impl Columns {
+    fn of(features: &[UnfinishedFeature<'_>], rows: usize) -> Self {
+        if rows == 0 || rows > FEW_ROWS {
+            return Self {
+                cells: None,
+                places: Vec::new().into_iter(),
+            };
+        }
+        // Numbers, and a bitmap if some of them are null.
+        let mut cells = MutableBuffer::with_capacity(features.len() * (rows + 1) * CELL);
+        let places: Vec<usize> = features.iter().map(|feature| feature.values.put(&mut cells)).collect();
+        Self {
+            cells: Some(cells.into()),
+            places: places.into_iter(),
+        }
+    }
+
+    /// The array of the next column.
+    fn next(&mut self, column: ColumnBuilder) -> ArrayRef {
+        match (&self.cells, self.places.next()) {
+            (Some(cells), Some(at)) => column.finish_at(cells, at),
+            _ => column.finish(),
+        }
+    }
+}
+
+/// Statuses of columns, those that are the same once.
+#[derive(Default)]
+struct Statuses(SmallVec<[Arc<[FeatureStatus]>; 3]>);
+
+impl Statuses {
+    fn share(&mut self, status: &[FeatureStatus]) -> Arc<[FeatureStatus]> {
+        if let Some(known) = self.0.iter().find(|known| ***known == *status) {
+            return Arc::clone(known);
+        }
+        let status = Arc::from(status);
+        if self.0.len() < self.0.inline_size() {
+            self.0.push(Arc::clone(&status));
+        }
+        status
     }
 }
 

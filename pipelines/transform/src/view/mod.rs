@@ -31,6 +31,7 @@ use arrow::array::{ArrayRef, RecordBatch};
 use compile::Reading;
 pub(crate) use fallback::Fallback;
 use ondol_vocabulary::{EventTime, FeatureStatus, Field, SourceDefinition, ViewDefinition};
+use std::sync::Arc;
 
 /// A compiled view. Immutable and shared; compile once per snapshot.
 #[derive(Debug)]
@@ -86,9 +87,9 @@ pub struct FinishedFeature {
     /// The values; null unless fresh (a count of a missing row is 0), and the feature's default in place of null.
     pub values: ArrayRef,
     /// What each value is worth.
-    pub status: Vec<FeatureStatus>,
-    /// Time of the newest event behind each value; none for a missing row.
-    pub event_time: Vec<Option<EventTime>>,
+    pub status: Arc<[FeatureStatus]>,
+    /// Time of the newest event behind each value; none for a missing row. The same for every feature of the view.
+    pub event_time: Arc<[Option<EventTime>]>,
 }
 
 impl ViewEngine {
