@@ -12,7 +12,7 @@ use ondol_ingest::plan::SourcePlan;
 use ondol_ingest::source::{Header, NewRecord, ReaderEvent, Records, Stream};
 use ondol_vocabulary::{
     Arrival, ColumnOrigin, ColumnReading, DataType, EventTime, MessageShape, Snapshot, SourceDefinition, SourceOrigin,
-    SourceVersion, StreamFormat, TimestampUnit, Tombstones,
+    SourceVersion, StreamFormat, Tombstones,
 };
 use rdkafka::ClientConfig;
 use rdkafka::producer::{FutureProducer, FutureRecord};

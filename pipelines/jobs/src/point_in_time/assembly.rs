@@ -194,7 +194,7 @@ impl Assembled {
     pub(crate) fn rows(&self, rows: Range<usize>) -> Result<Vec<ArrayRef>, JobError> {
         let places = self.places.get(rows).ok_or_else(misfit)?;
         self.packing
-            .gather(&self.pieces, places.iter().map(|place| seat(*place)))
+            .gather(&self.pieces, &places.iter().map(|place| seat(*place)))
     }
 
     /// All rows, in the spine's order.

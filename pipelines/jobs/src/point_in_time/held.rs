@@ -72,7 +72,7 @@ impl Held {
 
     /// Runs to part into so many partitions, once there are enough of them; none if they take more than `most` bytes by
     /// then. They count as held again when they are given back to [`Self::keep`].
-    pub(super) fn to_be_parted(&mut self, partitions: usize, most: u64) -> Option<Vec<Run>> {
+    pub(super) fn take_to_part(&mut self, partitions: usize, most: u64) -> Option<Vec<Run>> {
         let rows: u64 = self.runs.iter().map(|run| run.events.num_rows() as u64).sum();
         let bytes: u64 = self.runs.iter().map(|run| run.bytes).sum();
         if rows < PART_ROWS.saturating_mul(partitions as u64) || bytes > most {

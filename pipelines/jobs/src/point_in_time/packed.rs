@@ -168,7 +168,7 @@ impl Packing {
     pub(super) fn gather(
         &self,
         pieces: &[Packed],
-        places: impl ExactSizeIterator<Item = Option<(usize, usize)>> + Clone,
+        places: &(impl ExactSizeIterator<Item = Option<(usize, usize)>> + Clone),
     ) -> Result<Vec<ArrayRef>, JobError> {
         let count = places.len();
         let turned = self.columns.iter().map(|column| match column.place {
@@ -382,7 +382,7 @@ mod tests {
                 let piece = starts.partition_point(|start| *start <= row) - 1;
                 (piece, row - starts[piece])
             }));
-            let gathered = packing.gather(&pieces, places).unwrap();
+            let gathered = packing.gather(&pieces, &places).unwrap();
             let rows: UInt32Array = rows.iter().map(|row| row.map(|row| row as u32)).collect();
             for ((gathered, column), data_type) in gathered.iter().zip(columns(&values)).zip(TYPES) {
                 prop_assert_eq!(gathered.data_type(), &data_type.arrow());
@@ -400,6 +400,6 @@ mod tests {
         let values: ArrayRef = Arc::new(Int64Array::from(vec![1]));
         assert!(packing.pack(vec![Arc::clone(&values)], 2).is_err());
         let piece = packing.pack(vec![values], 1).unwrap();
-        assert!(packing.gather(&[piece], [Some((0, 1))].into_iter()).is_err());
+        assert!(packing.gather(&[piece], &[Some((0, 1))].into_iter()).is_err());
     }
 }

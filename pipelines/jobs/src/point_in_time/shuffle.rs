@@ -138,13 +138,13 @@ impl<'a> Shuffle<'a> {
         if held.bytes() > self.limit {
             return self.spill(&mut held);
         }
-        let runs = held.to_be_parted(self.partitions(), self.limit / PARTED_SHARE);
+        let runs = held.take_to_part(self.partitions(), self.limit / PARTED_SHARE);
         drop(held);
-        runs.map_or(Ok(()), |runs| self.part(runs))
+        runs.map_or(Ok(()), |runs| self.part(&runs))
     }
 
     /// Puts `runs` together, partition by partition.
-    fn part(&self, runs: Vec<Run>) -> Result<(), JobError> {
+    fn part(&self, runs: &[Run]) -> Result<(), JobError> {
         let mut bytes = 0;
         let parts = (0..self.partitions()).map(|partition| {
             let mut parts: Vec<RecordBatch> = runs.iter().filter_map(|run| run.part(partition)).collect();
