@@ -22,6 +22,7 @@ use arrow::compute::{CastOptions, cast_with_options, concat};
 use arrow::datatypes::{DataType as ArrowType, Schema, SchemaRef};
 use arrow::error::ArrowError;
 use datafusion_physical_expr::PhysicalExpr;
+use std::cell::Cell;
 use std::sync::Arc;
 
 /// Why an expression can't be planned or evaluated.
@@ -63,7 +64,23 @@ pub enum ExpressionError {
 /// through the API must not end the process. (Address space; only what is touched becomes memory.)
 const PLANNING_STACK: usize = 256 << 20;
 
-fn on_a_deep_stack<T: Send>(work: impl FnOnce() -> Result<T, ExpressionError> + Send) -> Result<T, ExpressionError> {
+thread_local! {
+    /// Whether this thread has such a stack.
+    static IS_DEEP: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Does `work` with such a stack. A thread for it takes a while, which many expressions share if whoever plans them is on it
+/// already.
+pub(crate) fn on_a_deep_stack<T: Send>(
+    work: impl FnOnce() -> Result<T, ExpressionError> + Send,
+) -> Result<T, ExpressionError> {
+    if IS_DEEP.get() {
+        return work();
+    }
+    let work = || {
+        IS_DEEP.set(true);
+        work()
+    };
     let failed = |message: String| ExpressionError::Plan {
         message,
         offset: None,

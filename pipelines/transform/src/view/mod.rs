@@ -24,7 +24,7 @@ pub use finish::Finisher;
 pub use history::{Answers, Folding, History, Moments, Worth};
 pub use projection::{Projection, columns};
 
-use crate::expression::{Expression, ExpressionError};
+use crate::expression::{Expression, ExpressionError, on_a_deep_stack};
 use crate::row::layout::RowLayout;
 use crate::row::{self, Row, RowError, RowSize};
 use arrow::array::{ArrayRef, RecordBatch};
@@ -95,7 +95,7 @@ pub struct FinishedFeature {
 impl ViewEngine {
     /// Compiles `view`, which reads `source`.
     pub fn compile(view: &ViewDefinition, source: &SourceDefinition) -> Result<Self, ExpressionError> {
-        compile::compile(view, source)
+        on_a_deep_stack(|| compile::compile(view, source))
     }
 
     /// The view compiled.

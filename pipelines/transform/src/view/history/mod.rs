@@ -25,7 +25,7 @@ mod totals;
 use super::ViewEngine;
 use super::fallback::{self, Fallback};
 use super::projection::{Projection, condition, failure, in_time};
-use crate::expression::ExpressionError;
+use crate::expression::{ExpressionError, on_a_deep_stack};
 use arrow::array::{Array, ArrayRef, BooleanArray, RecordBatch};
 use arrow::buffer::NullBuffer;
 use arrow::compute::{and, interleave, nullif};
@@ -112,6 +112,10 @@ impl Moments<'_> {
 impl History {
     /// Compiles `view`, which reads `source`.
     pub fn compile(view: &ViewDefinition, source: &SourceDefinition) -> Result<Self, ExpressionError> {
+        on_a_deep_stack(|| Self::compile_here(view, source))
+    }
+
+    fn compile_here(view: &ViewDefinition, source: &SourceDefinition) -> Result<Self, ExpressionError> {
         let whole = ViewEngine::compile(view, source)?;
         let (direct, folded): (Vec<usize>, Vec<usize>) =
             (0..view.features.len()).partition(|feature| whole.readings.get(*feature).is_some_and(reading::is_direct));
