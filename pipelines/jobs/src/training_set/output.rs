@@ -25,7 +25,7 @@ const BATCH_BYTES: usize = 1 << 20;
 /// What a value takes that is of no fixed width, about.
 const TEXT_BYTES: usize = 16;
 /// Batches that may wait to be digested.
-const AHEAD_BATCHES: usize = 2;
+const AHEAD_BATCHES: usize = 4;
 
 /// Derives, joins the spine's columns with the vector's, counts, and hands the rows to `write` as they come about: all of
 /// schema `schema`.
