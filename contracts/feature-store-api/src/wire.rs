@@ -168,8 +168,8 @@ pub struct WriteReceipt {
 /// A read of features for a batch of entities.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct ReadRequest {
-    /// Which features, in the order of the answer. Who asks for the same ones again and again shares their list: a store in
-    /// the same process knows it by where it is.
+    /// Which features, in the order of the answer.
+    // Who asks for the same ones again and again shares their list: a store in the same process knows it by where it is.
     #[schema(value_type = Vec<FeatureRef>)]
     pub features: Arc<[FeatureRef]>,
     /// One column per join key that the features' views need. All of the same length, one value per entity.
