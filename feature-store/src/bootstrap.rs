@@ -17,11 +17,12 @@
 //! and a row that is in a later one is left alone. All of it happens in one life of the online store; when that ends it
 //! starts over. One replica builds a view at a time; if two do, both end in the same rows.
 
+use crate::event_positions::event_positions;
 use crate::offline::{EventLog, LogScan};
 use crate::online::Life;
 use crate::registry::{Registry, RowsProgress};
-use arrow::array::{ArrayRef, AsArray, Int32Array, Int64Array, RecordBatch, new_null_array};
-use arrow::datatypes::{DataType as ArrowType, Field as ArrowField, Int32Type, Int64Type, Schema, SchemaRef};
+use arrow::array::{ArrayRef, RecordBatch, new_null_array};
+use arrow::datatypes::{DataType as ArrowType, Field as ArrowField, Schema, SchemaRef};
 use async_trait::async_trait;
 use futures::TryStreamExt;
 use ondol_feature_store_api::FeatureStoreError;
@@ -403,7 +404,6 @@ impl<'a> Bootstrap<'a> {
 /// the rest of them would be taken for a repetition.
 fn chunk_rows(rows: &RecordBatch, start: usize) -> Result<usize, FeatureStoreError> {
     let (partitions, offsets) = positions(rows)?;
-    let (partitions, offsets) = (partitions.values(), offsets.values());
     let position = |row: usize| Some((partitions.get(row)?, offsets.get(row)?));
     let mut end = start.saturating_add(CHUNK_ROWS).min(rows.num_rows());
     while end < rows.num_rows() && position(end) == position(end - 1) {
@@ -416,7 +416,7 @@ fn chunk_rows(rows: &RecordBatch, start: usize) -> Result<usize, FeatureStoreErr
 fn ranges(rows: &RecordBatch) -> Result<Vec<PartitionRange>, FeatureStoreError> {
     let (partitions, offsets) = positions(rows)?;
     let mut ranges: Vec<PartitionRange> = Vec::new();
-    for (&partition, &offset) in partitions.values().iter().zip(offsets.values()) {
+    for (&partition, &offset) in partitions.iter().zip(offsets) {
         match ranges.last_mut() {
             Some(range) if range.partition == partition => range.to = offset + 1,
             Some(_) | None => ranges.push(PartitionRange {
@@ -429,17 +429,8 @@ fn ranges(rows: &RecordBatch) -> Result<Vec<PartitionRange>, FeatureStoreError> 
     Ok(ranges)
 }
 
-fn positions(rows: &RecordBatch) -> Result<(&Int32Array, &Int64Array), FeatureStoreError> {
-    let missing = |name: &str| FeatureStoreError::Internal {
+fn positions(rows: &RecordBatch) -> Result<(&[i32], &[i64]), FeatureStoreError> {
+    event_positions(rows).map_err(|name| FeatureStoreError::Internal {
         detail: format!("the event log lacks column `{name}`"),
-    };
-    let partitions = rows
-        .column_by_name(columns::PARTITION)
-        .and_then(|column| column.as_primitive_opt::<Int32Type>())
-        .ok_or_else(|| missing(columns::PARTITION))?;
-    let offsets = rows
-        .column_by_name(columns::OFFSET)
-        .and_then(|column| column.as_primitive_opt::<Int64Type>())
-        .ok_or_else(|| missing(columns::OFFSET))?;
-    Ok((partitions, offsets))
+    })
 }

@@ -14,6 +14,7 @@
 
 pub mod bootstrap;
 pub mod config;
+mod event_positions;
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod offline;

@@ -17,6 +17,8 @@ const VARIABLE: &str = "MIMALLOC_PURGE_DELAY";
 #[allow(unsafe_code, reason = "the allocator's own function, which no safe crate has")]
 unsafe extern "C" {
     fn mi_option_set(option: c_int, value: c_long);
+    #[cfg(test)]
+    fn mi_option_get(option: c_int) -> c_long;
 }
 
 /// Has freed memory given back sooner, unless the environment says when. To be called first: no other thread may run yet.
@@ -29,5 +31,19 @@ pub(crate) fn give_back_soon() {
     // others read that, and nobody else runs.
     unsafe {
         mi_option_set(PURGE_DELAY, DELAY);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[allow(unsafe_code, reason = "the allocator's own function, which no safe crate has")]
+    fn the_option_is_the_one_whose_default_is_a_second() {
+        let set = std::env::var(VARIABLE).ok().and_then(|delay| delay.parse().ok());
+        // SAFETY: it reads a number from a table that nobody writes here.
+        let delay = unsafe { mi_option_get(PURGE_DELAY) };
+        assert_eq!(delay, set.unwrap_or(1_000), "mimalloc's options stand elsewhere now");
     }
 }

@@ -4,11 +4,11 @@
 //! good events in `[committed, held)`.
 
 use super::positions::{Partitions, Positions};
-use arrow::array::{AsArray, BooleanArray, RecordBatch};
+use crate::event_positions::event_positions;
+use arrow::array::{BooleanArray, RecordBatch};
 use arrow::compute::filter_record_batch;
-use arrow::datatypes::{Int32Type, Int64Type};
 use ondol_feature_store_api::FeatureStoreError;
-use ondol_feature_store_api::wire::{DeliveryHeader, columns};
+use ondol_feature_store_api::wire::DeliveryHeader;
 use ondol_vocabulary::{PartitionRange, SourceDefinition};
 use std::collections::BTreeMap;
 use tokio::time::Instant;
@@ -230,22 +230,10 @@ fn beyond(rows: &RecordBatch, next: &Partitions) -> Result<RecordBatch, FeatureS
 }
 
 fn positions_of(rows: &RecordBatch) -> Result<impl Iterator<Item = (i32, i64)> + '_, FeatureStoreError> {
-    let missing = |name: &str| FeatureStoreError::InvalidRequest {
+    let (partitions, offsets) = event_positions(rows).map_err(|name| FeatureStoreError::InvalidRequest {
         detail: format!("the delivery lacks column `{name}` of the contract's type"),
-    };
-    let partitions = rows
-        .column_by_name(columns::PARTITION)
-        .and_then(|column| column.as_primitive_opt::<Int32Type>())
-        .ok_or_else(|| missing(columns::PARTITION))?;
-    let offsets = rows
-        .column_by_name(columns::OFFSET)
-        .and_then(|column| column.as_primitive_opt::<Int64Type>())
-        .ok_or_else(|| missing(columns::OFFSET))?;
-    Ok(partitions
-        .values()
-        .iter()
-        .copied()
-        .zip(offsets.values().iter().copied()))
+    })?;
+    Ok(partitions.iter().copied().zip(offsets.iter().copied()))
 }
 
 fn now_ms() -> i64 {

@@ -5,9 +5,10 @@
 //! but the runs. Where runs overlap or are short (dates that alternate), rows are sorted one by one.
 
 use super::data_file::{DAY_US, text, timestamps};
-use arrow::array::{Array, ArrayRef, AsArray, Int32Array, RecordBatch};
+use crate::event_positions::event_positions;
+use arrow::array::{Array, ArrayRef, Int32Array, RecordBatch};
 use arrow::compute::{SortColumn, concat_batches, lexsort_to_indices, take_record_batch};
-use arrow::datatypes::{Int32Type, Int64Type, SchemaRef};
+use arrow::datatypes::SchemaRef;
 use ondol_feature_store_api::wire::columns;
 use std::ops::Range;
 use std::sync::Arc;
@@ -63,20 +64,9 @@ pub(super) fn by_date(
 /// Cuts `rows`, batch `batch`, into runs.
 fn add_runs(batch: usize, rows: &RecordBatch, time: &str, runs: &mut Vec<Run>) -> Result<(), String> {
     let dates = dates(rows, time)?;
-    let missing = |name: &str| format!("column `{name}` is missing or no integer");
-    let partitions = rows
-        .column_by_name(columns::PARTITION)
-        .and_then(|column| column.as_primitive_opt::<Int32Type>())
-        .ok_or_else(|| missing(columns::PARTITION))?;
-    let offsets = rows
-        .column_by_name(columns::OFFSET)
-        .and_then(|column| column.as_primitive_opt::<Int64Type>())
-        .ok_or_else(|| missing(columns::OFFSET))?;
-    let positions = partitions
-        .values()
-        .iter()
-        .copied()
-        .zip(offsets.values().iter().copied());
+    let (partitions, offsets) =
+        event_positions(rows).map_err(|name| format!("column `{name}` is missing or no integer"))?;
+    let positions = partitions.iter().copied().zip(offsets.iter().copied());
     let mut current: Option<Run> = None;
     for (row, (date, position)) in dates.into_iter().zip(positions).enumerate() {
         match &mut current {
@@ -141,8 +131,8 @@ fn dates(rows: &RecordBatch, time: &str) -> Result<Vec<i32>, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use arrow::array::{Int64Array, TimestampMicrosecondArray};
-    use arrow::datatypes::{DataType, Field, Schema, TimeUnit};
+    use arrow::array::{AsArray, Int64Array, TimestampMicrosecondArray};
+    use arrow::datatypes::{DataType, Field, Int32Type, Int64Type, Schema, TimeUnit};
     use proptest::prelude::*;
 
     /// Partition, offset, and the date of a row.
