@@ -1,9 +1,9 @@
 //! Online rows in Redis, one server or a cluster, shared by any number of replicas.
 //!
-//! A read is one `MGET`, alone or with reads that came at the same time ([`gathering`]). A conditional write is a script that compares the digest a value starts with (see
-//! [`super::value`]) and sets the keys that still match; on one server a script takes a batch of keys, on a cluster the
-//! rows of one entity, which share a slot by their hash tag. Scripts are sent by hash, and loaded where the server
-//! does not know them.
+//! A read is one `MGET`, alone or with reads that came at the same time ([`gathering`]). A conditional write is a script
+//! that compares the digest a value starts with (see [`super::value`]) and sets the keys that still match; on one server
+//! a script takes a batch of keys, on a cluster the rows of one entity, which share a slot by their hash tag. Scripts are
+//! sent by hash, and loaded where the server does not know them.
 //!
 //! Reads and writes have a connection each, so that a large batch of writes does not stand in front of a small read.
 //! Both reconnect by themselves; a command that fails meanwhile is [`FeatureStoreError::Unavailable`], and repeating
