@@ -13,9 +13,11 @@ use std::path::PathBuf;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ModelGatewayConfig {
-    /// Folder of the artifacts (by SHA-256), the SQLite database and the last good registry snapshot.
+    /// Folder of the artifacts (by SHA-256) or of this replica's copies of them, the SQLite database and the last good
+    /// registry snapshot.
     pub data_dir: PathBuf,
-    /// Folder of the artifacts, where replicas share one. Empty: `data_dir`/artifacts.
+    /// Where artifacts are kept: a folder or `s3://bucket/prefix`, one for all replicas. Empty: `data_dir`/artifacts. Of
+    /// what lies in a bucket each replica keeps copies in `data_dir`/artifacts, so that it starts without the bucket.
     pub artifacts: String,
     /// URL of the model database: `sqlite:///path/models.db?mode=rwc` or `postgres://…`. Empty: a SQLite file in
     /// `data_dir`.
@@ -138,12 +140,17 @@ impl ModelGatewayConfig {
         }
     }
 
-    /// The folder of the artifacts.
+    /// The folder of this replica's artifacts, or of its copies of those in a bucket.
     pub fn artifacts_dir(&self) -> PathBuf {
+        self.data_dir.join("artifacts")
+    }
+
+    /// Where artifacts are kept.
+    pub fn artifacts_place(&self) -> String {
         if self.artifacts.is_empty() {
-            self.data_dir.join("artifacts")
+            self.artifacts_dir().display().to_string()
         } else {
-            PathBuf::from(&self.artifacts)
+            self.artifacts.clone()
         }
     }
 

@@ -6,7 +6,7 @@ mod memory;
 mod refresh;
 mod residence;
 
-use crate::artifact::ArtifactFolder;
+use crate::artifact::Artifacts;
 use crate::catalog::{Catalog, CatalogError, VersionRecord};
 use crate::fault::{internal, nearest, of_trial, unavailable};
 use crate::features::Plan;
@@ -84,7 +84,7 @@ impl Models {
     /// Reads the catalog. Loads no artifact: see [`Self::warm_up`]. Loads are tasks of `shutdown`.
     pub async fn open(
         catalog: Catalog,
-        artifacts: ArtifactFolder,
+        artifacts: Artifacts,
         loader: Loader,
         room: Room,
         shutdown: &Shutdown,
@@ -174,11 +174,8 @@ impl Models {
         scorer: Arc<Scorer>,
     ) -> Result<VersionRecord, ModelGatewayError> {
         // Also of a version that is there already: registering it again is how a damaged file is mended.
-        let artifacts = self.shelf.artifacts.clone();
-        tokio::task::spawn_blocking(move || artifacts.keep(&artifact))
-            .await
-            .map_err(internal)?
-            .map_err(|error| unavailable(format!("the artifact can't be kept: {error}")))?;
+        let kept = self.shelf.artifacts.keep(artifact).await;
+        kept.map_err(|error| unavailable(format!("the artifact can't be kept: {error}")))?;
         let name = record.registered.model.name.clone();
         if let Some(newest) = self.versions(&name).last()
             && newest.record.registered.sha256 == record.registered.sha256

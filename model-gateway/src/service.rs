@@ -1,7 +1,7 @@
 //! The model gateway behind its contract.
 
 use crate::access::{Access, AccessOpenError};
-use crate::artifact::ArtifactFolder;
+use crate::artifact::{ArtifactError, Artifacts};
 use crate::catalog::{Catalog, CatalogError};
 use crate::config::ModelGatewayConfig;
 use crate::decision_log::DecisionLog;
@@ -26,6 +26,7 @@ use ondol_model_gateway_api::wire::{
     ScoreRequest, VectorScores,
 };
 use ondol_model_gateway_api::{ModelGateway, ModelGatewayError};
+use ondol_runtime::objects::ObjectStores;
 use ondol_runtime::{Clock, Health, Shutdown};
 use ondol_vocabulary::EventTime;
 use std::path::PathBuf;
@@ -44,6 +45,9 @@ pub enum OpenError {
         /// Why.
         source: std::io::Error,
     },
+    /// Its artifacts have no place.
+    #[error("the model gateway can't keep artifacts (`artifacts`)")]
+    Artifacts(#[from] ArtifactError),
     /// Its database can't be used.
     #[error("the model gateway can't open its database (`database`)")]
     Catalog(#[from] CatalogError),
@@ -82,7 +86,8 @@ impl ModelGatewayService {
             source,
         };
         std::fs::create_dir_all(&config.data_dir).map_err(folder)?;
-        let artifacts = ArtifactFolder::open(config.artifacts_dir()).map_err(folder)?;
+        let objects = ObjectStores::of_process();
+        let artifacts = Artifacts::open(&objects, &config.artifacts_place(), config.artifacts_dir())?;
         let catalog = Catalog::open(&config.database_url()).await?;
         let loader = Loader::new(config.onnx_options(), config.batching.clone());
         let models = Arc::new(Models::open(catalog, artifacts, loader, config.room(), shutdown).await?);

@@ -207,6 +207,19 @@ async fn a_shadow_that_needs_what_the_caller_did_not_send_is_skipped_and_says_wh
 }
 
 #[tokio::test]
+async fn a_shadow_whose_columns_cannot_hold_what_was_sent_is_skipped_and_does_not_quote_it() {
+    let bench = Bench::patient().await;
+    bench.register("columns").await.unwrap();
+    set(&bench, routing()).await;
+    // The champion takes singles, the shadow a count.
+    post_tensor(&bench, json!([[2.5, -4.0, 0.25, 8, -2]])).await;
+    let report = dealt_with(&bench, 1).await;
+    assert_eq!((report.compared, report.errors, report.skipped), (0, 0, 1));
+    let reason = report.skipped_because.unwrap();
+    assert!(reason.contains("can't hold") && !reason.contains("2.5"), "{reason}");
+}
+
+#[tokio::test]
 async fn a_large_row_that_a_caller_sent_does_not_wait_for_a_shadow() {
     let bench = Bench::open_with(|config| {
         config.decision_log.max_raw_bytes = 19;

@@ -31,8 +31,10 @@ use tokio::net::TcpListener;
 use tokio::process::Command;
 
 /// Requests a second of the model that is watched, and of the one that meets the trouble.
-const WATCHED: f64 = 300.0;
+const WATCHED: f64 = 600.0;
 const TROUBLED: f64 = 50.0;
+/// Windows of each kind for each round of the run: a tail is made of few requests, and the median of few tails is chance.
+const TURNS: usize = 4;
 /// Callers of each: as many as may be waiting at a time.
 const WATCHING: usize = 16;
 const WAITING: usize = 64;
@@ -163,7 +165,7 @@ impl Scene<'_> {
         let time = bench.window();
         self.watched.paced(WATCHING, WATCHED, time).await?;
         let (mut alone, mut troubled) = (Vec::new(), Vec::new());
-        for _ in 0..bench.args.rounds {
+        for _ in 0..bench.args.rounds * TURNS {
             self.ondol.server.settle().await?;
             alone.push(self.watched.paced(WATCHING, WATCHED, time).await?);
             self.ondol.server.settle().await?;

@@ -20,12 +20,15 @@ const PREFIX: &str = "sha256:";
 pub struct RowsDigest {
     columns: Vec<Column>,
     rows: u64,
+    /// Of the nulls of every column that has none so far: they are fed once for all of them.
+    whole: Sha256,
 }
 
 #[derive(Clone, Debug)]
 struct Column {
     name: String,
-    nulls: Sha256,
+    /// None before the first null.
+    nulls: Option<Sha256>,
     values: Sha256,
 }
 
@@ -34,12 +37,13 @@ impl RowsDigest {
     pub fn new(schema: &Schema) -> Self {
         let column = |name: &String| Column {
             name: name.clone(),
-            nulls: Sha256::new(),
+            nulls: None,
             values: Sha256::new(),
         };
         Self {
             columns: schema.fields().iter().map(|field| column(field.name())).collect(),
             rows: 0,
+            whole: Sha256::new(),
         }
     }
 
@@ -49,24 +53,29 @@ impl RowsDigest {
     /// When a column has a type that has no values to digest.
     pub fn update(&mut self, batch: &RecordBatch) -> Result<(), ArrowError> {
         for (column, array) in self.columns.iter_mut().zip(batch.columns()) {
-            feed(&mut column.nulls, &mut column.values, array)?;
+            let array = &plain(array)?;
+            if column.nulls.is_some() || has_null(array) {
+                feed_nulls(column.nulls.get_or_insert_with(|| self.whole.clone()), array);
+            }
+            feed_values(&mut column.values, array)?;
         }
+        feed_valid(&mut self.whole, batch.num_rows());
         self.rows += batch.num_rows() as u64;
         Ok(())
     }
 
     /// The digest as text: `sha256:` and 64 hexadecimal digits.
     pub fn finish(self) -> String {
-        let mut whole = Sha256::new();
-        whole.update(self.rows.to_le_bytes());
+        let mut all = Sha256::new();
+        all.update(self.rows.to_le_bytes());
         for column in self.columns {
-            whole.update((column.name.len() as u64).to_le_bytes());
-            whole.update(column.name.as_bytes());
-            whole.update(column.nulls.finalize());
-            whole.update(column.values.finalize());
+            all.update((column.name.len() as u64).to_le_bytes());
+            all.update(column.name.as_bytes());
+            all.update(column.nulls.unwrap_or_else(|| self.whole.clone()).finalize());
+            all.update(column.values.finalize());
         }
         let mut text = PREFIX.to_owned();
-        for byte in whole.finalize() {
+        for byte in all.finalize() {
             text.push_str(&format!("{byte:02x}"));
         }
         text
@@ -85,33 +94,38 @@ impl RowsDigest {
     }
 }
 
-fn feed(nulls: &mut Sha256, values: &mut Sha256, array: &ArrayRef) -> Result<(), ArrowError> {
+/// `array` without dictionaries, runs or views of lists.
+fn plain(array: &ArrayRef) -> Result<ArrayRef, ArrowError> {
     let plain = match array.data_type() {
-        DataType::Dictionary(_, value) => Some(value.as_ref().clone()),
-        DataType::RunEndEncoded(_, value) => Some(value.data_type().clone()),
-        DataType::ListView(item) => Some(DataType::List(item.clone())),
-        DataType::LargeListView(item) => Some(DataType::LargeList(item.clone())),
-        _ => None,
+        DataType::Dictionary(_, value) => value.as_ref().clone(),
+        DataType::RunEndEncoded(_, value) => value.data_type().clone(),
+        DataType::ListView(item) => DataType::List(item.clone()),
+        DataType::LargeListView(item) => DataType::LargeList(item.clone()),
+        _ => return Ok(Arc::clone(array)),
     };
-    if let Some(plain) = plain {
-        return feed(nulls, values, &cast(array, &plain)?);
-    }
-    feed_nulls(nulls, array);
-    feed_values(values, array.as_ref())
+    // The values of one may be another.
+    self::plain(&cast(array, &plain)?)
 }
 
-/// Whole columns without a null are common, and told without a look at each row.
+fn has_null(array: &ArrayRef) -> bool {
+    *array.data_type() == DataType::Null || array.null_count() > 0
+}
+
 fn feed_nulls(nulls: &mut Sha256, array: &ArrayRef) {
-    const VALID: [u8; 4_096] = [0; 4_096];
     if *array.data_type() == DataType::Null {
         nulls.update(vec![1; array.len()]);
         return;
     }
-    if let Some(found) = array.nulls().filter(|found| found.null_count() > 0) {
-        nulls.update(found.iter().map(|is_valid| u8::from(!is_valid)).collect::<Vec<u8>>());
-        return;
+    match array.nulls().filter(|found| found.null_count() > 0) {
+        Some(found) => nulls.update(found.iter().map(|is_valid| u8::from(!is_valid)).collect::<Vec<u8>>()),
+        None => feed_valid(nulls, array.len()),
     }
-    let mut left = array.len();
+}
+
+/// Feeds the nulls of so many rows without any.
+fn feed_valid(nulls: &mut Sha256, rows: usize) {
+    const VALID: [u8; 4_096] = [0; 4_096];
+    let mut left = rows;
     while let Some(rows) = VALID.get(..left.min(VALID.len())).filter(|rows| !rows.is_empty()) {
         nulls.update(rows);
         left -= rows.len();
@@ -192,8 +206,10 @@ fn feed_bytes(values: &mut Sha256, bytes: &[u8]) {
 /// Nested values are fed row by row with digests of their own nulls, so that it does not matter where batches end.
 fn feed_list(values: &mut Sha256, items: &ArrayRef) -> Result<(), ArrowError> {
     values.update((items.len() as u64).to_le_bytes());
+    let items = &plain(items)?;
     let mut nulls = Sha256::new();
-    feed(&mut nulls, values, items)?;
+    feed_nulls(&mut nulls, items);
+    feed_values(values, items)?;
     values.update(nulls.finalize());
     Ok(())
 }
@@ -259,6 +275,42 @@ mod tests {
         let words: DictionaryArray<Int32Type> = vec![Some("a"), None, Some("a")].into_iter().collect();
         let plain: ArrayRef = Arc::new(StringArray::from(vec![Some("a"), None, Some("a")]));
         assert_eq!(digest("x", &[Arc::new(words)]), digest("x", &[plain]));
+    }
+
+    #[test]
+    fn columns_whose_first_null_comes_late_are_as_if_it_had_come_alone() {
+        let with = |null: Option<usize>| -> ArrayRef {
+            Arc::new(
+                (0..40)
+                    .map(|row| (Some(row) != null).then_some(row as i64))
+                    .collect::<Int64Array>(),
+            )
+        };
+        for (first, second) in [(None, Some(30)), (Some(3), Some(30)), (Some(30), None), (None, None)] {
+            let columns = [with(first), with(second)];
+            let batch = |rows: std::ops::Range<usize>| {
+                let columns = columns.iter().map(|column| column.slice(rows.start, rows.len()));
+                RecordBatch::try_from_iter_with_nullable(["a", "b"].into_iter().zip(columns).map(|(n, c)| (n, c, true)))
+                    .unwrap()
+            };
+            let whole = RowsDigest::of(&batch(0..40).schema(), &[batch(0..40)]).unwrap();
+            let cut = [batch(0..10), batch(10..25), batch(25..40)];
+            assert_eq!(RowsDigest::of(&cut[0].schema(), &cut).unwrap(), whole);
+            // As it is written down: each column's nulls by themselves.
+            let mut all = Sha256::new();
+            all.update(40u64.to_le_bytes());
+            for (name, column) in ["a", "b"].into_iter().zip(&columns) {
+                all.update(1u64.to_le_bytes());
+                all.update(name);
+                let nulls: Vec<u8> = (0..40).map(|row| u8::from(column.is_null(row))).collect();
+                all.update(Sha256::digest(nulls));
+                let mut values = Sha256::new();
+                feed_values(&mut values, column).unwrap();
+                all.update(values.finalize());
+            }
+            let expected: String = all.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+            assert_eq!(whole, format!("{PREFIX}{expected}"));
+        }
     }
 
     #[test]

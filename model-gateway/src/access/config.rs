@@ -35,6 +35,8 @@ pub struct AccessConfig {
     pub refresh_ms: u64,
     /// How long keys are believed while the database does not answer, in milliseconds.
     pub max_stale_ms: u64,
+    /// How many days entries of the audit log are kept. 0: for ever.
+    pub audit_days: u32,
     /// Whether health (`/v2/health/…`, gRPC `ServerLive` and `ServerReady`, `/ping`) answers anyone.
     pub open_health: bool,
     /// Largest body of a request that scores, in bytes.
@@ -114,6 +116,7 @@ impl Default for AccessConfig {
             admin_key: Secret::from(""),
             refresh_ms: 5_000,
             max_stale_ms: 3_600_000,
+            audit_days: 0,
             open_health: true,
             max_predict_bytes: 64 << 20,
             max_change_bytes: 1 << 20,

@@ -39,6 +39,7 @@ use limits::Limits;
 use ondol_model_gateway_api::GatewayAccess;
 use ondol_model_gateway_api::wire::AccessMode;
 use ondol_runtime::{Clock, Health, Shutdown};
+use ondol_vocabulary::EventTime;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use store::AccessStore;
@@ -46,6 +47,9 @@ use tokio::sync::Notify;
 
 /// How long at least between two readings of the keys that callers cause.
 const HASTE: Duration = Duration::from_millis(500);
+/// How often old entries of the audit log are looked for.
+const TIDYING: Duration = Duration::from_secs(3_600);
+const DAY_US: i64 = 24 * 3_600 * 1_000_000;
 
 /// Why access can't be set up.
 #[derive(Debug, thiserror::Error)]
@@ -122,6 +126,12 @@ impl Access {
         shutdown.spawn("gateway-keys", async move {
             token.run_until_cancelled(follower.follow_keys()).await;
         });
+        if config.audit_days > 0 {
+            let (tidier, token) = (Arc::clone(&access), shutdown.token());
+            shutdown.spawn("gateway-audit", async move {
+                token.run_until_cancelled(tidier.tidy()).await;
+            });
+        }
         for issuer in access.authentication.issuers() {
             let (issuer, token) = (Arc::clone(issuer), shutdown.token());
             shutdown.spawn("gateway-issuer", async move {
@@ -168,6 +178,20 @@ impl Access {
         self.ring.replace(keys, now);
         metrics::gauge!("ondol_gateway_keys").set(self.ring.len() as f64);
         Ok(())
+    }
+
+    /// Removes what is too old from the audit log, now and then.
+    async fn tidy(&self) {
+        let kept_us = i64::from(self.config.audit_days).saturating_mul(DAY_US);
+        loop {
+            let oldest = EventTime::from_micros(self.clock.now_micros().saturating_sub(kept_us));
+            match self.store.forget_before(oldest).await {
+                Ok(0) => {}
+                Ok(entries) => tracing::info!(entries, %oldest, "old entries of the audit log are removed"),
+                Err(error) => tracing::warn!(%error, "old entries of the audit log can't be removed yet"),
+            }
+            tokio::time::sleep(TIDYING).await;
+        }
     }
 
     async fn follow_keys(&self) {

@@ -182,6 +182,15 @@ impl AccessStore {
         Ok(AuditPage { entries, next })
     }
 
+    /// Removes the entries of the audit log before `time`, and returns how many there were.
+    pub async fn forget_before(&self, time: EventTime) -> Result<u64, sqlx::Error> {
+        let removed = sqlx::query("DELETE FROM gateway_audit WHERE at < $1")
+            .bind(time.micros())
+            .execute(&self.pool)
+            .await?;
+        Ok(removed.rows_affected())
+    }
+
     /// Closes the connections.
     pub async fn close(&self) {
         self.pool.close().await;

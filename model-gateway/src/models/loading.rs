@@ -6,7 +6,7 @@
 use super::memory::{Charge, Memory, Resident};
 use super::residence::{Loading, Residence};
 use super::{Scorer, Version};
-use crate::artifact::ArtifactFolder;
+use crate::artifact::{ArtifactError, Artifacts};
 use crate::catalog::VersionRecord;
 use crate::fault::{internal, of_trial, unavailable};
 use crate::route::table::{Table, find};
@@ -25,7 +25,7 @@ use tokio::sync::oneshot;
 /// What loading takes. Clones share it.
 #[derive(Clone, Debug)]
 pub(super) struct Shelf {
-    pub(super) artifacts: ArtifactFolder,
+    pub(super) artifacts: Artifacts,
     pub(super) loader: Loader,
     pub(super) memory: Arc<Memory>,
     /// What requests execute: who is in it, and who of them stays.
@@ -67,16 +67,12 @@ impl Shelf {
 
     async fn load(&self, record: &VersionRecord) -> Result<Arc<Scorer>, ModelGatewayError> {
         let registered = &record.registered;
-        let gone = |error: std::io::Error| unavailable(format!("the artifact is gone: {error}"));
-        let (artifacts, sha256) = (self.artifacts.clone(), registered.sha256.clone());
-        let size = tokio::task::spawn_blocking(move || artifacts.size_bytes(&sha256));
-        let size = size.await.map_err(internal)?.map_err(gone)?;
+        let gone = |error: ArtifactError| unavailable(format!("the artifact is gone: {error}"));
+        let size = self.artifacts.size_bytes(&registered.sha256).await.map_err(gone)?;
         let charge = self
             .make_room(&registered.model.to_string(), registered.kind, size)
             .await?;
-        let (artifacts, sha256) = (self.artifacts.clone(), registered.sha256.clone());
-        let artifact = tokio::task::spawn_blocking(move || artifacts.read(&sha256));
-        let artifact = artifact.await.map_err(internal)?.map_err(gone)?;
+        let artifact = self.artifacts.read(&registered.sha256).await.map_err(gone)?;
         let runtime = self
             .loader
             .load(registered.kind, artifact, &record.definition, Some(registered))

@@ -108,6 +108,13 @@ enum Vector {
     Sent(Vec<Vec<Value>>),
 }
 
+/// Why there is nothing to compare.
+enum Miss {
+    /// What was sent is no vector of the shadow's.
+    Unfit(String),
+    Failed(ModelGatewayError),
+}
+
 /// What a shadow came to, by the version that served.
 #[derive(Debug)]
 struct Measured {
@@ -250,14 +257,7 @@ impl Task {
         };
         let vector = match vector {
             Ok(vector) => vector,
-            Err(reason) => {
-                count(&self.version, "skipped", rows);
-                self.measured.change(served, |comparison| {
-                    comparison.skipped += rows as u64;
-                    comparison.skipped_because = Some(reason);
-                });
-                return;
-            }
+            Err(reason) => return self.skip(served, rows, reason),
         };
         let begun = Instant::now();
         let predictions = self.predictions(rows, &vector).await;
@@ -278,7 +278,8 @@ impl Task {
                     }
                 });
             }
-            Err(error) => {
+            Err(Miss::Unfit(reason)) => self.skip(served, rows, reason),
+            Err(Miss::Failed(error)) => {
                 tracing::debug!(model = %self.version.record.registered.model, %error, "a shadow failed");
                 count(&self.version, "error", rows);
                 self.measured.change(served, |comparison| {
@@ -287,6 +288,15 @@ impl Task {
                 });
             }
         }
+    }
+
+    /// Counts rows whose vector the shadow could not have.
+    fn skip(&self, served: u32, rows: usize, reason: String) {
+        count(&self.version, "skipped", rows);
+        self.measured.change(served, |comparison| {
+            comparison.skipped += rows as u64;
+            comparison.skipped_because = Some(reason);
+        });
     }
 
     fn vector(&mut self, scored: &Scored, served: u32) -> Result<RecordBatch, String> {
@@ -306,28 +316,29 @@ impl Task {
         }
     }
 
-    async fn predictions(&self, rows: usize, vector: &Vector) -> Result<Vec<serde_json::Value>, ModelGatewayError> {
-        let models = self
-            .runner
-            .models
-            .upgrade()
-            .ok_or_else(|| unavailable("the gateway is shutting down"))?;
+    async fn predictions(&self, rows: usize, vector: &Vector) -> Result<Vec<serde_json::Value>, Miss> {
+        let late = |detail| Miss::Failed(unavailable(detail));
+        let models = self.runner.models.upgrade();
+        let models = models.ok_or_else(|| late("the gateway is shutting down"))?;
         let deadline = Instant::now() + self.runner.deadline;
         let run = async {
-            let scorer = models.scorer(&self.version).await?;
+            let scorer = models.scorer(&self.version).await.map_err(Miss::Failed)?;
             let tensors = match vector {
-                Vector::Typed(vector) => scorer.layout.tensors(vector)?,
+                Vector::Typed(vector) => scorer.layout.tensors(vector).map_err(Miss::Failed)?,
                 Vector::Sent(columns) => {
-                    replay::tensors(&scorer.layout, &self.version.record.definition, columns, rows)?
+                    let definition = &self.version.record.definition;
+                    let tensors = replay::tensors(&scorer.layout, definition, columns, rows);
+                    // The error would quote what was sent.
+                    tensors.map_err(|_| Miss::Unfit("the caller sent values that its columns can't hold".to_owned()))?
                 }
             };
             let outputs = scorer.runtime.run(rows, tensors, deadline).await;
-            let outputs = outputs.map_err(|error| of_runtime(&error))?;
-            scorer.score.predictions(&outputs, rows)
+            let outputs = outputs.map_err(|error| Miss::Failed(of_runtime(&error)))?;
+            scorer.score.predictions(&outputs, rows).map_err(Miss::Failed)
         };
         tokio::time::timeout_at(deadline, run)
             .await
-            .unwrap_or_else(|_| Err(unavailable("the shadow took too long")))
+            .unwrap_or_else(|_| Err(late("the shadow took too long")))
     }
 
     fn publish(&self, pairs: &[crate::shadow::compare::Pair]) {

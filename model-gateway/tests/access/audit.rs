@@ -1,7 +1,11 @@
 //! What was asked to be changed is written down.
 
-use crate::fixture::{ADMIN, Door, required};
+use crate::fixture::{ADMIN, Door, NOW, required};
+use ondol_model_gateway::access::AccessConfig;
 use ondol_model_gateway_api::wire::{AuditEntry, AuditPage};
+use ondol_runtime::TlsConfig;
+use std::sync::Arc;
+use std::time::Duration;
 
 async fn page(door: &Door, query: &str) -> AuditPage {
     let page = door
@@ -54,6 +58,42 @@ async fn every_change_is_noted_with_who_asked_and_what_came_of_it() {
     let rest = page(&door, &format!("?limit=3&before={}", first.next.unwrap())).await;
     assert_eq!((first.entries.len(), rest.entries.len(), rest.next), (3, 1, None));
     assert_eq!(door.status("GET", "/v1/audit?limt=3", Some(ADMIN)).await, 400);
+}
+
+#[tokio::test]
+async fn entries_older_than_they_are_to_be_kept_are_removed() {
+    let door = Door::open(required()).await;
+    door.create_key("bank", &["predict:fraud"]).await;
+    let pool = sqlx::any::AnyPoolOptions::new()
+        .connect(&crate::fixture::database(&door.folder))
+        .await
+        .unwrap();
+    const DAY_US: i64 = 86_400_000_000;
+    for days in [29, 30, 31, 400] {
+        let insert = "INSERT INTO gateway_audit (id, at, who, tenant, action, subject, outcome, status)
+            VALUES ($1, $2, 'key:x', '', 'route', $3, 'done', 200)";
+        let old = sqlx::query(insert).bind(format!("00{days}")).bind(NOW - days * DAY_US);
+        old.bind(format!("{days} days ago")).execute(&pool).await.unwrap();
+    }
+    assert_eq!(
+        page(&door, "").await.entries.len(),
+        5,
+        "nothing is removed unless it is asked for"
+    );
+    let config = AccessConfig {
+        audit_days: 30,
+        ..required()
+    };
+    let tidy = Door::open_with(Arc::clone(&door.folder), config, &TlsConfig::default()).await;
+    let left = loop {
+        let entries = page(&tidy, "").await.entries;
+        if entries.len() < 5 {
+            break entries;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    };
+    let left: Vec<&str> = left.iter().map(|entry| entry.subject.as_str()).collect();
+    assert_eq!(left, ["POST /v1/keys", "30 days ago", "29 days ago"]);
 }
 
 #[tokio::test]

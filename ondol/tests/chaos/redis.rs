@@ -78,14 +78,18 @@ async fn a_redis_cluster_that_fails_over_under_load_answers_right_before_during_
     let mut cluster = block_in_place(|| RedisCluster::start(folder.path(), 3, &kept));
     let estate = estate(&cluster.url(), "online_wait_replicas = 1").await;
     let load = Load::start(&estate, &MODELS, features_only);
-    load.whole(10).await;
+    let grpc = Load::grpc(&Servers::one(estate.front().port), &MODELS, features_only);
+    let whole = async |more: usize| {
+        join_all([&load, &grpc].map(|load| load.whole(more))).await;
+    };
+    whole(10).await;
 
     // Dead: its replica is promoted, then it comes back as a replica.
     let killed = cluster.primaries()[0];
     block_in_place(|| cluster.kill_primary(killed));
-    load.whole(20).await;
+    whole(20).await;
     block_in_place(|| cluster.revive(killed));
-    load.whole(10).await;
+    whole(10).await;
 
     // Hanging: the same, and it wakes up as one who still takes itself for the primary.
     let paused = cluster.primaries()[1];
@@ -98,20 +102,22 @@ async fn a_redis_cluster_that_fails_over_under_load_answers_right_before_during_
         },
     )
     .await;
-    load.whole(20).await;
+    whole(20).await;
     cluster.process(paused).resume().unwrap();
-    load.whole(20).await;
+    whole(20).await;
 
     // All of it, with what it had on disk.
     for node in 0..6 {
         cluster.process(node).kill().unwrap();
     }
-    without_features(&load).await;
+    join_all([&load, &grpc].map(without_features)).await;
+    grpc.raw(&MODELS, 10).await;
     for node in 0..6 {
         cluster.process(node).start().unwrap();
     }
-    load.whole(10).await;
+    whole(10).await;
     refused_for_features(&load.stop("redis failing over").await);
+    refused_for_features(&grpc.stop("redis failing over, over gRPC").await);
 }
 
 /// A server that keeps nothing.

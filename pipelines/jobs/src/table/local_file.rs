@@ -8,6 +8,8 @@ use super::Table;
 use bytes::Bytes;
 use parquet::errors::ParquetError;
 use parquet::file::reader::{ChunkReader, Length};
+use rustix::buffer::spare_capacity;
+use rustix::io::{Errno, pread};
 use std::fs::File;
 use std::io::{BufReader, Error, ErrorKind, Read};
 use std::os::unix::fs::FileExt as _;
@@ -55,13 +57,19 @@ impl ChunkReader for LocalFile {
     }
 
     fn get_bytes(&self, start: u64, length: usize) -> Result<Bytes, ParquetError> {
+        // Room that was not cleared: the file's bytes are the first that are written there.
         let mut bytes = Vec::with_capacity(length);
-        let from = From {
-            file: self.clone(),
-            at: start,
-        };
-        let read = from.take(length as u64).read_to_end(&mut bytes);
-        let read = read.map_err(|error| external(&self.path, error))?;
+        while bytes.len() < length {
+            let at = start + bytes.len() as u64;
+            match pread(&*self.file, spare_capacity(&mut bytes), at) {
+                Ok(0) => break,
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(error) => return Err(external(&self.path, error.into())),
+            }
+        }
+        // The room may have been greater than what was asked for.
+        bytes.truncate(length);
+        let read = bytes.len();
         if read == length {
             return Ok(bytes.into());
         }

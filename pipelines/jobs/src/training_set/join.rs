@@ -8,13 +8,16 @@ use super::plan::ViewPlan;
 use super::spine::Spine;
 use super::statuses::Joined;
 use crate::error::JobError;
-use crate::point_in_time::{Account, Assembly, Beyond, Entities, JoinView, KeyedRows, Latest, Layout, Shuffle};
+use crate::point_in_time::{
+    Account, Assembled, Assembly, Beyond, Entities, JoinView, KeyedRows, Latest, Layout, Shuffle,
+};
 use crate::pool::Pool;
 use crate::progress::Progress;
 use crate::table::{Marks, Positions, Scan, Table, TimeRange, Unit};
 use arrow::array::{ArrayRef, RecordBatch};
 use ondol_pipelines_api::wire::AsOf;
 use ondol_vocabulary::Field;
+use std::sync::mpsc::{Receiver, sync_channel};
 use timeline::Rows;
 
 /// Which events are read.
@@ -37,61 +40,99 @@ struct Join<'a> {
     progress: &'a Progress,
 }
 
-/// The features of one view for every row of the spine.
-pub(super) fn view(
+/// The features of each of `views` for every row of the spine.
+pub(super) fn views<'a>(
     spine: &Spine,
-    view: &ViewPlan,
+    views: impl Iterator<Item = Result<(&'a ViewPlan, &'a Table), JobError>>,
     reading: Reading,
-    table: &Table,
     limits: &Limits,
     pool: &Pool,
     progress: &Progress,
-) -> Result<Joined, JobError> {
-    let definition = view.engine.definition();
+) -> Result<Vec<Joined>, JobError> {
+    let views = views.collect::<Result<Vec<_>, _>>()?;
+    std::thread::scope(|scope| {
+        // Whose rows they are is found out on one thread: of the next view's while this one's are joined.
+        let (to_join, keyed) = sync_channel(0);
+        let plans: Vec<&ViewPlan> = views.iter().map(|(plan, _)| *plan).collect();
+        scope.spawn(move || {
+            for plan in plans {
+                // Whoever does not listen any more has failed.
+                if to_join.send(keyed_rows(spine, plan)).is_err() {
+                    return;
+                }
+            }
+        });
+        let joined = views.into_iter().map(|(plan, table)| {
+            let compiled = JoinView::compile(plan.engine.definition(), &plan.source)?;
+            let join = Join {
+                view: &compiled,
+                name: plan.name.name.clone(),
+                table,
+                reading,
+                limits,
+                pool,
+                progress,
+            };
+            let assembled = join.assembled(spine, &keyed)?;
+            Ok(Joined::new(compiled, assembled))
+        });
+        joined.collect()
+    })
+}
+
+/// The spine's rows by the key of the view.
+fn keyed_rows(spine: &Spine, plan: &ViewPlan) -> Result<KeyedRows, JobError> {
     let input = |inputs: &'_ RecordBatch, name: &str| {
         let column = inputs.column_by_name(name).cloned();
         column.ok_or_else(|| JobError::internal(format!("key `{name}` is no input of the model")))
     };
     let keys = spine.inputs.iter().map(|inputs| {
-        let columns = definition.key.iter().map(|field| input(inputs, &field.name));
+        let key = &plan.engine.definition().key;
+        let columns = key.iter().map(|field| input(inputs, &field.name));
         columns.collect::<Result<Vec<_>, _>>()
     });
     let keys = keys.collect::<Result<Vec<_>, _>>()?;
     let keys: Vec<Vec<&ArrayRef>> = keys.iter().map(|columns| columns.iter().collect()).collect();
-    let keyed = KeyedRows::of(&keys)?;
-    let compiled = JoinView::compile(definition, &view.source)?;
-    let join = Join {
-        view: &compiled,
-        name: view.name.name.clone(),
-        table,
-        reading,
-        limits,
-        pool,
-        progress,
-    };
-    if join.view.history().is_latest_only() {
-        let rows = Rows {
-            keyed: &keyed,
-            times: &spine.times,
-            moments: spine.moments(limits.threads),
-        };
-        if let Some(assembled) = join.timeline(&rows)? {
-            return Ok(Joined::new(compiled, assembled));
-        }
-    }
-    let entities = keyed.grouped(&spine.times)?;
-    let assembly = Assembly::new(join.view.features().map(|feature| feature.data_type), spine.rows());
-    let beyond = Beyond::new(join.view, &entities);
-    let has_older = match join.view.history().is_latest_only() {
-        true => join.latest(&entities, &beyond, &assembly)?,
-        false => join.shuffle(&entities, &beyond, &assembly)?,
-    };
-    let mut assembled = assembly.finish()?;
-    beyond.settle(join.view, &entities, has_older, &mut assembled.worth);
-    Ok(Joined::new(compiled, assembled))
+    KeyedRows::of(&keys)
 }
 
 impl Join<'_> {
+    /// The view's features, with the rows' keys as they come from `keyed`.
+    fn assembled(&self, spine: &Spine, keyed: &Receiver<Result<KeyedRows, JobError>>) -> Result<Assembled, JobError> {
+        let is_in_order = self.may_be_in_order();
+        // While the keys are looked up.
+        let moments = is_in_order.then(|| spine.moments(self.limits.threads));
+        let panicked = |_| JobError::internal("finding the rows' entities panicked");
+        let keyed = keyed.recv().map_err(panicked)??;
+        if let Some(moments) = moments {
+            let rows = Rows {
+                keyed: &keyed,
+                times: &spine.times,
+                moments,
+            };
+            if let Some(assembled) = self.timeline(&rows)? {
+                return Ok(assembled);
+            }
+        }
+        let entities = keyed.grouped(&spine.times)?;
+        let types = self.view.features().map(|feature| feature.data_type);
+        let assembly = Assembly::new(types, spine.rows());
+        let beyond = Beyond::new(self.view, &entities);
+        let has_older = match self.view.history().is_latest_only() {
+            true => self.latest(&entities, &beyond, &assembly)?,
+            false => self.shuffle(&entities, &beyond, &assembly)?,
+        };
+        let mut assembled = assembly.finish()?;
+        beyond.settle(self.view, &entities, has_older, &mut assembled.worth);
+        Ok(assembled)
+    }
+
+    /// Whether this is a view of latest rows over a table that may be in order of time.
+    fn may_be_in_order(&self) -> bool {
+        let is_numbered = matches!(self.table.positions, Positions::RowNumber { .. });
+        self.view.history().is_latest_only() && is_numbered && !self.marks().positions
+    }
+
     /// A view of latest rows: who won, then the values of those. Whether older events were left unread.
     fn latest(&self, entities: &Entities, beyond: &Beyond, assembly: &Assembly) -> Result<bool, JobError> {
         let marks = self.marks();

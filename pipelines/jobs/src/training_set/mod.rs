@@ -134,9 +134,9 @@ impl TrainingSet {
             let table = tables.get(&view.source.name);
             let table =
                 table.ok_or_else(|| JobError::internal(format!("source `{}` was not opened", view.source.name)))?;
-            join::view(&self.spine, view, reading, table, limits, pool, progress)
+            Ok((view, table))
         });
-        views.collect()
+        join::views(&self.spine, views, reading, limits, pool, progress)
     }
 
     /// Writes the rows as the result of job `id`. It becomes visible once it is whole, and what it should be.

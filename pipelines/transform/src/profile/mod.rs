@@ -16,6 +16,7 @@ pub use frequent::FrequentText;
 
 use crate::row::RowError;
 use crate::row::exact_sum::ExactSum;
+use crate::row::float_block::{BLOCK, FloatBlock};
 use crate::row::scalar::{Scalar, ScalarRef};
 use crate::row::sketch::Sketch;
 use crate::row::trail::cardinality::hash;
@@ -26,6 +27,7 @@ use arrow::datatypes::{ArrowPrimitiveType, Float32Type, Float64Type, Int32Type, 
 use distinct::Distinct;
 use frequent::Frequent;
 use ondol_vocabulary::{DataType, EventTime, Value};
+use std::borrow::Cow;
 
 /// The standard deviation of a sample.
 const STDDEV: Spread = Spread {
@@ -144,12 +146,11 @@ impl ColumnProfile {
                 self.extend(ScalarRef::Bool(value));
                 self.distinct.add(hash(ScalarRef::Bool(value)));
             }),
-            DataType::I32 => self.add_integers(values::<Int32Type>(column).map(i64::from)),
-            DataType::I64 => self.add_integers(values::<Int64Type>(column)),
-            DataType::F32 => self.add_floats(&values::<Float32Type>(column).map(f64::from).collect::<Vec<_>>()),
-            DataType::F64 if nulls == 0 => self.add_floats(column.as_primitive::<Float64Type>().values()),
-            DataType::F64 => self.add_floats(&values::<Float64Type>(column).collect::<Vec<_>>()),
-            DataType::Timestamp => self.add_integers(values::<TimestampMicrosecondType>(column)),
+            DataType::I32 => self.add_integers(&widened::<Int32Type, _>(column)),
+            DataType::I64 => self.add_integers(&values::<Int64Type>(column)),
+            DataType::F32 => self.add_floats(&widened::<Float32Type, _>(column)),
+            DataType::F64 => self.add_floats(&values::<Float64Type>(column)),
+            DataType::Timestamp => self.add_integers(&values::<TimestampMicrosecondType>(column)),
             DataType::List(_) => {}
         }
         Ok(())
@@ -167,53 +168,40 @@ impl ColumnProfile {
     }
 
     /// Integers, or moments.
-    fn add_integers(&mut self, values: impl Iterator<Item = i64>) {
-        let mut ends: Option<(i64, i64)> = None;
-        for value in values {
-            let (least, greatest) = ends.unwrap_or((value, value));
-            ends = Some((least.min(value), greatest.max(value)));
-            if let Some(numbers) = &mut self.numbers {
-                numbers.integers = numbers.integers.wrapping_add(i128::from(value));
-                if !self.is_outline {
-                    numbers.squares.add_square_of_integer(value);
-                    numbers.sketch.add(value as f64);
+    fn add_integers(&mut self, values: &[i64]) {
+        if let Some(numbers) = &mut self.numbers {
+            let sum: i128 = values.iter().map(|value| i128::from(*value)).sum();
+            numbers.integers = numbers.integers.wrapping_add(sum);
+            if !self.is_outline {
+                for value in values {
+                    numbers.squares.add_square_of_integer(*value);
+                    numbers.sketch.add(*value as f64);
                 }
             }
-            self.distinct.add(hash(ScalarRef::Int(value)));
         }
+        let ends = values.iter().copied().min().zip(values.iter().copied().max());
         self.extend_to(ends.map(|(least, greatest)| (ScalarRef::Int(least), ScalarRef::Int(greatest))));
+        self.distinct
+            .add_all(values.iter().map(|value| hash(ScalarRef::Int(*value))));
     }
 
     fn add_floats(&mut self, values: &[f64]) {
-        if let Some(numbers) = &mut self.numbers {
-            numbers.floats.add_all(values);
-            if !self.is_outline {
-                for value in values {
-                    numbers.squares.add_square_of_float(*value);
-                    numbers.sketch.add(*value);
+        for values in values.chunks(BLOCK) {
+            let block = FloatBlock::of(values);
+            if let Some(numbers) = &mut self.numbers {
+                numbers.floats.add_block(&block);
+                if !self.is_outline {
+                    for value in values {
+                        numbers.squares.add_square_of_float(*value);
+                        numbers.sketch.add(*value);
+                    }
                 }
             }
-        }
-        // By the total order: -0.0 is before 0.0, and what is NaN is before or after all numbers.
-        let mut ends: Option<(i64, i64)> = None;
-        let mut nans = 0;
-        for value in values {
-            let (order, is_nan) = (order(*value), value.is_nan());
-            let (least, greatest) = ends.unwrap_or((i64::MAX, i64::MIN));
-            nans += u64::from(is_nan);
-            ends = Some(if is_nan {
-                (least, greatest)
-            } else {
-                (least.min(order), greatest.max(order))
-            });
-        }
-        self.nans += nans;
-        let ends = ends.filter(|(least, greatest)| least <= greatest);
-        self.extend_to(
-            ends.map(|(least, greatest)| (ScalarRef::Float(ordered(least)), ScalarRef::Float(ordered(greatest)))),
-        );
-        for value in values {
-            self.distinct.add(hash(ScalarRef::float(*value)));
+            self.nans += block.nans() as u64;
+            let ends = block.extremes();
+            self.extend_to(ends.map(|(least, greatest)| (ScalarRef::Float(least), ScalarRef::Float(greatest))));
+            self.distinct
+                .add_all(values.iter().map(|value| hash(ScalarRef::float(*value))));
         }
     }
 
@@ -444,20 +432,18 @@ impl ColumnProfile {
     }
 }
 
-/// An integer in the place of a float in the total order.
-fn order(value: f64) -> i64 {
-    let bits = value.to_bits() as i64;
-    bits ^ (((bits >> 63) as u64) >> 1) as i64
+/// The values of a column that are not null, where they lie if none is.
+fn values<T: ArrowPrimitiveType>(column: &dyn Array) -> Cow<'_, [T::Native]> {
+    let column = column.as_primitive::<T>();
+    match column.null_count() {
+        0 => Cow::Borrowed(column.values()),
+        _ => Cow::Owned(column.iter().flatten().collect()),
+    }
 }
 
-/// The float of an [`order`].
-fn ordered(order: i64) -> f64 {
-    f64::from_bits((order ^ (((order >> 63) as u64) >> 1) as i64) as u64)
-}
-
-/// The values of a column that are not null.
-fn values<T: ArrowPrimitiveType>(column: &dyn Array) -> impl Iterator<Item = T::Native> {
-    column.as_primitive::<T>().iter().flatten()
+/// As [`values`], widened.
+fn widened<T: ArrowPrimitiveType, W: From<T::Native>>(column: &dyn Array) -> Vec<W> {
+    values::<T>(column).iter().map(|value| W::from(*value)).collect()
 }
 
 #[cfg(test)]

@@ -8,63 +8,19 @@
 //! Neal splits into 32-bit chunks to postpone carries; here sums are short and stored, so carries are propagated at once
 //! and the integer ([`Wide`]) stays small.
 
+use super::float_block::{BLOCK, BlockSum, FloatBlock};
 use super::rounding::nearest;
 use super::wide::{LIMB, Wide, WideTotal};
 use smallvec::SmallVec;
 
 /// Stored bits of a double's fraction; the leading one is implied.
-const FRACTION_BITS: u32 = 52;
+pub(crate) const FRACTION_BITS: u32 = 52;
 /// The exponent field of infinities and NaN.
-const SPECIAL_EXPONENT: u64 = 0x7ff;
+pub(crate) const SPECIAL_EXPONENT: u64 = 0x7ff;
 /// First byte position past the widest sum: 2⁶⁴ times the largest double needs 2,163 bits with its sign.
 pub(crate) const MAX_BYTES: usize = 272;
 /// The power of two that a unit is.
 const UNIT: i64 = -1074;
-
-/// Values added up in one integer before it is added to the wide one.
-const BLOCK: usize = 1_024;
-/// Magnitudes that differ by no more than these bits fit, added up over a block, into an integer of 128.
-const BLOCK_SPREAD: usize = 127 - (FRACTION_BITS as usize + 1) - (BLOCK.ilog2() as usize + 1);
-
-/// The sum of a block of finite values: `units · 2^(shift − 1074)`.
-struct BlockSum {
-    units: i128,
-    shift: usize,
-}
-
-impl BlockSum {
-    /// None if a value is not finite, or magnitudes lie too far apart.
-    fn of(block: &[f64]) -> Option<Self> {
-        let (mut least, mut greatest) = (SPECIAL_EXPONENT, 0);
-        for value in block {
-            let exponent = (value.to_bits() >> FRACTION_BITS) & SPECIAL_EXPONENT;
-            // Zero and what is nearly zero have the least exponent, whose shift is that of the next.
-            let is_zero = value.to_bits() << 1 == 0;
-            least = least.min(if is_zero { SPECIAL_EXPONENT } else { exponent.max(1) });
-            greatest = greatest.max(exponent);
-        }
-        if greatest == SPECIAL_EXPONENT {
-            return None;
-        }
-        // All of them zero: any will do.
-        let least = least.min(greatest.max(1));
-        let shift = least as usize - 1;
-        if greatest.saturating_sub(least) as usize > BLOCK_SPREAD {
-            return None;
-        }
-        let mut units = 0i128;
-        for value in block {
-            let (mantissa, own) = parts(*value)?;
-            let magnitude = i128::from(mantissa) << own.saturating_sub(shift);
-            units += if value.is_sign_negative() {
-                -magnitude
-            } else {
-                magnitude
-            };
-        }
-        Some(Self { units, shift })
-    }
-}
 
 /// The exact sum of a multiset of floats.
 #[derive(Clone, Debug, Default)]
@@ -127,11 +83,16 @@ impl ExactSum {
 
     /// Adds every one of `values`: as [`Self::add`], several times as fast where magnitudes lie close together.
     pub fn add_all(&mut self, values: &[f64]) {
-        for block in values.chunks(BLOCK) {
-            match BlockSum::of(block) {
-                Some(BlockSum { units, shift }) => self.finite.add_shifted(units.unsigned_abs(), shift, units < 0),
-                None => block.iter().for_each(|value| self.add(*value)),
-            }
+        for values in values.chunks(BLOCK) {
+            self.add_block(&FloatBlock::of(values));
+        }
+    }
+
+    /// As [`Self::add_all`], of what has been looked at already.
+    pub(crate) fn add_block(&mut self, block: &FloatBlock<'_>) {
+        match block.sum() {
+            Some(BlockSum { units, shift }) => self.finite.add_shifted(units.unsigned_abs(), shift, units < 0),
+            None => block.values().iter().for_each(|value| self.add(*value)),
         }
     }
 

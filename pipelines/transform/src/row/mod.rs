@@ -20,6 +20,7 @@ pub(crate) mod codec;
 pub(crate) mod event;
 pub mod exact_sum;
 mod fences;
+pub(crate) mod float_block;
 pub(crate) mod layout;
 mod result_type;
 mod rounding;

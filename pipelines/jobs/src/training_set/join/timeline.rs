@@ -65,15 +65,11 @@ struct Takers<'a> {
 }
 
 impl Join<'_> {
-    /// The features as of each of `spine`'s rows; none if the table is not known to be in order of time, or turns out not
-    /// to be.
+    /// The features as of each of `spine`'s rows; none if the table, which may be in order of time, turns out not to be.
     pub(super) fn timeline(&self, spine: &Rows<'_>) -> Result<Option<Assembled>, JobError> {
         let Positions::RowNumber { delay_us } = self.table.positions else {
             return Ok(None);
         };
-        if self.marks().positions {
-            return Ok(None);
-        }
         let scan = self.scan(self.view.admitting_columns(), NO_MARKS);
         let units = self.units(&scan, spine.times)?;
         let Some(legs) = self.legs(&scan, &units, spine.keyed.count()) else {
