@@ -147,15 +147,14 @@ impl ArtifactFolder {
         match std::fs::read(&path) {
             Ok(kept) if kept == artifact => {}
             // Read or not: what stands there is not the artifact.
-            Ok(_) | Err(_) => write_durably(&path, artifact)?,
+            Ok(_) | Err(_) => write_durably(&path, artifact).map_err(|error| explained(&path, &error))?,
         }
         Ok(name)
     }
 
     fn read(&self, name: &str) -> io::Result<Bytes> {
         let path = self.path(name);
-        let explain = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
-        let bytes = std::fs::read(&path).map_err(explain)?;
+        let bytes = std::fs::read(&path).map_err(|error| explained(&path, &error))?;
         if sha256(&bytes) != name {
             let detail = format!(
                 "{} has changed since it was registered: restore it, or register again",
@@ -168,9 +167,8 @@ impl ArtifactFolder {
 
     fn size_bytes(&self, name: &str) -> io::Result<usize> {
         let path = self.path(name);
-        let explain = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
-        let size = std::fs::metadata(&path).map_err(explain)?.len();
-        Ok(usize::try_from(size).unwrap_or(usize::MAX))
+        let file = std::fs::metadata(&path).map_err(|error| explained(&path, &error))?;
+        Ok(usize::try_from(file.len()).unwrap_or(usize::MAX))
     }
 
     /// Removes what a crash has left. Only of a folder that nobody else writes to.
@@ -192,6 +190,11 @@ impl ArtifactFolder {
     fn unfinished(&self, name: &str) -> PathBuf {
         unfinished(&self.path(name))
     }
+}
+
+/// `error`, with the file that it is about.
+fn explained(path: &Path, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{}: {error}", path.display()))
 }
 
 fn file_name(name: &str) -> String {
@@ -357,10 +360,10 @@ mod tests {
 
     #[tokio::test]
     async fn a_bucket_that_is_missing_is_told_with_the_remedy() {
-        let Bench { artifacts, .. } = open("s3://ondol-no-such-bucket/artifacts");
-        let error = artifacts.keep(MODEL).await.unwrap_err().to_string();
+        let bench = open("s3://ondol-no-such-bucket/artifacts");
+        let error = bench.artifacts.keep(MODEL).await.unwrap_err().to_string();
         assert!(error.contains("check the bucket's name"), "{error}");
-        let error = artifacts.read(&sha256(b"other")).await.unwrap_err().to_string();
+        let error = bench.artifacts.read(&sha256(b"other")).await.unwrap_err().to_string();
         assert!(error.contains("ondol-no-such-bucket"), "{error}");
     }
 
