@@ -18,6 +18,7 @@ use crate::report::{Report, Row};
 use anyhow::{Context as _, Result, ensure};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
+use tokio::process::Command;
 
 /// What to measure.
 #[derive(Debug, clap::Args)]
@@ -123,10 +124,18 @@ pub(crate) async fn run(args: &Args) -> Result<Report> {
     Ok(report)
 }
 
+/// Waits until the disk has what the side before has written: who syncs its own result would wait for that one's too.
+async fn clean_pages() -> Result<()> {
+    let status = Command::new("sync").status().await?;
+    ensure!(status.success(), "`sync` ended with {status}");
+    Ok(())
+}
+
 async fn measure(work: Work, args: &Args, folder: &Path, report: &mut Report) -> Result<()> {
     let mut sides = sides(work, args, folder)?;
     for _ in 0..args.repetitions {
         for side in &mut sides {
+            clean_pages().await?;
             let outcome = outcome(side).await?;
             side.outcomes.push(outcome);
         }
@@ -222,7 +231,7 @@ async fn outcome(side: &Side) -> Result<Outcome> {
 }
 
 async fn output(program: &Path, arguments: &[String]) -> Result<String> {
-    let run = tokio::process::Command::new(program).args(arguments).output().await?;
+    let run = Command::new(program).args(arguments).output().await?;
     let said = String::from_utf8_lossy(&run.stderr);
     ensure!(
         run.status.success(),
