@@ -19,7 +19,7 @@ use ondol_pipelines_api::RowsDigest;
 use ondol_pipelines_api::wire::{TrainingSetOptions, TrainingSetRequest};
 use ondol_runtime::objects::{Location, ObjectStores};
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 const ENDING: &str = ".arrows";
@@ -28,11 +28,16 @@ const COLUMN_BYTES: usize = 256;
 /// What a schema takes, about.
 const SCHEMA_BYTES: usize = 4_096;
 
+/// A spine of at most so many bytes is at hand for the job that follows its submission at once, as most do.
+const FRESH_BYTES: usize = 64 << 20;
+
 /// Where spines are kept. Clones share the place.
 #[derive(Clone)]
 pub(crate) struct Spines {
     place: Location,
     store: Arc<dyn ObjectStore>,
+    /// The job whose spine was kept last, and the spine, unless somebody has taken it.
+    fresh: Arc<Mutex<Option<(String, Bytes)>>>,
 }
 
 /// A spine as it is kept.
@@ -112,15 +117,23 @@ impl Spines {
         Ok(Self {
             store: place.store(),
             place,
+            fresh: Arc::default(),
         })
     }
 
     /// Keeps the spine of job `id`. When this returns it survives a crash.
     pub(crate) async fn put(&self, id: &str, spine: Encoded) -> Result<(), JobError> {
-        let written = self.store.put(&path(id), spine.bytes.into()).await;
-        written
-            .map(drop)
-            .map_err(|cause| self.failed("writing a spine", &cause))
+        let bytes = Bytes::from(spine.bytes);
+        let written = self.store.put(&path(id), bytes.clone().into()).await;
+        written.map_err(|cause| self.failed("writing a spine", &cause))?;
+        if bytes.len() <= FRESH_BYTES {
+            *self.fresh() = Some((id.to_owned(), bytes));
+        }
+        Ok(())
+    }
+
+    fn fresh(&self) -> MutexGuard<'_, Option<(String, Bytes)>> {
+        self.fresh.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Keeps the spine of job `from` for job `to` as well. `false` when it is no longer there.
@@ -134,8 +147,14 @@ impl Spines {
 
     /// The request of job `id`.
     pub(crate) async fn request(&self, id: &str, options: TrainingSetOptions) -> Result<TrainingSetRequest, JobError> {
-        let read = async { self.store.get(&path(id)).await?.bytes().await };
-        let bytes = read.await.map_err(|cause| self.failed("reading a spine", &cause))?;
+        let fresh = self.fresh().take_if(|(fresh, _)| fresh == id);
+        let bytes = match fresh {
+            Some((_, bytes)) => bytes,
+            None => {
+                let read = async { self.store.get(&path(id)).await?.bytes().await };
+                read.await.map_err(|cause| self.failed("reading a spine", &cause))?
+            }
+        };
         let decode = move || decoded(bytes);
         let (spine_schema, spine) = tokio::task::spawn_blocking(decode)
             .await
@@ -157,6 +176,7 @@ impl Spines {
 
     /// Removes the spine of job `id`, if it is there.
     pub(crate) async fn remove(&self, id: &str) -> Result<(), JobError> {
+        drop(self.fresh().take_if(|(fresh, _)| fresh == id));
         match self.store.delete(&path(id)).await {
             Ok(()) | Err(Error::NotFound { .. }) => Ok(()),
             Err(cause) => Err(self.failed("removing a spine", &cause)),

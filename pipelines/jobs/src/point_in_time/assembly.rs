@@ -7,6 +7,7 @@
 
 use super::packed::{Packed, Packing};
 use crate::error::JobError;
+use crate::pool;
 use arrow::array::ArrayRef;
 use ondol_transform::{Answers, Worth};
 use ondol_vocabulary::DataType;
@@ -88,17 +89,35 @@ impl Assembly {
 
     /// Gives `answers` to `takers`: rows of the spine, each with the answer that it takes.
     pub(crate) fn give(&self, takers: Vec<(u32, u32)>, answers: Answers) -> Result<(), JobError> {
+        self.give_parts(vec![takers], answers, 1)
+    }
+
+    /// As [`Self::give`], part by part on `threads` threads.
+    pub(crate) fn give_parts(
+        &self,
+        parts: Vec<Vec<(u32, u32)>>,
+        answers: Answers,
+        threads: usize,
+    ) -> Result<(), JobError> {
         let Answers { values, worth } = answers;
         let values = self.packing.pack(values, worth.len())?;
-        for (row, at) in &takers {
-            let worth = worth.get(*at as usize).ok_or_else(misfit)?;
-            self.tell(*row, *worth);
-        }
+        let tell = |takers: &[(u32, u32)]| {
+            for (row, at) in takers {
+                let worth = worth.get(*at as usize).ok_or_else(misfit)?;
+                self.tell(*row, *worth);
+            }
+            Ok(())
+        };
         if values.rows() >= SMALL_ROWS {
             let piece = self.keep(values)?;
-            self.seat(&takers, piece, 0);
-            return Ok(());
+            let seated = pool::map(threads, parts, |_, takers| {
+                self.seat(&takers, piece, 0);
+                tell(&takers)
+            });
+            return seated.map(drop);
         }
+        let takers = parts.concat();
+        tell(&takers)?;
         let mut kept = self.kept()?;
         kept.small_rows += values.rows();
         kept.small.push(Small { values, takers });

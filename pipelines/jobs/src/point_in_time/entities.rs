@@ -7,8 +7,8 @@
 //! the size of a hash table, and most often stays in the processor's cache.
 
 use crate::error::JobError;
-use arrow::array::{Array, ArrayRef, AsArray, StringArray};
-use arrow::datatypes::{DataType as ArrowType, Int32Type, Int64Type};
+use arrow::array::{Array, ArrayRef, AsArray, PrimitiveArray, StringArray};
+use arrow::datatypes::{ArrowPrimitiveType, DataType as ArrowType, Int32Type, Int64Type};
 use hashbrown::HashTable;
 use ondol_vocabulary::key::EntityKeyColumns;
 use std::ops::Range;
@@ -67,9 +67,13 @@ impl Dense {
         for columns in columns {
             let [column] = columns.as_slice() else { return None };
             rows += column.len();
-            for value in integers(column)?.flatten() {
+            let are_integers = each_integer(column, |value| {
+                let Some(value) = value else { return };
                 let (least, greatest) = ends.unwrap_or((value, value));
                 ends = Some((least.min(value), greatest.max(value)));
+            });
+            if !are_integers {
+                return None;
             }
         }
         let (least, greatest) = ends?;
@@ -88,15 +92,23 @@ impl Dense {
     }
 }
 
-/// The values of a column of integers.
-fn integers(column: &ArrayRef) -> Option<Box<dyn Iterator<Item = Option<i64>> + '_>> {
+/// Calls `take` with each value of a column of integers; false if it is none.
+#[inline]
+fn each_integer(column: &ArrayRef, take: impl FnMut(Option<i64>)) -> bool {
     match column.data_type() {
-        ArrowType::Int64 => Some(Box::new(column.as_primitive::<Int64Type>().iter())),
-        ArrowType::Int32 => {
-            let values = column.as_primitive::<Int32Type>().iter();
-            Some(Box::new(values.map(|value| value.map(i64::from))))
-        }
-        _ => None,
+        ArrowType::Int64 => each_of(column.as_primitive::<Int64Type>(), take),
+        ArrowType::Int32 => each_of(column.as_primitive::<Int32Type>(), take),
+        _ => return false,
+    }
+    true
+}
+
+#[inline]
+fn each_of<T: ArrowPrimitiveType<Native: Into<i64>>>(column: &PrimitiveArray<T>, mut take: impl FnMut(Option<i64>)) {
+    if column.null_count() == 0 {
+        column.values().iter().for_each(|value| take(Some((*value).into())));
+    } else {
+        column.iter().for_each(|value| take(value.map(Into::into)));
     }
 }
 
@@ -246,18 +258,19 @@ impl KeyedRows {
     /// Of integers that have a place each.
     fn of_integers(mut dense: Dense, keys: &[Vec<&ArrayRef>], mut entities: Vec<u32>) -> Self {
         let mut count = 0;
-        for values in keys.iter().flatten().filter_map(|column| integers(column)) {
-            entities.extend(values.map(|value| {
+        for column in keys.iter().flatten() {
+            each_integer(column, |value| {
                 let place = value.map(|value| value.wrapping_sub(dense.least) as u64 as usize);
                 let Some(entity) = place.and_then(|place| dense.entities.get_mut(place)) else {
-                    return NO_ENTITY;
+                    entities.push(NO_ENTITY);
+                    return;
                 };
                 if *entity == NO_ENTITY {
                     *entity = count;
                     count += 1;
                 }
-                *entity
-            }));
+                entities.push(*entity);
+            });
         }
         let keys = Keys {
             count,

@@ -32,17 +32,31 @@ pub(crate) struct Moments {
 impl Moments {
     /// Of rows at `times`, put in order by `threads` threads.
     pub(crate) fn of(times: &[i64], threads: usize) -> Self {
-        let mut pairs: Vec<(i64, u32)> = times.iter().copied().zip(0..).collect();
-        let part = pairs.len().div_ceil(threads.max(1)).max(1);
-        std::thread::scope(|scope| {
-            for part in pairs.chunks_mut(part) {
-                scope.spawn(|| part.sort_unstable());
-            }
+        let (rows, times) = Self::packed(times, threads).unwrap_or_else(|| {
+            let pairs = sorted(times.iter().copied().zip(0..).collect::<Vec<(i64, u32)>>(), threads);
+            pairs.into_iter().map(|(time, row)| (row, time)).unzip()
         });
-        // What is in order already is merged.
-        pairs.sort();
-        let (times, rows) = pairs.into_iter().unzip();
         Self { rows, times }
+    }
+
+    /// The rows and their times in order, by way of integers that hold both: where times lie within some years.
+    fn packed(times: &[i64], threads: usize) -> Option<(Vec<u32>, Vec<i64>)> {
+        let (least, greatest) = (*times.iter().min()?, *times.iter().max()?);
+        let row_bits = usize::BITS - times.len().leading_zeros();
+        let span = greatest.checked_sub(least)? as u64;
+        if row_bits > span.leading_zeros() {
+            return None;
+        }
+        let both = times.iter().zip(0u64..);
+        let both = both.map(|(time, row)| ((time - least) as u64) << row_bits | row);
+        let row = |both: u64| (both & ((1 << row_bits) - 1)) as u32;
+        let ordered = sorted(both.collect::<Vec<u64>>(), threads);
+        let ordered = ordered.into_iter();
+        Some(
+            ordered
+                .map(|both| (row(both), least + (both >> row_bits) as i64))
+                .unzip(),
+        )
     }
 
     /// Places of rows that see nothing at `time` or later, if events are seen `lag_us` after they happened.
@@ -50,6 +64,19 @@ impl Moments {
         let seen = time.saturating_add(lag_us);
         self.times.partition_point(|moment| *moment < seen)
     }
+}
+
+/// `values` in order, by `threads` threads.
+fn sorted<T: Ord + Send>(mut values: Vec<T>, threads: usize) -> Vec<T> {
+    let part = values.len().div_ceil(threads.max(1)).max(1);
+    std::thread::scope(|scope| {
+        for part in values.chunks_mut(part) {
+            scope.spawn(|| part.sort_unstable());
+        }
+    });
+    // What is in order already is merged.
+    values.sort();
+    values
 }
 
 /// What a walk needs to know.
@@ -350,6 +377,20 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn moments_are_in_order_however_far_they_lie_apart(
+            near in prop::collection::vec(-50..50i64, 0..100),
+            far in prop::collection::vec(prop_oneof![Just(i64::MIN), Just(i64::MAX), any::<i64>()], 0..3),
+            threads in 1..4usize,
+        ) {
+            let times: Vec<i64> = near.into_iter().chain(far).collect();
+            let mut expected: Vec<(i64, u32)> = times.iter().copied().zip(0..).collect();
+            expected.sort_unstable();
+            let moments = Moments::of(&times, threads);
+            let found: Vec<(i64, u32)> = moments.times.into_iter().zip(moments.rows).collect();
+            prop_assert_eq!(found, expected);
+        }
+
         #[test]
         fn every_row_takes_the_latest_event_it_sees(
             mut events in prop::collection::vec((0..4i64, 0..60i64), 0..80),

@@ -24,8 +24,8 @@ const FEWEST_ROWS: usize = 2_048;
 const BATCH_BYTES: usize = 1 << 20;
 /// What a value takes that is of no fixed width, about.
 const TEXT_BYTES: usize = 16;
-/// Batches that may wait to be digested.
-const AHEAD_BATCHES: usize = 4;
+/// Batches that may wait between two threads: one goes on while another waits for the disk.
+const AHEAD_BATCHES: usize = 12;
 
 /// Derives, joins the spine's columns with the vector's, counts, and hands the rows to `write` as they come about: all of
 /// schema `schema`.

@@ -176,7 +176,8 @@ fn times(batches: &[RecordBatch], name: &str, problems: &mut Vec<String>) -> Vec
                 return Vec::new();
             }
         };
-        if let Some(row) = (0..moments.len()).find(|&row| moments.is_null(row)) {
+        let rows = if moments.null_count() == 0 { 0 } else { moments.len() };
+        if let Some(row) = (0..rows).find(|&row| moments.is_null(row)) {
             let row = times.len() + row + 1;
             problems.push(format!(
                 "time column `{name}` is null in row {row}: every row needs a moment"

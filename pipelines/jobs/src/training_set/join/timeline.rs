@@ -8,6 +8,7 @@ use crate::error::JobError;
 use crate::point_in_time::{
     Answers, Assembled, Assembly, Found, KeyedRows, NO_ENTITY, SpineMoments, Tie, Timeline, Worth,
 };
+use crate::pool;
 use crate::table::{Marks, Positions, Scan, Unit};
 use arrow::array::{AsArray, RecordBatch};
 use arrow::compute::concat_batches;
@@ -26,6 +27,9 @@ const NO_MARKS: Marks = Marks {
     positions: false,
     arrival: false,
 };
+
+/// Rows of the spine that one thread takes care of sooner than two.
+const LEAST_SHARED: usize = 1 << 15;
 
 /// More events are not numbered.
 const MOST_EVENTS: u32 = u32::MAX - 2;
@@ -116,6 +120,11 @@ impl Join<'_> {
         let scan = self.scan(self.view.value_columns(), NO_MARKS);
         self.progress
             .stage(format!("computing {}", self.name), Some(rows(&groups.units)));
+        // Where row groups are fewer than threads, the rows that take of one are shared out.
+        let threads = match groups.units.len() < self.limits.threads {
+            true => self.limits.threads,
+            false => 1,
+        };
         self.pool.for_each(&groups.units, |number, unit| {
             self.progress.checkpoint()?;
             let wanted = &wanted[number];
@@ -123,8 +132,7 @@ impl Join<'_> {
                 let picked = scan.pick(unit, &wanted.rows, groups.is_whole, self.pool.io())?;
                 let answers = self.view.history().latest(&picked)?;
                 let times = self.times_of(&picked)?;
-                let takes = wanted.takers.iter().map(|(at, row)| (*row, *at, times[*at as usize]));
-                takers.take(takes, answers)?;
+                takers.take(&wanted.takers, times, answers, threads)?;
             }
             self.progress.add(unit.rows);
             Ok(())
@@ -205,10 +213,10 @@ impl Join<'_> {
         legs: &[(Range<usize>, i64)],
     ) -> Result<(Vec<Wanted>, Vec<(Tie, Vec<u32>)>), JobError> {
         let (won, ties): (Vec<_>, Vec<_>) = found.into_iter().map(|found| (found.won, found.tied)).unzip();
-        let wanted = self.pool.map(won, |number, mut won| {
-            won.sort_unstable();
-            let mut rest = won.as_slice();
+        let wanted = self.pool.map(won, |number, won| {
             let units = legs.get(number).map_or(0..0, |(units, _)| units.clone());
+            let won = by_event(won, firsts[units.start]..firsts[units.end]);
+            let mut rest = won.as_slice();
             let wanted = units.map(|unit| {
                 let (here, behind) = rest.split_at(rest.partition_point(|(event, _)| *event < firsts[unit + 1]));
                 rest = behind;
@@ -253,11 +261,12 @@ impl Join<'_> {
         let Some(schema) = batches.first().map(RecordBatch::schema) else {
             return Ok(());
         };
-        let (mut times, mut ends, mut takes) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut times, mut ends, mut takes, mut happened) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for (tie, rows) in ties {
             for row in rows {
-                takes.push((*row, times.len() as u32, tie.time));
+                takes.push((times.len() as u32, *row));
                 times.push(takers.times[*row as usize]);
+                happened.push(tie.time);
             }
             ends.push(times.len() as u32);
         }
@@ -267,7 +276,7 @@ impl Join<'_> {
         };
         let events = concat_batches(&schema, &batches)?;
         let answers = self.view.history().answers(&events, &lanes, &moments)?;
-        takers.take(takes.into_iter(), answers)
+        takers.take(&takes, &happened, answers, 1)
     }
 
     fn times_of<'b>(&self, events: &'b RecordBatch) -> Result<&'b [i64], JobError> {
@@ -299,18 +308,46 @@ impl Wanted {
 }
 
 impl Takers<'_> {
-    /// Gives `answers` to rows of the spine, each with the answer that it takes and the time of that one's event.
-    fn take(&self, takes: impl Iterator<Item = (u32, u32, i64)>, answers: Answers) -> Result<(), JobError> {
-        let mut takers = Vec::with_capacity(takes.size_hint().0);
-        for (row, at, time) in takes {
-            let age = i128::from(self.times[row as usize]) - i128::from(time);
-            match self.ttl_us {
-                Some(ttl_us) if age > i128::from(ttl_us) => self.assembly.tell(row, self.past),
-                _ => takers.push((row, at)),
+    /// Gives `answers`, whose events happened at `times`, to rows of the spine: `takes` are an answer and a row that takes
+    /// it. On `threads` threads.
+    fn take(&self, takes: &[(u32, u32)], times: &[i64], answers: Answers, threads: usize) -> Result<(), JobError> {
+        let part = takes.len().div_ceil(threads).max(LEAST_SHARED);
+        let parts = pool::map(threads, takes.chunks(part).collect(), |_, takes: &[(u32, u32)]| {
+            let mut takers = Vec::with_capacity(takes.len());
+            for (at, row) in takes {
+                let age = i128::from(self.times[*row as usize]) - i128::from(times[*at as usize]);
+                match self.ttl_us {
+                    Some(ttl_us) if age > i128::from(ttl_us) => self.assembly.tell(*row, self.past),
+                    _ => takers.push((*row, *at)),
+                }
             }
-        }
-        self.assembly.give(takers, answers)
+            Ok(takers)
+        })?;
+        self.assembly.give_parts(parts, answers, threads)
     }
+}
+
+/// `won`, events of `events` and the rows that take them, in order of the events.
+fn by_event(mut won: Vec<(u32, u32)>, events: Range<u32>) -> Vec<(u32, u32)> {
+    if events.len() / 2 > won.len() {
+        won.sort_unstable();
+        return won;
+    }
+    // As many events as rows, or fewer: each is counted, and so has its place.
+    let place = |event: u32| (event - events.start) as usize;
+    let mut next = vec![0u32; events.len()];
+    won.iter().for_each(|(event, _)| next[place(*event)] += 1);
+    let mut sum = 0;
+    for count in &mut next {
+        sum += std::mem::replace(count, sum);
+    }
+    let mut ordered = vec![(0, 0); won.len()];
+    for taken in won {
+        let next = &mut next[place(taken.0)];
+        ordered[*next as usize] = taken;
+        *next += 1;
+    }
+    ordered
 }
 
 /// Of rows that found nothing nobody knows what was before: but of those that name no entity.
@@ -331,4 +368,31 @@ fn firsts(lengths: impl Iterator<Item = u64>) -> Vec<u32> {
         next
     });
     std::iter::once(0).chain(firsts).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn who_takes_an_event_stands_with_it_however_many_there_are(
+            first in 0..1_000u32,
+            count in 1..200u32,
+            taken in prop::collection::vec(any::<prop::sample::Index>(), 0..300),
+        ) {
+            let won: Vec<(u32, u32)> = taken
+                .iter()
+                .zip(0..)
+                .map(|(event, row)| (first + event.index(count as usize) as u32, row))
+                .collect();
+            let mut ordered = by_event(won.clone(), first..first + count);
+            prop_assert!(ordered.is_sorted_by_key(|(event, _)| *event));
+            let mut expected = won;
+            expected.sort_unstable();
+            ordered.sort_unstable();
+            prop_assert_eq!(ordered, expected);
+        }
+    }
 }
