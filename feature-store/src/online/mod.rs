@@ -49,7 +49,8 @@ pub trait OnlineStore: Send + Sync + 'static {
 
     /// Replaces each row that still is what its writer expects, and returns the indexes of those that are not,
     /// ascending. Atomic for each row, not across rows; a key must not appear twice. Refused as unavailable when the
-    /// store is no longer in `life`: rows that earlier writes left there may be gone.
+    /// store is no longer in `life`: rows that earlier writes left there may be gone. A write may be sent again when no
+    /// answer came: then it may be among the losers and be there, which whoever reads again finds in the row's fences.
     async fn compare_and_set(&self, life: &Life, writes: Vec<RowWrite>) -> Result<Vec<usize>, FeatureStoreError>;
 
     /// Makes everything written so far survive a crash of whatever holds the rows, as far as the store can; and writes
