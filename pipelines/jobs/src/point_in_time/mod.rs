@@ -3,7 +3,7 @@
 //! [`join`] is the seam for whoever groups and reads by itself (a query engine, an executor of a cluster): one partition,
 //! in memory, on one thread. The embedded training set reads tables and goes the same way piece by piece:
 //! 1. `view` is what is joined, made from definitions alone;
-//! 2. `entities` groups the spine's rows by key and time, and finds an event's entity; `seen` cuts a batch down to what they
+//! 2. `entities` groups the spine's rows by key and time, and finds an event's entity (`dense`: in a list); `seen` cuts a batch down to what they
 //!    may see;
 //! 3. `timeline` joins views of latest rows over tables in order of time, `latest` those over others, a candidate a row;
 //!    `shuffle` brings the events of all others together by
@@ -16,6 +16,7 @@ mod account;
 mod assembly;
 mod beyond;
 mod crowd;
+mod dense;
 mod entities;
 mod held;
 mod latest;
