@@ -3,8 +3,8 @@
 //! [`join`] is the seam for whoever groups and reads by itself (a query engine, an executor of a cluster): one partition,
 //! in memory, on one thread. The embedded training set reads tables and goes the same way piece by piece:
 //! 1. `view` is what is joined, made from definitions alone;
-//! 2. `entities` groups the spine's rows by key and time, and finds an event's entity (`dense`: in a list); `seen` cuts a batch down to what they
-//!    may see;
+//! 2. `entities` groups the spine's rows by key and time, and finds an event's entity (`dense`: in a list); `seen` cuts a
+//!    batch down to what they may see;
 //! 3. `timeline` joins views of latest rows over tables in order of time, `latest` those over others, a candidate a row;
 //!    `shuffle` brings the events of all others together by
 //!    entity, `held` in memory or, beyond its limit, in a `spill` file, where a `crowd` is put in order by parts;
