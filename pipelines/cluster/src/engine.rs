@@ -5,7 +5,7 @@ use crate::fault::EngineError;
 use crate::point_in_time::{Join, JoinSpec, PlannerWithJoins, PointInTimeNode};
 use crate::spine;
 use crate::stores::Stores;
-use arrow::array::{ArrayRef, AsArray, RecordBatch};
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
 use arrow::datatypes::{UInt8Type, UInt32Type};
 use async_trait::async_trait;
 use datafusion::datasource::provider_as_source;
@@ -22,6 +22,17 @@ use std::sync::Arc;
 
 /// What decoded events take of memory, against their files' size: they come out of compression, and are joined.
 const MEMORY_PER_FILE_BYTE: u64 = 12;
+
+/// Bytes of a value that a row of the spine is answered, about; and how often rows are held while they pass from stage to stage.
+const VALUE_BYTES: usize = 16;
+const SPINE_COPIES: u64 = 3;
+
+/// How a plan's joins are cut, and what a part may hold of events.
+#[derive(Clone, Copy)]
+struct PartitionRoom {
+    partitions: usize,
+    memory_bytes: u64,
+}
 
 /// Where a plan runs.
 enum Target {
@@ -64,11 +75,15 @@ impl PlanEngine {
     async fn run(&self, request: JoinRequest, stop: Stop<'_>) -> Result<Vec<JoinedRows>, EngineError> {
         let widths: Vec<usize> = request.views.iter().map(|join| join.view.features.len()).collect();
         let partitions = self.partitions(&request);
+        let room = PartitionRoom {
+            partitions,
+            memory_bytes: self.memory_bytes(),
+        };
         let batches = match &self.target {
             Target::Here => {
                 let context = self.context(SessionConfig::new(), partitions)?;
                 let spine = provider_as_source(spine::in_memory(&request, partitions)?);
-                let plan = plan(&context, spine, request).await?;
+                let plan = plan(&context, spine, request, room).await?;
                 let stream = datafusion::physical_plan::execute_stream(plan, context.task_ctx())?;
                 tokio::select! {
                     rows = stream.try_collect::<Vec<_>>() => rows?,
@@ -79,7 +94,7 @@ impl PlanEngine {
             Target::Cluster(cluster) => {
                 let context = self.context(crate::cluster::session_config(), partitions)?;
                 let spine = cluster.send_spine(&request, partitions).await?;
-                let plan = plan(&context, provider_as_source(spine.table()), request).await?;
+                let plan = plan(&context, provider_as_source(spine.table()), request, room).await?;
                 let rows = cluster.run(plan, &context, stop).await;
                 spine.remove().await;
                 rows?
@@ -88,14 +103,23 @@ impl PlanEngine {
         batches.iter().map(|batch| joined(batch, &widths)).collect()
     }
 
-    /// Partitions of the joins: enough that one's events fit its share of memory.
+    /// Partitions of the joins: enough that one's events, and its rows of the spine, fit its share of memory about.
     fn partitions(&self, request: &JoinRequest) -> usize {
-        let largest = request.views.iter().map(|join| join.events.bytes()).max().unwrap_or(0);
-        let memory = self.config.partition_memory_mib.max(1).saturating_mul(1 << 20);
-        let needed = largest.saturating_mul(MEMORY_PER_FILE_BYTE).div_ceil(memory);
+        let events = request.views.iter().map(|join| join.events.bytes()).max().unwrap_or(0);
+        let keys: usize = request.keys.iter().map(|(_, keys)| keys.get_array_memory_size()).sum();
+        let features: usize = request.views.iter().map(|join| join.view.features.len() + 1).sum();
+        let values = request.times.len().saturating_mul(features.saturating_mul(VALUE_BYTES));
+        let spine = (keys.saturating_add(values) as u64).saturating_mul(SPINE_COPIES);
+        let needed = events.saturating_mul(MEMORY_PER_FILE_BYTE).max(spine);
+        let needed = needed.div_ceil(self.memory_bytes());
         usize::try_from(needed)
             .unwrap_or(usize::MAX)
             .clamp(self.config.partitions.max(1), 4_096)
+    }
+
+    /// Bytes that a partition may hold of events.
+    fn memory_bytes(&self) -> u64 {
+        self.config.partition_memory_mib.max(1).saturating_mul(1 << 20)
     }
 
     fn context(&self, config: SessionConfig, partitions: usize) -> Result<SessionContext, EngineError> {
@@ -130,6 +154,7 @@ async fn plan(
     context: &SessionContext,
     spine: Arc<dyn datafusion::logical_expr::TableSource>,
     request: JoinRequest,
+    room: PartitionRoom,
 ) -> Result<Arc<dyn ExecutionPlan>, EngineError> {
     let mut plan: LogicalPlan = LogicalPlanBuilder::scan("spine", spine, None)?.build()?;
     for join in request.views {
@@ -138,6 +163,8 @@ async fn plan(
             source: join.source,
             range: join.range,
             time: spine::TIME.to_owned(),
+            events: join.events.rows().div_ceil(room.partitions as u64),
+            memory_bytes: room.memory_bytes,
         };
         plan = PointInTimeNode::new(Join::compile(spec)?, Arc::new(join.events), plan)?.plan();
     }

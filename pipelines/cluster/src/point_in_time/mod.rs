@@ -9,10 +9,11 @@
 //!
 //! A training set is one plan: its spine goes through a join for each view, one after the other, and comes out with all
 //! features, in any order: its row numbers put it back. [`node`] is the join in a logical plan, [`exec`] and [`events`] are
-//! its operators, [`spec`] what of them travels. What is computed in a partition is `ondol_jobs::point_in_time::join`: the
-//! same row folding the same events, so results do not depend on partitions or machines.
+//! its operators, [`spec`] what of them travels. What is computed in a partition is `ondol_jobs::point_in_time::JoinTask`:
+//! the same fold of the same events, so results do not depend on partitions, memory or machines.
 //!
-//! Cost: a partition holds its events in memory, about three times their size. There must be enough partitions.
+//! Cost: a partition holds its spine rows, and of their events as much as it is given memory for: the rest goes to a file and
+//! is read once more. Too few partitions, or one that most events fall into, take time but no memory.
 
 /// What the message of a fault in the events begins with, on whatever machine it was found.
 pub(crate) const OF_DATA: &str = "the events can't be joined: ";
@@ -27,3 +28,6 @@ pub(crate) use exec::PointInTimeExec;
 pub(crate) use node::{PlannerWithJoins, PointInTimeNode};
 pub(crate) use spec::Join;
 pub use spec::JoinSpec;
+
+#[cfg(test)]
+mod tests;

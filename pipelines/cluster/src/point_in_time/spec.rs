@@ -20,6 +20,10 @@ pub struct JoinSpec {
     pub range: EventRange,
     /// The spine's column of moments.
     pub time: String,
+    /// Events that a partition may expect, about.
+    pub events: u64,
+    /// Bytes that a partition may hold of events: what is more goes to disk.
+    pub memory_bytes: u64,
 }
 
 /// A specification, compiled; and its text, by which it is equal to others and travels.

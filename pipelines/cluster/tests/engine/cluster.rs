@@ -32,6 +32,24 @@ async fn a_training_set_on_a_cluster_is_the_embedded_one() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_executor_of_little_memory_puts_events_on_disk() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = lake(folder.path(), &events(200_000, 400)).await;
+    let embedded = training_set(folder.path(), store.clone(), None, spine(1_000, 400), AsOf::KnownAt)
+        .await
+        .unwrap();
+    let mut cluster = Cluster::start(folder.path(), 0);
+    cluster.add_executor(folder.path(), 0, 4);
+    let engine = Some(cluster.engine(folder.path(), 1));
+    let joined = training_set(folder.path(), store, engine, spine(1_000, 400), AsOf::KnownAt)
+        .await
+        .unwrap();
+    assert_same(&embedded, &joined);
+    let log = std::fs::read_to_string(folder.path().join("executor-0.log")).unwrap();
+    assert!(log.contains("went to disk"), "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_executor_killed_in_the_middle_does_not_lose_the_job() {
     let folder = tempfile::tempdir().unwrap();
     let store = lake(folder.path(), &events(150_000, 400)).await;

@@ -97,12 +97,13 @@ impl Cluster {
             port,
         };
         for number in 0..executors {
-            cluster.add_executor(folder, number);
+            cluster.add_executor(folder, number, 512);
         }
         cluster
     }
 
-    pub fn add_executor(&mut self, folder: &Path, number: usize) {
+    /// Adds an executor of one task with so much memory.
+    pub fn add_executor(&mut self, folder: &Path, number: usize, memory_mib: u64) {
         let (data, task) = (free_port(), free_port());
         let work = folder.join(format!("executor-{number}"));
         let log = folder.join(format!("executor-{number}.log"));
@@ -112,7 +113,7 @@ impl Cluster {
             format!("--port={data}"),
             format!("--task-port={task}"),
             "--cores=1".to_owned(),
-            "--memory-mib=512".to_owned(),
+            format!("--memory-mib={memory_mib}"),
             "--heartbeat-s=1".to_owned(),
             format!("--work-dir={}", work.display()),
         ];

@@ -103,21 +103,6 @@ impl<'a> Shuffle<'a> {
         }
     }
 
-    /// As [`Self::new`], with memory for everything, to be worked on by one thread.
-    pub(crate) fn in_memory(
-        view: &'a JoinView,
-        entities: &'a Entities,
-        beyond: &'a Beyond,
-        account: &'a Account,
-    ) -> Self {
-        let layout = Layout {
-            events: u64::from(u32::MAX).min(entities.row_count() as u64 * 16),
-            limit: u64::MAX,
-            threads: 1,
-        };
-        Self::new(view, (entities, beyond), layout, Path::new(""), account)
-    }
-
     /// Number of partitions.
     pub(crate) fn partitions(&self) -> usize {
         (self.entities.len().saturating_sub(1) >> self.shift) + 1

@@ -2,12 +2,15 @@
 
 use super::*;
 use crate::point_in_time::latest::Latest;
+use arrow::array::TimestampMicrosecondArray;
 use arrow::array::{ArrayRef, Float64Array, Int32Array, Int64Array, RecordBatch, StringArray};
 use arrow::compute::concat_batches;
+use ondol_pipelines_api::wire::AsOf;
 use ondol_transform::{Row, ViewEngine};
 use ondol_vocabulary::key::EntityKeyColumns;
 use ondol_vocabulary::{DefinitionFile, DefinitionFiles, EventTime, FeatureStatus, SourceDefinition, ViewDefinition};
 use proptest::prelude::*;
+use std::path::Path;
 use std::sync::Arc;
 
 const DEFINITIONS: &str = r#"
@@ -158,12 +161,35 @@ fn by_rows(view: &str, events: &[Event], spine: &[(Option<u8>, i64)]) -> Joined 
     (finished.into_iter().map(|feature| feature.values).collect(), worth)
 }
 
+/// By the seam for others, with memory for everything.
 fn joined(view: &str, batches: &[RecordBatch], spine: &[(Option<u8>, i64)]) -> Joined {
     let (view, source) = definitions(view);
     let view = JoinView::compile(&view, &source).unwrap();
-    let times = TimestampMicrosecondArray::from_iter_values(spine.iter().map(|(_, t)| *t));
-    let keys = [texts(spine.iter().map(|(key, _)| *key))];
-    filled(&view, join(&view, &keys, &times, batches, AsOf::KnownAt).unwrap())
+    let done = task(&view, batches, spine, (u64::MAX, Path::new("")), || true).unwrap();
+    assert_eq!(done.spilled_bytes, 0);
+    filled(&view, done.answers)
+}
+
+/// By the seam for others, in memory of so many bytes, spilling to a folder.
+fn task(
+    view: &JoinView,
+    batches: &[RecordBatch],
+    spine: &[(Option<u8>, i64)],
+    (memory_bytes, spill): (u64, &Path),
+    goes_on: impl Fn() -> bool,
+) -> Result<Done, JobError> {
+    let task = JoinTask {
+        view,
+        keys: &[texts(spine.iter().map(|(key, _)| *key))],
+        times: &TimestampMicrosecondArray::from_iter_values(spine.iter().map(|(_, t)| *t)),
+        as_of: AsOf::KnownAt,
+        room: Room {
+            events: batches.iter().map(|batch| batch.num_rows() as u64).sum(),
+            memory_bytes,
+            spill,
+        },
+    };
+    task.run(batches.iter().cloned().map(Ok), goes_on)
 }
 
 /// As [`joined`], by a candidate for each row of the spine.
@@ -235,11 +261,17 @@ proptest! {
         events in prop::collection::vec(any_event(), 0..150),
         spine in prop::collection::vec((prop::option::weighted(0.95, 0..5u8), (0..500i64).prop_map(|m| m * MINUTE)), 0..40),
         cut in 1..60usize,
+        memory_bytes in 1..20_000u64,
     ) {
+        let folder = tempfile::tempdir().unwrap();
         let batches: Vec<RecordBatch> = events.chunks(cut).map(batch).collect();
         for view in ["windows", "latest", "rows"] {
             let expected = by_rows(view, &events, &spine);
             prop_assert_eq!(&joined(view, &batches, &spine), &expected, "{}", view);
+            let (definition, source) = definitions(view);
+            let compiled = JoinView::compile(&definition, &source).unwrap();
+            let done = task(&compiled, &batches, &spine, (memory_bytes, folder.path()), || true).unwrap();
+            prop_assert_eq!(&filled(&compiled, done.answers), &expected, "{} in {} bytes", view, memory_bytes);
             if view != "windows" {
                 prop_assert_eq!(&by_candidates(view, &batches, &spine), &expected, "{} by candidates", view);
             }
@@ -266,42 +298,16 @@ fn a_join_of_ten_times_its_memory_spills_and_gives_the_same() {
         .collect();
     let expected = joined("windows", &batches, &spine);
 
-    let keys = texts(spine.iter().map(|(key, _)| *key));
-    let times: Vec<i64> = spine.iter().map(|(_, t)| *t).collect();
-    let entities = Entities::group(&[vec![&keys]], &times).unwrap();
     let carried = 60_000 * view.carried_width();
-    let layout = Layout {
-        events: 60_000,
-        limit: carried / 10,
-        threads: 1,
-    };
-    let (folder, account) = (tempfile::tempdir().unwrap(), Account::default());
-    let beyond = Beyond::new(&view, &entities);
-    let shuffle = Shuffle::new(&view, (&entities, &beyond), layout, folder.path(), &account);
-    for batch in &batches {
-        shuffle.push(batch).unwrap();
-    }
+    let folder = tempfile::tempdir().unwrap();
+    let done = task(&view, &batches, &spine, (carried / 10, folder.path()), || true).unwrap();
+    assert_eq!(filled(&view, done.answers), expected);
+    assert!(done.spilled_bytes > carried / 2, "{} spilled", done.spilled_bytes);
     assert!(
-        shuffle.spilled_bytes() > carried / 2,
-        "{} spilled",
-        shuffle.spilled_bytes()
-    );
-    let assembly = Assembly::new(view.features().map(|feature| feature.data_type), spine.len());
-    for partition in 0..shuffle.partitions() {
-        let slots = entities.slots(&shuffle.entities_of(partition));
-        assembly
-            .place(&entities.rows()[slots], shuffle.answers(partition).unwrap())
-            .unwrap();
-    }
-    let mut assembled = assembly.finish().unwrap();
-    beyond.settle(&view, &entities, false, &mut assembled.worth);
-    let answers = assembled.into_answers().unwrap();
-    assert_eq!(filled(&view, answers), expected);
-    assert!(
-        account.peak() <= layout.limit,
+        done.peak_bytes <= carried / 10,
         "{} of {} bytes",
-        account.peak(),
-        layout.limit
+        done.peak_bytes,
+        carried / 10
     );
     let left = std::fs::read_dir(folder.path()).unwrap().count();
     assert_eq!(left, 0, "the file has no name");
@@ -327,47 +333,42 @@ fn one_entity_with_ten_times_the_memory_is_folded_piece_by_piece_and_gives_the_s
         .collect();
     let expected = joined("windows", &batches, &spine);
 
-    let keys = texts(spine.iter().map(|(key, _)| *key));
-    let times: Vec<i64> = spine.iter().map(|(_, t)| *t).collect();
-    let entities = Entities::group(&[vec![&keys]], &times).unwrap();
-    let layout = Layout {
-        events: 60_000,
-        limit: 60_000 * view.carried_width() / 10,
-        threads: 1,
-    };
-    let (folder, account) = (tempfile::tempdir().unwrap(), Account::default());
-    let beyond = Beyond::new(&view, &entities);
-    let shuffle = Shuffle::new(&view, (&entities, &beyond), layout, folder.path(), &account);
-    for batch in &batches {
-        shuffle.push(batch).unwrap();
-    }
-    let assembly = Assembly::new(view.features().map(|feature| feature.data_type), spine.len());
-    for partition in 0..shuffle.partitions() {
-        let slots = entities.slots(&shuffle.entities_of(partition));
-        assembly
-            .place(&entities.rows()[slots], shuffle.answers(partition).unwrap())
-            .unwrap();
-    }
-    let mut assembled = assembly.finish().unwrap();
-    beyond.settle(&view, &entities, false, &mut assembled.worth);
-    let answers = assembled.into_answers().unwrap();
-    assert_eq!(filled(&view, answers), expected);
-    assert!(
-        account.peak() <= layout.limit,
-        "{} of {} bytes",
-        account.peak(),
-        layout.limit
-    );
+    let limit = 60_000 * view.carried_width() / 10;
+    let folder = tempfile::tempdir().unwrap();
+    let done = task(&view, &batches, &spine, (limit, folder.path()), || true).unwrap();
+    assert_eq!(filled(&view, done.answers), expected);
+    assert!(done.peak_bytes <= limit, "{} of {limit} bytes", done.peak_bytes);
+}
+
+#[test]
+fn a_task_that_nobody_waits_for_ends() {
+    let (view, source) = definitions("windows");
+    let view = JoinView::compile(&view, &source).unwrap();
+    let ended = task(&view, &[], &[(Some(1), 5)], (1 << 20, Path::new("")), || false);
+    assert!(matches!(ended, Err(JobError::Cancelled)));
 }
 
 #[test]
 fn keys_that_do_not_fit_their_moments_are_refused() {
     let (view, source) = definitions("windows");
     let view = JoinView::compile(&view, &source).unwrap();
-    let times = TimestampMicrosecondArray::from(vec![1, 2]);
-    assert!(join(&view, &[texts([Some(1)].into_iter())], &times, &[], AsOf::KnownAt).is_err());
-    let null = TimestampMicrosecondArray::from(vec![None]);
-    assert!(join(&view, &[texts([Some(1)].into_iter())], &null, &[], AsOf::KnownAt).is_err());
+    let refused = |times: TimestampMicrosecondArray| {
+        let task = JoinTask {
+            view: &view,
+            keys: &[texts([Some(1)].into_iter())],
+            times: &times,
+            as_of: AsOf::KnownAt,
+            room: Room {
+                events: 0,
+                memory_bytes: 1 << 20,
+                spill: Path::new(""),
+            },
+        };
+        task.run(std::iter::empty(), || true).is_err()
+    };
+    assert!(!refused(TimestampMicrosecondArray::from(vec![1])));
+    assert!(refused(TimestampMicrosecondArray::from(vec![1, 2])));
+    assert!(refused(TimestampMicrosecondArray::from(vec![None])));
     let none = concat_batches(&batch(&[]).schema(), &[]).unwrap();
     assert_eq!(joined("windows", &[none], &[(None, 5)]).1, [Worth::Missing]);
 }

@@ -99,6 +99,11 @@ impl EventFiles {
         self.files.iter().map(|file| file.size).sum()
     }
 
+    /// Their rows.
+    pub fn rows(&self) -> u64 {
+        self.files.iter().map(|file| file.rows).sum()
+    }
+
     /// Leaves out files that hold none of the events in `range`, as far as their places and statistics tell.
     pub fn narrow(&mut self, time: &str, range: EventRange) {
         let range = range.times();
