@@ -189,6 +189,7 @@ fn requests(args: &Args) -> Vec<PredictRequest> {
         ]);
         PredictRequest {
             inputs,
+            explain: Some(true),
             ..PredictRequest::default()
         }
     };

@@ -83,7 +83,7 @@ def predict_at(session, url: str, rows: pd.DataFrame, moment: pd.Timestamp) -> l
     ]
     answer = session.post(
         f"{url}/v1/models/late_arrival:batchPredict",
-        json={"instances": instances, "as_of": moment.isoformat(), "deadline_ms": 30_000},
+        json={"instances": instances, "as_of": moment.isoformat(), "deadline_ms": 30_000, "explain": True},
         timeout=60,
     )
     if answer.status_code != 200:

@@ -237,7 +237,6 @@ pub fn sha256(bytes: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ondol_runtime::S3Config;
     use ondol_testkit::s3;
 
     struct Bench {
@@ -247,14 +246,7 @@ mod tests {
     }
 
     fn objects() -> ObjectStores {
-        ObjectStores::new(S3Config {
-            endpoint: Some(s3::endpoint()),
-            region: Some(s3::REGION.to_owned()),
-            access_key_id: Some(s3::ACCESS_KEY_ID.to_owned()),
-            secret_access_key: Some(s3::SECRET_ACCESS_KEY.into()),
-            allow_http: Some(true),
-            ..S3Config::default()
-        })
+        ObjectStores::new(s3::config())
     }
 
     fn open(place: &str) -> Bench {

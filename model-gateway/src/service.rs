@@ -216,7 +216,7 @@ impl ModelGateway for ModelGatewayService {
             headers,
         };
         let routed = self.predictor.predict(model, batch).await?;
-        let answer = routed.answers(explain.unwrap_or(true)).pop();
+        let answer = routed.answers(explain.unwrap_or_default()).pop();
         answer.ok_or_else(|| internal("a request has no answer"))
     }
 
@@ -243,7 +243,7 @@ impl ModelGateway for ModelGatewayService {
         };
         let routed = self.predictor.predict(model, batch).await?;
         Ok(BatchPrediction {
-            predictions: routed.answers(explain.unwrap_or(true)),
+            predictions: routed.answers(explain.unwrap_or_default()),
         })
     }
 

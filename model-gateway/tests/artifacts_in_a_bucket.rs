@@ -13,7 +13,6 @@ mod support;
 use object_store::ObjectStoreExt;
 use ondol_model_gateway::config::ModelGatewayConfig;
 use ondol_model_gateway_api::{ModelGateway, ModelGatewayError};
-use ondol_runtime::S3Config;
 use ondol_runtime::objects::{ObjectStores, configure};
 use ondol_testkit::{s3, services};
 use std::sync::Arc;
@@ -23,18 +22,6 @@ use tempfile::TempDir;
 
 /// Longer than the slowest machine takes.
 const DEADLINE_MS: u64 = 60_000;
-
-fn configure_s3() {
-    let s3 = S3Config {
-        endpoint: Some(s3::endpoint()),
-        region: Some(s3::REGION.to_owned()),
-        access_key_id: Some(s3::ACCESS_KEY_ID.to_owned()),
-        secret_access_key: Some(s3::SECRET_ACCESS_KEY.into()),
-        allow_http: Some(true),
-        ..S3Config::default()
-    };
-    configure(&s3).unwrap();
-}
 
 async fn replica(folder: &Arc<TempDir>, store: &Arc<FakeStore>, place: &str) -> Bench {
     Bench::open_in(
@@ -63,7 +50,7 @@ async fn serves(bench: &Bench, model: &str) {
 
 #[tokio::test]
 async fn what_one_replica_registers_the_other_serves_and_serves_again_without_the_bucket() {
-    configure_s3();
+    configure(&s3::config()).unwrap();
     let name = services::unique_name("fraud");
     let store = FakeStore::new(support::snapshot());
     store.apply(|snapshot| snapshot.models[0].definition.name = name.clone());

@@ -63,6 +63,7 @@ fn plain() -> PredictRequest {
     let inputs = ["a", "b", "c", "d", "e"].map(|name| (name.to_owned(), Value::F64(1.0)));
     PredictRequest {
         inputs: BTreeMap::from(inputs),
+        explain: Some(true),
         ..PredictRequest::default()
     }
 }

@@ -109,6 +109,7 @@ async fn a_sample_of_the_decisions_is_chosen_by_request_id() {
     let bench = bench(half).await;
     let request = BatchPredictRequest {
         instances: vec![inputs(C1); 200],
+        explain: Some(true),
         ..BatchPredictRequest::default()
     };
     let answers = bench.gateway.batch_predict("fraud", request).await.unwrap().predictions;

@@ -80,6 +80,7 @@ async fn a_switch_runs_each_row_through_the_node_it_chose() {
     let big = r#"{"card_id":"c1","merchant_id":"m1","amount":200}"#;
     let request = BatchPredictRequest {
         instances: [C1, big, STRANGER, C1].map(inputs).into(),
+        explain: Some(true),
         ..BatchPredictRequest::default()
     };
     let answers = bench.gateway.batch_predict("fraud", request).await.unwrap().predictions;

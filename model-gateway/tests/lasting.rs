@@ -189,6 +189,7 @@ async fn a_full_queue_drops_decisions_and_requests_go_on() {
     bench.ingest.down.store(true, Ordering::SeqCst);
     let batch = |rows: usize| BatchPredictRequest {
         instances: vec![inputs(C1); rows],
+        explain: Some(true),
         ..BatchPredictRequest::default()
     };
     for rows in [2, 2, 1, 1] {

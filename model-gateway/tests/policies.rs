@@ -448,14 +448,14 @@ async fn a_feature_that_is_another_than_at_registration_is_never_served_silently
 }
 
 #[tokio::test]
-async fn an_answer_leaves_its_features_out_when_asked_to() {
+async fn an_answer_has_its_features_when_asked_for_them() {
     let bench = Bench::with_model().await;
-    let terse = PredictRequest {
-        explain: Some(false),
-        ..request(C1)
-    };
-    let answer = bench.gateway.predict("fraud", terse).await.unwrap();
-    near(&answer, 4.25);
-    assert!(answer.features.is_empty());
-    assert!(!serde_json::to_string(&answer).unwrap().contains("features"));
+    for (explain, is_asked) in [(None, false), (Some(false), false), (Some(true), true)] {
+        let asked = PredictRequest { explain, ..request(C1) };
+        let answer = bench.gateway.predict("fraud", asked).await.unwrap();
+        near(&answer, 4.25);
+        assert_eq!(answer.features.is_empty(), !is_asked);
+        let text = serde_json::to_string(&answer).unwrap();
+        assert_eq!(text.contains("features"), is_asked, "{text}");
+    }
 }

@@ -73,6 +73,7 @@ async fn a_batch_is_one_read_of_the_store() {
     let instances = vec![inputs(C1), inputs(STRANGER), inputs(C1)];
     let request = BatchPredictRequest {
         instances,
+        explain: Some(true),
         ..BatchPredictRequest::default()
     };
     let answers = bench.gateway.batch_predict("fraud", request).await.unwrap().predictions;
@@ -101,6 +102,7 @@ async fn a_large_batch_is_scored_like_its_rows() {
     let request = BatchPredictRequest {
         instances,
         deadline_ms: Some(60_000),
+        explain: Some(true),
         ..BatchPredictRequest::default()
     };
     let answers = bench.gateway.batch_predict("fraud", request).await.unwrap().predictions;
@@ -327,6 +329,7 @@ async fn a_batch_beyond_the_bound_or_without_rows_is_refused() {
     bench.register("matrix").await.unwrap();
     let batch = |count: usize| BatchPredictRequest {
         instances: vec![inputs(C1); count],
+        explain: Some(true),
         ..BatchPredictRequest::default()
     };
     let error = bench

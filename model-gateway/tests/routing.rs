@@ -73,6 +73,7 @@ fn card(number: usize) -> BTreeMap<String, Value> {
 async fn of_card(bench: &Bench, number: usize) -> Prediction {
     let request = PredictRequest {
         inputs: card(number),
+        explain: Some(true),
         ..PredictRequest::default()
     };
     bench.gateway.predict("fraud", request).await.unwrap()
@@ -165,6 +166,7 @@ async fn a_batch_is_split_by_route_and_answered_in_order() {
         .collect();
     let batch = BatchPredictRequest {
         instances: instances.clone(),
+        explain: Some(true),
         ..BatchPredictRequest::default()
     };
     bench.store.reads.lock().unwrap().clear();
@@ -175,6 +177,7 @@ async fn a_batch_is_split_by_route_and_answered_in_order() {
     for (answer, inputs) in together.iter().zip(instances) {
         let request = PredictRequest {
             inputs,
+            explain: Some(true),
             ..PredictRequest::default()
         };
         let alone = bench.gateway.predict("fraud", request).await.unwrap();
@@ -194,6 +197,7 @@ async fn a_wrong_input_is_named_by_its_place_in_the_whole_batch() {
     instances[7].insert("amount".to_owned(), Value::String("much".to_owned()));
     let batch = BatchPredictRequest {
         instances,
+        explain: Some(true),
         ..BatchPredictRequest::default()
     };
     let error = bench

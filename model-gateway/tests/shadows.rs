@@ -60,6 +60,7 @@ async fn dealt_with(bench: &Bench, requests: u64) -> ShadowReport {
 async fn batch(bench: &Bench, rows: usize) {
     let batch = BatchPredictRequest {
         instances: vec![inputs(C1); rows],
+        explain: Some(true),
         ..BatchPredictRequest::default()
     };
     bench.gateway.batch_predict("fraud", batch).await.unwrap();

@@ -59,6 +59,7 @@ async fn split() -> Bench {
 fn batch() -> BatchPredictRequest {
     BatchPredictRequest {
         instances: (0..40).map(|card| inputs(&row(card))).collect(),
+        explain: Some(true),
         ..BatchPredictRequest::default()
     }
 }

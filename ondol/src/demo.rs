@@ -50,7 +50,7 @@ pub(crate) async fn run(args: &DemoArgs) -> Result<()> {
     print::line(format!(
         "\nIt goes on serving; try in another terminal:\n\n  \
          curl -s localhost:{port}/v1/models/fraud:predict \\\n    \
-         -d '{{\"inputs\":{{\"card_id\":\"c1\",\"merchant_id\":\"m9\",\"amount\":120}}}}'\n\n  \
+         -d '{{\"inputs\":{{\"card_id\":\"c1\",\"merchant_id\":\"m9\",\"amount\":120}},\"explain\":true}}'\n\n  \
          browse {address}/docs, or go on with the flights example: scripts/flights --months 1\n\nCtrl-C stops.",
         port = process.address().port(),
     ));

@@ -214,6 +214,7 @@ fn request(card: &str, amount: f64) -> PredictRequest {
             ("card_id".to_owned(), FeatureValue::String(card.to_owned())),
             ("amount".to_owned(), FeatureValue::F64(amount)),
         ]),
+        explain: Some(true),
         ..PredictRequest::default()
     }
 }

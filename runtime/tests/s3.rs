@@ -12,18 +12,11 @@ use axum::http::{Method, StatusCode};
 use futures::future::join_all;
 use object_store::path::Path;
 use object_store::{Error, ObjectStoreExt, PutMode, PutOptions};
-use ondol_runtime::{ObjectStores, S3Config};
+use ondol_runtime::ObjectStores;
 use ondol_testkit::s3;
 
 fn reached_at(endpoint: String) -> ObjectStores {
-    ObjectStores::new(S3Config {
-        endpoint: Some(endpoint),
-        region: Some(s3::REGION.to_owned()),
-        access_key_id: Some(s3::ACCESS_KEY_ID.to_owned()),
-        secret_access_key: Some(s3::SECRET_ACCESS_KEY.into()),
-        allow_http: Some(true),
-        ..S3Config::default()
-    })
+    ObjectStores::new(s3::config_at(endpoint))
 }
 
 /// A server that answers every write with `status`.

@@ -3,6 +3,7 @@
 #![allow(clippy::panic, reason = "a test without its service must fail, and say what to do")]
 
 use crate::services;
+use ondol_runtime::S3Config;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 
@@ -16,6 +17,23 @@ pub const SECRET_ACCESS_KEY: &str = "never-shown";
 /// The server's URL.
 pub fn endpoint() -> String {
     services::s3()
+}
+
+/// How the server is reached.
+pub fn config() -> S3Config {
+    config_at(endpoint())
+}
+
+/// As [`config`], through `endpoint`.
+pub fn config_at(endpoint: String) -> S3Config {
+    S3Config {
+        endpoint: Some(endpoint),
+        region: Some(REGION.to_owned()),
+        access_key_id: Some(ACCESS_KEY_ID.to_owned()),
+        secret_access_key: Some(SECRET_ACCESS_KEY.into()),
+        allow_http: Some(true),
+        ..S3Config::default()
+    }
 }
 
 /// A new bucket's name.

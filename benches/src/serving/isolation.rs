@@ -49,6 +49,8 @@ const AIM: f64 = 1.5;
 /// Something to be switched on and off.
 #[derive(Clone, Copy)]
 enum Trouble<'a> {
+    /// Nothing goes wrong: what the requests of the other model take by themselves.
+    Nothing,
     Hangs(&'a Proxy),
     IsSlow(&'a Proxy),
     IsDead(&'a Proxy),
@@ -104,6 +106,7 @@ async fn one_process(bench: &Bench<'_>, report: &mut Report) -> Result<()> {
         meets_it: Some(by_key(bench, &ondol)),
     };
     for scene in [
+        of_upstream("another model is asked, nothing is wrong", Trouble::Nothing),
         of_upstream("another model's upstream hangs", Trouble::Hangs(&upstream)),
         of_upstream("another model's upstream is dead", Trouble::IsDead(&upstream)),
         of_redis("redis hangs, the model reads no features", Trouble::Hangs(&redis)),
@@ -163,21 +166,13 @@ async fn on_kafka(bench: &Bench<'_>, report: &mut Report) -> Result<()> {
 impl Scene<'_> {
     async fn measure(&self, bench: &Bench<'_>) -> Result<Row> {
         let time = bench.window();
-        self.watched.paced(WATCHING, WATCHED, time).await?;
+        self.watch(time).await?;
         let (mut alone, mut troubled) = (Vec::new(), Vec::new());
         for _ in 0..bench.args.rounds * TURNS {
             self.ondol.server.settle().await?;
-            alone.push(self.watched.paced(WATCHING, WATCHED, time).await?);
+            alone.push(self.watch(time).await?);
             self.ondol.server.settle().await?;
-            self.trouble.begin().await?;
-            let watched = self.watched.paced(WATCHING, WATCHED, time);
-            let both = async {
-                match &self.meets_it {
-                    Some(target) => tokio::join!(watched, target.paced(WAITING, TROUBLED, time)).0,
-                    None => watched.await,
-                }
-            };
-            let outcome = both.await;
+            let outcome = self.watch_in_trouble(time).await;
             self.trouble.end().await?;
             troubled.push(outcome?);
             self.is_over().await?;
@@ -189,6 +184,26 @@ impl Scene<'_> {
             self.what
         );
         Ok(self.row(&alone, &troubled))
+    }
+
+    async fn watch(&self, time: Duration) -> Result<Paced> {
+        let watching = self.watched.callers(WATCHING).await?;
+        self.watched.paced(watching, WATCHED, time).await
+    }
+
+    /// Connections are made before the trouble begins: so many at once would be a trouble of their own.
+    async fn watch_in_trouble(&self, time: Duration) -> Result<Paced> {
+        let watching = self.watched.callers(WATCHING).await?;
+        let waiting = match &self.meets_it {
+            Some(target) => target.callers(WAITING).await?,
+            None => Vec::new(),
+        };
+        self.trouble.begin().await?;
+        let watched = self.watched.paced(watching, WATCHED, time);
+        match &self.meets_it {
+            Some(target) => tokio::join!(watched, target.paced(waiting, TROUBLED, time)).0,
+            None => watched.await,
+        }
     }
 
     /// Returns once who met the trouble is answered again.
@@ -234,6 +249,7 @@ impl Scene<'_> {
 impl Trouble<'_> {
     async fn begin(self) -> Result<()> {
         match self {
+            Self::Nothing => {}
             Self::Hangs(proxy) => proxy.stall(),
             Self::IsSlow(proxy) => proxy.slow(SLOW),
             Self::IsDead(proxy) => proxy.cut(),
@@ -244,6 +260,7 @@ impl Trouble<'_> {
 
     async fn end(self) -> Result<()> {
         match self {
+            Self::Nothing => {}
             Self::Hangs(proxy) | Self::IsSlow(proxy) | Self::IsDead(proxy) => proxy.mend(),
             Self::Stops(process) => signal("-CONT", process).await?,
         }

@@ -85,13 +85,10 @@ impl Target {
 
     /// Sends requests for `time`.
     pub(super) async fn load(&self, callers: usize, time: Duration) -> Result<Load> {
-        let mut connections = Vec::with_capacity(callers);
-        for _ in 0..callers {
-            connections.push(Caller::open(&self.door).await?);
-        }
+        let connected = self.callers(callers).await?;
         let mut tasks = JoinSet::new();
         let begun = Instant::now();
-        for (place, mut caller) in connections.into_iter().enumerate() {
+        for (place, mut caller) in connected.into_iter().enumerate() {
             let requests = Arc::clone(&self.requests);
             tasks.spawn(async move {
                 let mut latency = Samples::new()?;
@@ -122,20 +119,30 @@ impl Target {
             latency,
         })
     }
+
+    /// So many callers, each with its connection.
+    pub(super) async fn callers(&self, callers: usize) -> Result<Vec<Caller>> {
+        let mut connected = Vec::with_capacity(callers);
+        for _ in 0..callers {
+            connected.push(Caller::open(&self.door).await?);
+        }
+        Ok(connected)
+    }
+
     /// Sends `rate` requests a second for `time`, each when it is due or as soon after as one of `callers` is free. One that
     /// fails is counted; its caller takes another connection.
-    pub(super) async fn paced(&self, callers: usize, rate: f64, time: Duration) -> Result<Paced> {
+    pub(super) async fn paced(&self, callers: Vec<Caller>, rate: f64, time: Duration) -> Result<Paced> {
         let mut tasks = JoinSet::new();
         let begun = Instant::now();
-        for place in 0..callers {
+        let every = callers.len();
+        for (place, mut caller) in callers.into_iter().enumerate() {
             let target = self.clone();
             tasks.spawn(async move {
                 let mut paced = Paced {
                     latency: Samples::new()?,
                     failed: 0,
                 };
-                let mut caller = Caller::open(&target.door).await?;
-                for turn in (place..).step_by(callers) {
+                for turn in (place..).step_by(every) {
                     let due = Duration::from_secs_f64(turn as f64 / rate);
                     if due >= time {
                         break;

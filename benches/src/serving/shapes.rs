@@ -81,6 +81,7 @@ impl Shape {
             let inputs = inputs.map(|(name, key)| ((*name).to_owned(), Value::String(key.clone())));
             let request = PredictRequest {
                 inputs: inputs.collect(),
+                explain: Some(true),
                 ..PredictRequest::default()
             };
             let answer = ondol.predictions.predict(self.model, request).await?;
@@ -146,16 +147,15 @@ impl Shape {
         keys.get(place).cloned().context("a request without an entity")
     }
 
-    /// Predictions by Ondol's gateway; `explained` with every feature in the answer, which is its default.
+    /// Predictions by Ondol's gateway; `explained` with every feature in the answer.
     pub(super) fn of_ondol(&self, facts: &Facts, gateway: SocketAddr, explained: bool) -> Target {
         let path = format!("/v1/models/{}:predict", self.model);
-        self.target(facts, gateway, &path, |keys| {
-            if explained {
-                json!({"inputs": keys})
-            } else {
-                json!({"inputs": keys, "explain": false})
-            }
-        })
+        self.target(
+            facts,
+            gateway,
+            &path,
+            |keys| json!({"inputs": keys, "explain": explained}),
+        )
     }
 
     /// Predictions by one of the Python servers.

@@ -156,13 +156,14 @@ fn explain(request: &Request) -> Result<Option<bool>, ModelGatewayError> {
 /// Score one request
 ///
 /// Looks up the model's features by entity key, computes the derived ones, runs the model, and answers with the
-/// prediction and every value it was made from: its age, its status and the view version it came from.
+/// prediction; with `explain`, also with every value it was made from: its age, its status and the view version it came from.
 #[utoipa::path(
     post, path = "/v1/models/{model}:predict", tag = "predictions", operation_id = "predict",
-    params(("model" = String, Path, description = "`fraud` as its routing says, `fraud@3` for a pinned version, `fraud@canary` for an alias.", example = "fraud")),
-    request_body(content = PredictRequest, example = json!({"inputs": {"card_id": "c1", "merchant_id": "m9", "amount": 120}})),
+    params(("model" = String, Path, description = "`fraud` as its routing says, `fraud@3` for a pinned version, `fraud@canary` for an alias.", example = "fraud"),
+        ("explain" = Option<bool>, Query, description = "As `explain` of the body, where that has none.")),
+    request_body(content = PredictRequest, example = json!({"inputs": {"card_id": "c1", "merchant_id": "m9", "amount": 120}, "explain": true})),
     responses(
-        (status = 200, description = "The prediction and the vector it was made from.", body = Prediction, example = json!({"prediction": 0.83, "model": "fraud@4", "request_id": "01JD6Z0S8N6J2V4Y7T3Q5W9XKB", "as_of": "2026-11-21T09:00:00Z", "features": {"card.n_1h": {"value": 7, "age_ms": 240, "status": "fresh", "view": "card@1"}, "amount": {"value": 120, "status": "fresh"}}})),
+        (status = 200, description = "The prediction, and with `explain` the vector it was made from.", body = Prediction, example = json!({"prediction": 0.83, "model": "fraud@4", "request_id": "01JD6Z0S8N6J2V4Y7T3Q5W9XKB", "as_of": "2026-11-21T09:00:00Z", "features": {"card.n_1h": {"value": 7, "age_ms": 240, "status": "fresh", "view": "card@1"}, "amount": {"value": 120, "status": "fresh"}}})),
         BadRequest, NotFound, Unprocessable, TooManyRequests, Internal, BadGateway, Unavailable, GatewayTimeout,
         InsufficientStorage
     )
@@ -176,7 +177,8 @@ async fn predict(State(gateway): State<Service>, model: &str, headers: HeaderMap
 /// One feature lookup and one run of the model for all instances.
 #[utoipa::path(
     post, path = "/v1/models/{model}:batchPredict", tag = "predictions", operation_id = "batchPredict",
-    params(("model" = String, Path, description = "`fraud` as its routing says, `fraud@3` for a pinned version, `fraud@canary` for an alias.", example = "fraud")),
+    params(("model" = String, Path, description = "`fraud` as its routing says, `fraud@3` for a pinned version, `fraud@canary` for an alias.", example = "fraud"),
+        ("explain" = Option<bool>, Query, description = "As `explain` of the body, where that has none.")),
     request_body(content = BatchPredictRequest, example = json!({"instances": [{"card_id": "c1", "merchant_id": "m9", "amount": 120}, {"card_id": "c2", "merchant_id": "m9", "amount": 8}]})),
     responses(
         (status = 200, description = "One prediction per instance, in their order.", body = BatchPrediction),

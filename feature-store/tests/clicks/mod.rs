@@ -14,7 +14,7 @@ use futures::TryStreamExt;
 use ondol_feature_store::offline::{EventLog, EventLogConfig};
 use ondol_feature_store_api::FeatureStoreError;
 use ondol_feature_store_api::wire::{DeliveryHeader, PartitionPosition};
-use ondol_runtime::{ObjectStores, S3Config};
+use ondol_runtime::ObjectStores;
 use ondol_testkit::s3;
 use ondol_vocabulary::definition::Field;
 use ondol_vocabulary::{Arrival, DataType, PartitionRange, SourceDefinition, SourceOrigin, StreamFormat};
@@ -161,15 +161,7 @@ impl Place {
 
 /// This process's S3 is the tests'.
 pub fn reach_s3() {
-    ondol_runtime::objects::configure(&S3Config {
-        endpoint: Some(s3::endpoint()),
-        region: Some(s3::REGION.to_owned()),
-        access_key_id: Some(s3::ACCESS_KEY_ID.to_owned()),
-        secret_access_key: Some(s3::SECRET_ACCESS_KEY.into()),
-        allow_http: Some(true),
-        ..S3Config::default()
-    })
-    .unwrap();
+    ondol_runtime::objects::configure(&s3::config()).unwrap();
 }
 
 pub async fn deliver(log: &EventLog, ranges: &[(i32, i64, i64)]) -> Result<(), FeatureStoreError> {

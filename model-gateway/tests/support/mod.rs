@@ -198,6 +198,7 @@ impl Bench {
 pub fn request(json: &str) -> PredictRequest {
     PredictRequest {
         inputs: inputs(json),
+        explain: Some(true),
         ..PredictRequest::default()
     }
 }

@@ -128,6 +128,7 @@ async fn predictions(bench: &Bench, version: u32, instances: &[BTreeMap<String, 
     let batch = BatchPredictRequest {
         instances: instances.to_vec(),
         deadline_ms: Some(120_000),
+        explain: Some(true),
         ..BatchPredictRequest::default()
     };
     let answer = bench

@@ -97,6 +97,7 @@ pub(crate) async fn predict(args: &PredictArgs, output: Output) -> Result<()> {
     }
     let request = PredictRequest {
         inputs,
+        explain: Some(true),
         ..PredictRequest::default()
     };
     let prediction = args.connect.model_gateway()?.predict(&args.model, request).await?;

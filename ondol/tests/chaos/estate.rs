@@ -229,6 +229,7 @@ pub(crate) fn request(model: Model, row: &Row) -> PredictRequest {
     PredictRequest {
         inputs: model.inputs(row),
         deadline_ms: Some(model.deadline_ms()),
+        explain: Some(true),
         ..PredictRequest::default()
     }
 }

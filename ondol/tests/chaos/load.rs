@@ -249,6 +249,7 @@ impl Caller {
         let request = BatchPredictRequest {
             instances: rows.iter().map(|row| self.model.inputs(row)).collect(),
             deadline_ms: Some(self.model.deadline_ms()),
+            explain: Some(true),
             ..BatchPredictRequest::default()
         };
         match self.gateway.batch_predict(self.model.name(), request).await {

@@ -162,6 +162,7 @@ async fn predict(platform: &Platform, card: &str) -> Prediction {
         let request = PredictRequest {
             inputs: inputs.map(|(name, value)| (name.to_owned(), value)).into(),
             deadline_ms: Some(20_000),
+            explain: Some(true),
             ..PredictRequest::default()
         };
         match platform.model_gateway().predict("fraud", request).await {

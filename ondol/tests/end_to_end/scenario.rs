@@ -201,6 +201,7 @@ async fn predict(platform: &Platform) -> Prediction {
     let request = PredictRequest {
         inputs: inputs("c1"),
         deadline_ms: Some(20_000),
+        explain: Some(true),
         ..PredictRequest::default()
     };
     platform.model_gateway().predict("fraud", request).await.unwrap()
@@ -213,6 +214,7 @@ async fn predict_once_ready(platform: &Platform) -> Prediction {
         let request = PredictRequest {
             inputs: inputs("c1"),
             deadline_ms: Some(20_000),
+            explain: Some(true),
             ..PredictRequest::default()
         };
         match platform.model_gateway().predict("fraud", request).await {
@@ -228,6 +230,7 @@ async fn an_unknown_card_is_missing_not_wrong(platform: &Platform) {
     let request = PredictRequest {
         inputs: inputs("nobody"),
         deadline_ms: Some(20_000),
+        explain: Some(true),
         ..PredictRequest::default()
     };
     let prediction = platform.model_gateway().predict("fraud", request).await.unwrap();

@@ -377,7 +377,6 @@ mod tests {
     use arrow::array::{ArrayRef, DictionaryArray, Int64Array};
     use arrow::compute::concat_batches;
     use arrow::datatypes::Int32Type;
-    use ondol_runtime::S3Config;
     use ondol_testkit::s3;
 
     fn batch(word: &str) -> RecordBatch {
@@ -388,14 +387,7 @@ mod tests {
     }
 
     fn open(place: &str, own: &std::path::Path) -> Results {
-        let objects = ObjectStores::new(S3Config {
-            endpoint: Some(s3::endpoint()),
-            region: Some(s3::REGION.to_owned()),
-            access_key_id: Some(s3::ACCESS_KEY_ID.to_owned()),
-            secret_access_key: Some(s3::SECRET_ACCESS_KEY.into()),
-            allow_http: Some(true),
-            ..S3Config::default()
-        });
+        let objects = ObjectStores::new(s3::config());
         Results::open(&objects, place, own.to_owned(), true).unwrap()
     }
 

@@ -34,7 +34,7 @@ pub struct PredictRequest {
     /// How long the request may take; absent means the gateway's default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deadline_ms: Option<u64>,
-    /// Whether the answer lists the features, each with its value, age, status and view version. True when absent.
+    /// Whether the answer lists the features, each with its value, age, status and view version. False when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub explain: Option<bool>,
     /// The headers of the call, which routing rules may look at.
@@ -54,7 +54,7 @@ pub struct BatchPredictRequest {
     /// How long the request may take; absent means the gateway's default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deadline_ms: Option<u64>,
-    /// Whether the answer lists the features, each with its value, age, status and view version. True when absent.
+    /// Whether the answer lists the features, each with its value, age, status and view version. False when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub explain: Option<bool>,
     /// The headers of the call, which routing rules may look at.
@@ -73,7 +73,7 @@ pub struct Prediction {
     pub request_id: String,
     /// The moment the features are as of.
     pub as_of: EventTime,
-    /// The vector that was scored, by feature name; empty when `explain` is false.
+    /// The vector that was scored, by feature name; absent unless `explain` is true.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub features: BTreeMap<String, ServedFeature>,
     /// What the answer was made in spite of, under the model's policy; absent when nothing was wrong.

@@ -2,25 +2,13 @@
 
 use object_store::ObjectStoreExt;
 use object_store::path::Path as ObjectPath;
-use ondol_runtime::{ObjectStores, S3Config};
+use ondol_runtime::ObjectStores;
 use ondol_testkit::s3;
 use std::path::{Path, PathBuf};
 
-/// How the tests' S3 is reached.
-pub fn s3_config() -> S3Config {
-    S3Config {
-        endpoint: Some(s3::endpoint()),
-        region: Some(s3::REGION.to_owned()),
-        access_key_id: Some(s3::ACCESS_KEY_ID.to_owned()),
-        secret_access_key: Some(s3::SECRET_ACCESS_KEY.into()),
-        allow_http: Some(true),
-        ..S3Config::default()
-    }
-}
-
 /// This process's S3 is the tests'. To be called before the first place is opened: a process has one configuration.
 pub fn reach_s3() {
-    ondol_runtime::objects::configure(&s3_config()).unwrap();
+    ondol_runtime::objects::configure(&s3::config()).unwrap();
 }
 
 /// Copies every file below `folder` to a new bucket; its URL.
