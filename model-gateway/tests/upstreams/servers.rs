@@ -203,7 +203,8 @@ pub async fn tells_failures(bench: &Bench, version: u32, words: &str) {
         (UpstreamFailure::Failed, StatusCode::BAD_GATEWAY)
     );
     assert!(detail.contains(words), "{detail}");
-    assert!(!error.to_string().contains("666"), "it quotes what was sent: {error}");
+    // Beside its address, whose port may have any digits.
+    assert!(!detail.contains("666"), "it quotes what was sent: {error}");
 }
 
 /// A model that hangs there ends at the request's deadline.
