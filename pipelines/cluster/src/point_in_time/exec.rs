@@ -28,6 +28,7 @@ use ondol_jobs::point_in_time::{Answers, Done, JobError, JoinTask, Room};
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 
 /// How much more than its spine a join holds of it: rows by entity, and where each stands.
@@ -204,6 +205,7 @@ impl Work {
                 break;
             }
         }
+        // As above.
         let _ = to_join.send(None).await;
         let panicked = |_| DataFusionError::Internal("a join panicked".to_owned());
         joined.await.map_err(panicked)?
@@ -235,7 +237,8 @@ impl Work {
             bytes /= 2;
             if bytes < LEAST_BYTES {
                 return Err(refused.context(format!(
-                    "a join needs at least {} for events beside its spine: give executors more memory, or cut the join into more parts",
+                    "a join needs at least {} for events beside its spine: give executors more memory (`--memory-mib`), or cut \
+                     the join into more parts (`join_partitions`)",
                     human_readable_size(LEAST_BYTES)
                 )));
             }
@@ -271,12 +274,17 @@ impl Work {
                 spill: &self.spill,
             },
         };
+        let (begun, mut waited) = (Instant::now(), Duration::ZERO);
         let events = std::iter::from_fn(|| {
-            events
-                .blocking_recv()
-                .map_or(Some(Err(JobError::Cancelled)), |next| next.map(Ok))
+            let asked = Instant::now();
+            let next = events.blocking_recv();
+            waited += asked.elapsed();
+            next.map_or(Some(Err(JobError::Cancelled)), |next| next.map(Ok))
         });
         let done = task.run(events, is_wanted).map_err(fault)?;
+        self.metrics
+            .elapsed_compute()
+            .add_duration(begun.elapsed().saturating_sub(waited));
         self.rows(spine, done)
     }
 
